@@ -1,0 +1,36 @@
+"""The Cython extensions; everything else about the package is in setup.cfg."""
+
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+ROOMS = ("shared", "storenode")
+
+
+def extensions() -> list[Extension]:
+    sources = sorted(str(path) for room in ROOMS for path in Path(room).rglob("*.pyx"))
+    return [
+        Extension(
+            source.removesuffix(".pyx").replace("/", "."),
+            [source],
+            extra_compile_args=["-O3", "-fno-plt"],
+            include_dirs=["shared/native", "storenode/engine/native"],
+        )
+        for source in sources
+    ]
+
+
+setup(
+    ext_modules=cythonize(
+        extensions(),
+        build_dir="build/cython",
+        compiler_directives={
+            "language_level": 3,
+            "boundscheck": False,
+            "wraparound": False,
+            "cdivision": True,
+            "embedsignature": True,
+        },
+    )
+)
