@@ -1,0 +1,117 @@
+"""The import rules of docs/architecture.md section 1, read from the files themselves."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ROOMS = ("kvclient", "shared", "router", "storenode", "monitor")
+PUBLIC_PROTOCOL = {"kvclient.protocol", "kvclient.errors"}
+FILE_CALLS = re.compile(r"(?<![\w.])(?:open|os\.(?:open|rename|replace|unlink|remove|link))\(")
+
+
+def sources(package: str) -> list[Path]:
+    return [path for suffix in ("*.py", "*.pyx") for path in sorted((ROOT / package).rglob(suffix))]
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Dotted names that `path` imports, also inside functions; for Cython by its import lines."""
+    text = path.read_text()
+    if path.suffix == ".pyx":
+        for match in re.finditer(
+            r"^\s*(?:from\s+([\w.]+)\s+c?import\b|c?import\s+([\w.]+))", text, re.MULTILINE
+        ):
+            yield match[1] or match[2]
+        return
+    for node in ast.walk(ast.parse(text, str(path))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide the room they reach into"
+            module = node.module or ""
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def room_imports(path: Path) -> set[str]:
+    return {name for name in imports(path) if name.split(".")[0] in ROOMS}
+
+
+def outside(path: Path, allowed: tuple[str, ...]) -> set[str]:
+    def is_allowed(name: str) -> bool:
+        return any(name == prefix or name.startswith(prefix + ".") for prefix in allowed)
+
+    return {
+        name for name in room_imports(path) if not is_allowed(name) and name not in {"kvclient", "shared"}
+    }
+
+
+ALLOWED: dict[str, tuple[str, ...]] = {
+    "kvclient": ("kvclient",),
+    "shared": ("shared", *PUBLIC_PROTOCOL),
+    "router": ("router", "shared", *PUBLIC_PROTOCOL),
+    "storenode": ("storenode", "shared", *PUBLIC_PROTOCOL),
+    "monitor": ("monitor", "shared", *PUBLIC_PROTOCOL),
+}
+
+
+@pytest.mark.parametrize("room", [room for room in ROOMS if (ROOT / room).is_dir()])
+def test_a_room_imports_only_what_the_architecture_allows(room: str) -> None:
+    wrong = {
+        str(path.relative_to(ROOT)): found
+        for path in sources(room)
+        if (found := outside(path, ALLOWED[room]))
+    }
+    assert not wrong
+
+
+def test_the_engine_knows_neither_sockets_nor_the_cluster() -> None:
+    allowed = ("storenode.engine", "shared.clock", *PUBLIC_PROTOCOL)
+    for path in sources("storenode/engine"):
+        assert not outside(path, allowed), path
+        assert not {name for name in imports(path) if name.split(".")[0] in {"zmq", "asyncio", "socket"}}, (
+            path
+        )
+
+
+def test_only_vfs_opens_files_in_the_engine() -> None:
+    offenders = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in sources("storenode/engine")
+        if path.name != "vfs.py"
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if FILE_CALLS.search(line.split("#")[0]) and not line.lstrip().startswith(("def ", "cpdef ", "cdef "))
+    ]
+    assert not offenders
+
+
+def test_only_the_shells_touch_zmq() -> None:
+    shells = {
+        "kvclient/transport.py", "kvclient/client.py", "kvclient/aio.py",
+        "shared/reactor.py", "shared/sockets.py",
+        "router/service.py", "router/backends.py",
+        "storenode/service.py",
+    }  # fmt: skip
+    users = {
+        str(path.relative_to(ROOT))
+        for room in ROOMS
+        for path in sources(room)
+        if any(name.split(".")[0] == "zmq" for name in imports(path))
+    }
+    assert users <= shells
+
+
+def test_the_cli_never_imports_a_server() -> None:
+    for path in sources("kvclient/cli"):
+        assert not {name for name in room_imports(path) if name.split(".")[0] != "kvclient"}, path
+
+
+def test_a_relative_or_forbidden_import_is_seen(tmp_path: Path) -> None:
+    probe = tmp_path / "probe.py"
+    probe.write_text("def f():\n    from storenode.engine import open\n")
+    assert outside(probe, ALLOWED["router"]) == {"storenode.engine", "storenode.engine.open"}
