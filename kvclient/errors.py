@@ -1,8 +1,9 @@
 """One tree of exceptions, one table: status code <-> exception class <-> kvcli exit code.
 
-Everything the SDK raises on purpose is a `KVError`. A class also inherits the builtin it is a case of (TimeoutError, ConnectionError,
-KeyError, ValueError, PermissionError), so that callers may catch either. Attributes tell what the caller may do: `retryable` (the same call may succeed
-later), `maybe_applied` (the write may have happened), `hint` (one line: what to do now).
+Everything the SDK raises on purpose is a `KVError`. A class also inherits the builtin it is a case of
+(TimeoutError, ConnectionError, KeyError, ValueError, PermissionError), so that callers may catch either.
+Attributes tell what the caller may do: `retryable` (the same call may succeed later), `maybe_applied` (the
+write may have happened), `hint` (one line: what to do now).
 """
 
 from __future__ import annotations
@@ -62,8 +63,9 @@ class Exit(enum.IntEnum):
 class KVError(Exception):
     """Base of every error of this package.
 
-    `status` is the wire code it came from (or would travel as); `details` are the extra fields of the error body
-    (`limit`, `size`, `node`, `index`, `retry_after_ms`), also readable as attributes of the same name, None when absent.
+    `status` is the wire code it came from (or would travel as); `details` are the extra fields of the error
+    body (`limit`, `size`, `node`, `index`, `retry_after_ms`), also readable as attributes of the same name,
+    None when absent.
     """
 
     status: ClassVar[Status] = Status.INTERNAL
@@ -165,11 +167,13 @@ class Unsupported(InvalidRequest):
 
 
 class ProtocolError(KVError):
-    """Bytes that are no valid message. `code` is the status to answer with, `request_id` what could be read of it."""
+    """Bytes that are no valid message. `code` is the status to answer with, `request_id` 0 if unread."""
 
     status = Status.INVALID_REQUEST
 
-    def __init__(self, message: str, *, status: Status = Status.INVALID_REQUEST, request_id: int = 0, **details: Any) -> None:
+    def __init__(
+        self, message: str, *, status: Status = Status.INVALID_REQUEST, request_id: int = 0, **details: Any
+    ) -> None:
         super().__init__(message, **details)
         self.code = status
         self.request_id = request_id
@@ -278,6 +282,10 @@ class ClosedError(KVError, ConnectionError):
 
 class ForkedError(KVError, ConnectionError):
     """An AsyncClient was used in a forked child or on another event loop."""
+
+
+class CodecError(KVError, ValueError):
+    """A stored value that the client's codec cannot read, or a value it cannot write."""
 
 
 class BatchError(KVError):

@@ -1,8 +1,8 @@
 """The client protocol, version 1: `docs/protocol.md` as code.
 
-Owns the numbers, the limits and the bytes of requests, ops, responses and results. Knows nothing of sockets, time or retries.
-Encoders trust their caller and build bytes; decoders trust nobody and raise `ProtocolError`. Public, like all of `kvclient`; the
-servers import it too, so that both sides share one table.
+Owns the numbers, the limits and the bytes of requests, ops, responses and results. Knows nothing of sockets,
+time or retries. Encoders trust their caller and build bytes; decoders trust nobody and raise `ProtocolError`.
+Public, like all of `kvclient`; the servers import it too, so that both sides share one table.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ SCAN_LIMIT_MAX = 10_000
 SCAN_PAGE_BYTES_MAX = 4 << 20
 TTL_MS_MAX = 10 * 365 * 24 * 3600 * 1000
 TIMEOUT_MS_MAX = 0xFFFFFFFF
+# A client never sends an attempt of one (client_id, sequence) later than this after the first attempt; stores
+# keep a session's answers at least this long.
+RETRY_WINDOW_MS = 60_000
 
 
 class Kind(enum.IntEnum):
@@ -102,14 +105,22 @@ class Entry(NamedTuple):
 
 
 _packb = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+pack = _packb  # one MessagePack value -> bytes; for callers that build a message without its NamedTuple
 _UINT64_MAX = (1 << 64) - 1
+_REQUEST_TYPES = (int,) * 8 + (bytes,)
+# An array header and nine integers of at most nine bytes each.
+_HEAD_BYTES_MAX = 5 + 9 * 9
+# Below this, even the worst frame decodes to a few megabytes.
+_LARGE_BYTES = 64 << 10
+_ERROR_FIELDS = {"message": str, "retry_after_ms": int, "limit": int, "size": int, "node": str, "index": int}
+_BIN_HEADS = (b"\xc4", b"\xc5", b"\xc6")
 
 
 def unpack(frame: bytes) -> Any:
     """Decode one MessagePack value that fills `frame`; ProtocolError for anything else."""
     try:
         return msgpack.unpackb(frame, raw=False, strict_map_key=False, max_ext_len=0)
-    except Exception as error:  # noqa: BLE001 - msgpack raises many types on hostile bytes; all mean the same here
+    except Exception as error:  # noqa: BLE001 - hostile bytes raise many types; all mean this
         raise ProtocolError(f"not a MessagePack value: {type(error).__name__}") from None
 
 
@@ -120,26 +131,54 @@ def encode_request(request: Request) -> bytes:
 
 def decode_request(frame: bytes) -> Request:
     """Unpack and check a request frame; ProtocolError names the first field that is wrong."""
-    fields = unpack(frame)
-    if type(fields) is not list or len(fields) != 10:
-        raise ProtocolError("a request is an array of 10")
+    fields = unpack(frame) if len(frame) < _LARGE_BYTES else _unpack_large(frame)
+    if type(fields) is not list or not fields or type(fields[0]) is not int:
+        raise ProtocolError("a request is an array of 10 that begins with the version")
     if fields[0] != VERSION:
         raise ProtocolError(
-            f"protocol version {fields[0]!r:.20} is not understood, this side speaks {VERSION}",
+            f"protocol version {fields[0]} is not understood, this side speaks {VERSION}",
             status=Status.VERSION_MISMATCH,
-            request_id=_id_or_zero(fields[2]),
+            request_id=_id_or_zero(fields[2]) if len(fields) > 2 else 0,
         )
-    body = fields[9]
-    for position in range(1, 9):
-        number = fields[position]
-        if type(number) is not int or not 0 <= number <= _UINT64_MAX:
-            raise ProtocolError(
-                f"request field {Request._fields[position - 1]} must be an unsigned integer",
-                request_id=_id_or_zero(fields[2]),
-            )
-    if type(body) is not bytes:
-        raise ProtocolError("request field body must be bin", request_id=fields[2])
-    return Request._make(fields[1:])
+    if len(fields) != 10:
+        raise ProtocolError(f"a request is an array of 10, not {len(fields)}")
+    request = Request._make(fields[1:])
+    _, request_id, timeout_ms, read_mode, flags, client_id, sequence, acked_below, _ = request
+    # A negative number stays negative through | and >>: one test finds what is below 0 or above its width.
+    if (
+        tuple(map(type, request)) != _REQUEST_TYPES
+        or (request.kind | timeout_ms | read_mode | flags) >> 32
+        or (request_id | client_id | sequence | acked_below) >> 64
+    ):
+        raise _blame(request)
+    return request
+
+
+def _blame(request: Request) -> ProtocolError:
+    """The error that names the first field of a request that is wrong."""
+    for name, value in request._asdict().items():
+        width = 32 if name in ("kind", "timeout_ms", "read_mode", "flags") else 64
+        if name != "body" and (type(value) is not int or value >> width):
+            rule = f"an unsigned integer of {width} bits"
+            break
+    else:
+        name, rule = "body", "bin"
+    return ProtocolError(f"request field {name} must be {rule}", request_id=_id_or_zero(request.request_id))
+
+
+def _unpack_large(frame: bytes) -> list[Any]:
+    """The values of a large request; only its body may be large (nested arrays grow many times in memory)."""
+    unpacker = msgpack.Unpacker(raw=False, max_ext_len=0)
+    unpacker.feed(frame[:_HEAD_BYTES_MAX])
+    try:
+        count = unpacker.read_array_header()
+        head = [unpacker.unpack() for _ in range(min(count, 10) - 1)]
+    except Exception as error:  # noqa: BLE001 - see unpack()
+        raise ProtocolError(f"a large frame that is no request: {type(error).__name__}") from None
+    body = frame[unpacker.tell() :]
+    if count != 10 or body[:1] not in _BIN_HEADS:
+        return head
+    return [*head, unpack(body)]
 
 
 def _id_or_zero(value: object) -> int:
@@ -162,7 +201,7 @@ def decode_response(frame: bytes) -> Response:
             f"protocol version {version!r:.20} is not understood, this side speaks {VERSION}",
             status=Status.VERSION_MISMATCH,
         )
-    if type(kind) is not int or type(request_id) is not int or type(status) is not int or type(body) is not bytes:
+    if tuple(map(type, (kind, request_id, status, body))) != (int, int, int, bytes):
         raise ProtocolError("a response field has the wrong type")
     return Response(kind, request_id, status, body)
 
@@ -189,10 +228,14 @@ def encode_error(
 
 
 def decode_error(body: bytes) -> dict[str, Any]:
-    """The details of an error body; always holds "message"."""
-    details = unpack(body)
-    if type(details) is not dict or type(details.get("message")) is not str:
+    """The details of an error body: "message" and the optional fields it has. Unknown fields are ignored."""
+    fields = unpack(body)
+    if type(fields) is not dict or type(fields.get("message")) is not str:
         raise ProtocolError("an error body is a map with a message")
+    details = {name: fields[name] for name in _ERROR_FIELDS if name in fields}
+    for name, value in details.items():
+        if type(value) is not _ERROR_FIELDS[name]:
+            raise ProtocolError(f"the {name} of an error body must be {_ERROR_FIELDS[name].__name__}")
     return details
 
 
@@ -270,16 +313,19 @@ def decode_results(body: bytes) -> list[list[Any]]:
     unpacker = msgpack.Unpacker(raw=False, strict_map_key=False, max_ext_len=0, max_buffer_size=0)
     unpacker.feed(body)
     results: list[list[Any]] = []
+    end = 0
     try:
         for result in unpacker:
             if type(result) is not list or not result or type(result[0]) is not int:
                 raise ProtocolError("a result is an array that begins with its status")
             results.append(result)
+            end = unpacker.tell()
     except ProtocolError:
         raise
     except Exception as error:  # noqa: BLE001 - see unpack()
         raise ProtocolError(f"malformed results: {type(error).__name__}") from None
-    if unpacker.tell() != len(body):
+    # Asked after each value, because at the end tell() also counts the bytes of a value that is cut off.
+    if end != len(body):
         raise ProtocolError("results end in the middle of a value")
     return results
 
@@ -288,8 +334,21 @@ def decode_entries(entries: bytes) -> Iterator[Entry]:
     """The entries of a SCAN result, in their order."""
     unpacker = msgpack.Unpacker(raw=False, max_ext_len=0, max_buffer_size=0)
     unpacker.feed(entries)
-    flat = list(unpacker)
-    if len(flat) % 3 or unpacker.tell() != len(entries):
+    flat: list[Any] = []
+    end = 0
+    try:
+        for value in unpacker:
+            flat.append(value)
+            end = unpacker.tell()
+    except Exception as error:  # noqa: BLE001 - see unpack()
+        raise ProtocolError(f"malformed scan entries: {type(error).__name__}") from None
+    if len(flat) % 3 or end != len(entries):
         raise ProtocolError("scan entries come in threes")
+    if not (
+        set(map(type, flat[0::3])) <= {bytes}
+        and set(map(type, flat[1::3])) <= {bytes, type(None)}
+        and set(map(type, flat[2::3])) <= {int}
+    ):
+        raise ProtocolError("a scan entry is key, value or nil, and version")
     fields = iter(flat)
     return map(Entry, fields, fields, fields)

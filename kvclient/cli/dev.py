@@ -1,0 +1,317 @@
+"""`kvcli dev`: a whole cluster on this machine, for development and for watching nodes fail."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+
+from kvclient.cli import devrun, processes
+from kvclient.cli.app import App, current, quit_with
+from kvclient.cli.command import command
+from kvclient.cli.devcluster import (
+    PORT_BASE_DEFAULT,
+    ROUTERS_MAX,
+    STORES_MAX,
+    DevCluster,
+    Shape,
+    default_directory,
+    find_port_base,
+)
+from kvclient.cli.failure import Failure
+from kvclient.cli.units import show_bytes, show_seconds
+from kvclient.errors import Exit
+
+_FOLLOW_SECONDS = 0.2
+
+
+@click.group("dev")
+def dev() -> None:
+    """Run a whole cluster on this machine."""
+
+
+def _directory(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--dir",
+        "directory",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Where the cluster lives. [default: $XDG_STATE_HOME/ringkv/dev]",
+    )(function)
+
+
+def _resolve(directory: Path | None) -> Path:
+    return (directory or default_directory()).absolute()
+
+
+def _load(directory: Path | None) -> DevCluster:
+    path = _resolve(directory)
+    cluster = DevCluster.load(path)
+    if cluster is None:
+        raise Failure(
+            Exit.NOT_FOUND,
+            f"there is no cluster in {path}. Make one:  kvcli dev up --dir {path}",
+            "NO_CLUSTER",
+        )
+    return cluster
+
+
+def _power_of_two(ctx: click.Context, param: click.Parameter, value: int | None) -> int | None:
+    if value is not None and (not 1 <= value <= 4096 or value & (value - 1)):
+        raise click.BadParameter("must be a power of two from 1 to 4096", ctx, param)
+    return value
+
+
+@command("up")
+@click.option("--stores", type=click.IntRange(1, STORES_MAX), help="Store nodes. [default: 3]")
+@click.option("--routers", type=click.IntRange(1, ROUTERS_MAX), help="Routers. [default: 2]")
+@click.option(
+    "--partitions", type=int, callback=_power_of_two, help="Partitions, a power of two. [default: 16]"
+)
+@click.option(
+    "--port-base",
+    type=click.IntRange(0, 65_000 - 10 * STORES_MAX),
+    help=f"First port; 0 finds a free block. [default: {PORT_BASE_DEFAULT}]",
+)
+@click.option("-d", "--detach", is_flag=True, help="Leave it running and return.")
+@_directory
+def up(
+    stores: int | None,
+    routers: int | None,
+    partitions: int | None,
+    port_base: int | None,
+    detach: bool,
+    directory: Path | None,
+) -> None:
+    """Start the cluster, wait until it is ready, and stay until Ctrl-C.
+
+    In a directory that holds a cluster, starts what is not running of it.
+    """
+    app = current()
+    cluster = _load_or_make(_resolve(directory), stores, routers, partitions, port_base)
+    children: devrun.Children = {}
+    try:
+        with devrun.locked(cluster):
+            missing = [member for member in cluster.members if not devrun.is_running(member)]
+            children = devrun.start(missing)
+            devrun.wait_ready(cluster, missing, children)
+    except BaseException:
+        devrun.stop([member for member in cluster.members if member.name in children], app.note)
+        raise
+    _tell(app, cluster, len(missing), detach)
+    if not detach:
+        _stay(app, cluster, children)
+
+
+def _load_or_make(
+    directory: Path, stores: int | None, routers: int | None, partitions: int | None, port_base: int | None
+) -> DevCluster:
+    cluster = DevCluster.load(directory)
+    if cluster is None:
+        counts = (stores or 3, routers or 2, partitions or 16)
+        base = port_base if port_base is not None else PORT_BASE_DEFAULT
+        cluster = DevCluster(directory, Shape(*counts, base or find_port_base(*counts)))
+    for name, asked, there in (
+        ("stores", stores, cluster.shape.stores),
+        ("routers", routers, cluster.shape.routers),
+        ("partitions", partitions, cluster.shape.partitions),
+        ("port-base", port_base or None, cluster.shape.port_base),
+    ):
+        if asked is not None and asked != there:
+            raise Failure(
+                Exit.USAGE,
+                f"the cluster in {directory} has --{name} {there}, not {asked}. "
+                "Use another --dir, or throw it away:  "
+                f"kvcli dev down --purge --dir {directory}",
+                "USAGE",
+            )
+    try:
+        cluster.save()
+    except OSError as error:
+        raise Failure(
+            Exit.ERROR, f"{directory} cannot be written: {error.strerror}. Use another --dir", "DEV_DIRECTORY"
+        ) from None
+    return cluster
+
+
+def _tell(app: App, cluster: DevCluster, started: int, detached: bool) -> None:
+    shape = cluster.shape
+    if app.settings.output in ("json", "jsonl"):
+        app.output.document({"url": cluster.url, "directory": str(cluster.directory), "started": started})
+        app.output.stdout.flush()
+        return
+    suffix = "" if cluster.directory == default_directory() else f" --dir {cluster.directory}"
+    lines = [
+        f"ready: {shape.stores} stores, {shape.routers} routers, {shape.partitions} partitions "
+        f"in {cluster.directory}"
+    ]
+    if started == 0:
+        lines[0] = "everything runs already: " + lines[0].removeprefix("ready: ")
+    # The default URL names the first router only; the exported one also survives its death.
+    lines += ["", f"  export RINGKV_URL={cluster.url}"] if shape.port_base != PORT_BASE_DEFAULT else [""]
+    lines += [
+        "  kvcli put hello world",
+        "  kvcli get hello",
+        "  kvcli status",
+        f"  kvcli dev kill store1{suffix}",
+        "",
+    ]
+    lines.append(f"stop it with:  kvcli dev down{suffix}" if detached else "stop it with Ctrl-C")
+    app.output.line("\n".join(lines))
+    app.output.stdout.flush()
+
+
+def _stay(app: App, cluster: DevCluster, children: devrun.Children) -> None:
+    try:
+        devrun.supervise(cluster, children, app.note)
+    except KeyboardInterrupt:
+        app.note("stopping")
+        with devrun.locked(cluster):
+            devrun.stop(cluster.members, app.note)
+
+
+@command("down")
+@click.option("--purge", is_flag=True, help="Delete the directory with all data, too.")
+@_directory
+def down(purge: bool, directory: Path | None) -> None:
+    """Stop the cluster: SIGTERM, and SIGKILL after ten seconds. The data stays unless --purge is given."""
+    app = current()
+    cluster = _load(directory)
+    if purge:
+        app.confirm(f"Delete {cluster.directory} with all its data?")
+    with devrun.locked(cluster):
+        count = devrun.stop(cluster.members, app.note)
+        if purge:
+            shutil.rmtree(cluster.directory)
+    app.note(f"stopped {count} processes" + (", data deleted" if purge else ""))
+
+
+@command("kill")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...|all")
+@_directory
+def kill(names: tuple[str, ...], directory: Path | None) -> None:
+    """Kill processes with SIGKILL, as a crash would. NAME: store1, router1, stores, routers or all."""
+    app = current()
+    cluster = _load(directory)
+    with devrun.locked(cluster):
+        hit = devrun.kill(cluster.select(names))
+    if not hit:
+        raise Failure(
+            Exit.NOT_FOUND, f"none of {', '.join(names)} is running. See: kvcli dev status", "NOT_RUNNING"
+        )
+    app.note(f"killed {', '.join(member.name for member in hit)}")
+
+
+@command("start")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...|all")
+@_directory
+def start(names: tuple[str, ...], directory: Path | None) -> None:
+    """Start processes again, with the same configuration and data. NAME as for kill."""
+    app = current()
+    cluster = _load(directory)
+    with devrun.locked(cluster):
+        members = cluster.select(names)
+        children = devrun.start(members)
+        started = [member for member in members if member.name in children]
+        if all(map(devrun.is_running, cluster.members)):
+            devrun.wait_ready(cluster, started, children)
+        else:
+            _watch_start(started, children)
+    app.note(f"started {', '.join(children)}" if children else "everything asked for runs already")
+
+
+def _watch_start(started: list[Any], children: devrun.Children) -> None:
+    """With parts of the cluster down nothing can be written; that a process has not ended after a moment must
+    do.
+    """
+    deadline = time.monotonic() + 1.0
+    while time.monotonic() < deadline:
+        for member in started:
+            if devrun.ended(member, children):
+                raise Failure(
+                    Exit.ERROR,
+                    f"{member.name} ended while starting. Its log says:\n{devrun.log_tail(member)}",
+                    "START_FAILED",
+                )
+        time.sleep(_FOLLOW_SECONDS)
+
+
+@command("status")
+@_directory
+def status(directory: Path | None) -> None:
+    """Show the processes. Exit code 11 when one is down."""
+    app = current()
+    cluster = _load(directory)
+    columns = ("name", "role", "state", "pid", "port", "uptime", "memory", "log")
+    degraded = False
+    with app.output.rows("processes", columns) as rows:
+        for member in cluster.members:
+            identity = processes.recorded(member.pid_file)
+            usage = processes.usage(identity) if identity is not None else None
+            degraded |= usage is None
+            rows.add(
+                member.name,
+                member.role,
+                "down" if usage is None else "up",
+                identity.pid if identity is not None else None,
+                member.ports[0],
+                show_seconds(usage.uptime) if usage is not None else None,
+                show_bytes(usage.resident_bytes) if usage is not None else None,
+                str(member.log_file),
+            )
+    if degraded:
+        quit_with(Exit.DEGRADED)
+
+
+@command("logs")
+@click.argument("names", nargs=-1, metavar="[NAME...]")
+@click.option(
+    "-n", "--lines", type=click.IntRange(0, 100_000), default=20, show_default=True, help="Lines of each log."
+)
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on, until Ctrl-C.")
+@_directory
+def logs(names: tuple[str, ...], lines: int, follow: bool, directory: Path | None) -> None:
+    """Print the last lines of the logs."""
+    app = current()
+    cluster = _load(directory)
+    members = cluster.select(names or ("all",))
+    width = max(len(member.name) for member in members)
+    followed: list[tuple[str, BinaryIO]] = []
+    for member in members:
+        if not member.log_file.exists():
+            continue
+        file: BinaryIO = open(member.log_file, "rb")  # noqa: SIM115 - followed until the process ends
+        followed.append((f"{member.name:<{width}} | ", file))
+        file.seek(_tail_offset(file, lines))
+        _print_new(app, *followed[-1])
+    app.output.stdout.flush()
+    while follow:
+        time.sleep(_FOLLOW_SECONDS)
+        for prefix, source in followed:
+            _print_new(app, prefix, source)
+        app.output.stdout.flush()
+
+
+def _tail_offset(file: BinaryIO, lines: int) -> int:
+    """Where the last `lines` lines begin, reading backwards in blocks."""
+    position = file.seek(0, 2)
+    tail = b""
+    while position > 0 and tail.count(b"\n") <= lines:
+        step = min(position, 64 << 10)
+        position -= step
+        file.seek(position)
+        tail = file.read(step) + tail
+    kept = tail.splitlines(keepends=True)
+    return position + len(tail) - sum(map(len, kept[len(kept) - min(lines, len(kept)) :]))
+
+
+def _print_new(app: App, prefix: str, file: BinaryIO) -> None:
+    for line in file.readlines():
+        app.output.line(prefix + line.decode(errors="replace").rstrip("\n"))
+
+
+for _command in (up, down, status, logs, kill, start):
+    dev.add_command(_command)

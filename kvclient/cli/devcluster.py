@@ -1,0 +1,237 @@
+"""The local cluster of `kvcli dev`: what is where in its directory, which ports, which configuration.
+
+    cluster.json          what was asked for when the directory was made
+    config/store1.yaml    one file per process      data/store1/    log/store1.log    run/store1.pid
+
+Router i listens on P+i-1; store i has P+100+10(i-1) and the two ports behind it, P being the port base. Knows
+nothing of processes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import socket
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from kvclient.cli.failure import Failure
+from kvclient.cli.resume import replace_file
+from kvclient.errors import Exit
+
+HOST = "127.0.0.1"
+CLUSTER_NAME = "dev"
+PORT_BASE_DEFAULT = 7100
+
+# The layout of ports: routers below +100, ten ports per store above. The limits keep both inside.
+ROUTERS_MAX = 20
+STORES_MAX = 50
+_STORE_PORTS = 100
+
+# Below the kernel's usual range for outgoing connections (from 32768), so that no reconnecting client sits on
+# a port of ours.
+_FREE_PORTS = range(10_000, 32_768)
+_FREE_TRIES = 200
+
+
+@dataclass(frozen=True)
+class Member:
+    """One process of the cluster."""
+
+    name: str
+    role: str
+    module: str
+    ports: tuple[int, ...]
+    directory: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.directory / "config" / f"{self.name}.yaml"
+
+    @property
+    def log_file(self) -> Path:
+        return self.directory / "log" / f"{self.name}.log"
+
+    @property
+    def pid_file(self) -> Path:
+        return self.directory / "run" / f"{self.name}.pid"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a cluster is made of; kept in cluster.json and never changed."""
+
+    stores: int
+    routers: int
+    partitions: int
+    port_base: int
+
+
+class DevCluster:
+    """A shape in a directory."""
+
+    def __init__(self, directory: Path, shape: Shape) -> None:
+        self.directory = directory
+        self.shape = shape
+        self.stores = [self._store(number) for number in range(1, shape.stores + 1)]
+        self.routers = [self._router(number) for number in range(1, shape.routers + 1)]
+
+    @property
+    def members(self) -> list[Member]:
+        """In the order in which they start: stores, then routers."""
+        return self.stores + self.routers
+
+    @property
+    def url(self) -> str:
+        """Where clients go."""
+        return "kv://" + ",".join(f"{HOST}:{router.ports[0]}" for router in self.routers)
+
+    def _store(self, number: int) -> Member:
+        first = self.shape.port_base + _STORE_PORTS + 10 * (number - 1)
+        return Member(f"store{number}", "store", "storenode", (first, first + 1, first + 2), self.directory)
+
+    def _router(self, number: int) -> Member:
+        port = self.shape.port_base + number - 1
+        return Member(f"router{number}", "router", "router", (port,), self.directory)
+
+    @staticmethod
+    def load(directory: Path) -> DevCluster | None:
+        """The cluster of a directory; None if it holds none."""
+        try:
+            fields = json.loads((directory / "cluster.json").read_text())
+            return DevCluster(directory, Shape(**fields))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValueError, TypeError):
+            raise Failure(
+                Exit.ERROR,
+                f"{directory / 'cluster.json'} is damaged. Remove the directory, or use another --dir",
+                "DEV_DIRECTORY",
+            ) from None
+
+    def save(self) -> None:
+        """Make the directories, and write cluster.json and every configuration file."""
+        for name in ("config", "data", "log", "run"):
+            (self.directory / name).mkdir(parents=True, exist_ok=True)
+        for member in self.members:
+            replace_file(member.config_file, to_yaml(self._config(member)).encode())
+        replace_file(self.directory / "cluster.json", json.dumps(asdict(self.shape)).encode() + b"\n")
+
+    def _config(self, member: Member) -> dict[str, Any]:
+        if member.role == "router":
+            return {
+                "router": {"name": member.name, "listen": endpoint(member.ports[0])},
+                "stores": [endpoint(store.ports[0]) for store in self.stores],
+            }
+        nodes = [self._node(number, store) for number, store in enumerate(self.stores, 1)]
+        return {
+            "node": {"id": self.stores.index(member) + 1, "name": member.name},
+            "listen": {"rpc": endpoint(member.ports[0])},
+            "data": {"dir": str(self.directory / "data" / member.name)},
+            "cluster": {
+                "name": CLUSTER_NAME,
+                "partitions": self.shape.partitions,
+                "replicas": 1,
+                "nodes": nodes,
+            },
+        }
+
+    @staticmethod
+    def _node(number: int, store: Member) -> dict[str, Any]:
+        rpc, bus, events = map(endpoint, store.ports)
+        # A zone each: the point of a local cluster is to watch nodes fail one by one.
+        return {
+            "id": number,
+            "name": store.name,
+            "rpc": rpc,
+            "bus": bus,
+            "events": events,
+            "zone": f"zone{number}",
+            "weight": 1,
+        }
+
+    def select(self, names: tuple[str, ...]) -> list[Member]:
+        """Members by name; `all`, `stores` and `routers` stand for many."""
+        groups = {"all": self.members, "stores": self.stores, "routers": self.routers}
+        groups |= {member.name: [member] for member in self.members}
+        chosen: dict[str, Member] = {}
+        for name in names:
+            if name not in groups:
+                raise Failure(
+                    Exit.USAGE,
+                    f"there is no {name!r} in this cluster. There are: {', '.join(groups)}",
+                    "USAGE",
+                )
+            chosen |= {member.name: member for member in groups[name]}
+        return list(chosen.values())
+
+
+def endpoint(port: int) -> str:
+    """A ZeroMQ endpoint on this machine."""
+    return f"tcp://{HOST}:{port}"
+
+
+def to_yaml(fields: dict[str, Any], indent: str = "") -> str:
+    """A tree of dicts, lists and scalars as YAML; scalars and list items in JSON, which YAML includes."""
+    lines = []
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            lines.append(f"{indent}{name}:\n{to_yaml(value, indent + '  ')}")
+        elif isinstance(value, list):
+            lines.append(
+                f"{indent}{name}:\n" + "".join(f"{indent}  - {json.dumps(item)}\n" for item in value)
+            )
+        else:
+            lines.append(f"{indent}{name}: {json.dumps(value)}\n")
+    return "".join(lines)
+
+
+def default_directory() -> Path:
+    """Where the cluster lives unless --dir says otherwise."""
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return Path(state) / "ringkv" / "dev"
+
+
+def is_free(port: int) -> bool:
+    """Whether a server could listen on the port now."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+            probe.listen(1)
+        except OSError:
+            return False
+        return True
+
+
+def _ports(shape: Shape) -> Iterator[int]:
+    for member in DevCluster(Path(), shape).members:
+        yield from member.ports
+
+
+def find_port_base(stores: int, routers: int, partitions: int) -> int:
+    """A base whose ports are all free now, chosen at random so that two clusters started together hardly
+    meet.
+    """
+    for _ in range(_FREE_TRIES):
+        base = random.randrange(_FREE_PORTS.start, _FREE_PORTS.stop - _STORE_PORTS - 10 * STORES_MAX)
+        if all(map(is_free, _ports(Shape(stores, routers, partitions, base)))):
+            return base
+    raise Failure(Exit.ERROR, "no free block of ports was found. Name one: --port-base 20000", "PORT_IN_USE")
+
+
+def require_free(members: list[Member]) -> None:
+    """Failure naming the first port that somebody else has."""
+    for member in members:
+        for port in member.ports:
+            if not is_free(port):
+                raise Failure(
+                    Exit.ERROR,
+                    f"port {port} is in use, {member.name} needs it. "
+                    f"See who has it:  ss -ltnp 'sport = :{port}'  "
+                    "Stop that process, or start a cluster elsewhere:  kvcli dev up --dir DIR --port-base 0",
+                    "PORT_IN_USE",
+                )

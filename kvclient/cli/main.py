@@ -1,0 +1,125 @@
+"""The entry point of kvcli: the table of commands, and the thin main that turns whatever happened into an
+exit code.
+
+Exit codes are an interface (`kvclient.errors.Exit`, docs/cli.md). Click's standalone mode is not used: it
+answers 1 to Ctrl-C and to a closed pipe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+import click
+
+from kvclient.cli import failure
+from kvclient.cli.app import App
+from kvclient.cli.command import Lazy, LazyGroup, global_options
+from kvclient.cli.output import StdoutClosed
+from kvclient.errors import Exit
+
+_DATA, _BULK, _CLUSTER, _LOCAL = "Data", "Files", "Cluster", "Local cluster"
+
+COMMANDS = {
+    "get": Lazy(_DATA, "kvclient.cli.read:get", "Print the value of a key."),
+    "put": Lazy(_DATA, "kvclient.cli.write:put", "Set a key to a value."),
+    "del": Lazy(_DATA, "kvclient.cli.write:delete", "Delete keys, or all keys with a prefix."),
+    "exists": Lazy(_DATA, "kvclient.cli.read:exists", "Print 1 or 0 for each key."),
+    "incr": Lazy(_DATA, "kvclient.cli.write:incr", "Add to the integer a key holds."),
+    "touch": Lazy(_DATA, "kvclient.cli.write:touch", "Let a key live for so long, or for ever."),
+    "scan": Lazy(_DATA, "kvclient.cli.read:scan", "Print keys and values in key order."),
+    "count": Lazy(_DATA, "kvclient.cli.read:count", "Count keys."),
+    "mget": Lazy(_DATA, "kvclient.cli.read:mget", "Print many keys with their values."),
+    "mput": Lazy(_DATA, "kvclient.cli.write:mput", "Set many keys."),
+    "import": Lazy(_BULK, "kvclient.cli.import_command:import_file", "Load a file of records."),
+    "export": Lazy(_BULK, "kvclient.cli.export_command:export_file", "Write keys to a file."),
+    "status": Lazy(_CLUSTER, "kvclient.cli.cluster:status", "Show the cluster, its nodes and problems."),
+    "route": Lazy(_CLUSTER, "kvclient.cli.cluster:route", "Show which partition and nodes hold a key."),
+    "ping": Lazy(_CLUSTER, "kvclient.cli.cluster:ping", "Measure round trips to the routers."),
+    "wait": Lazy(_CLUSTER, "kvclient.cli.cluster:wait", "Wait until the cluster serves writes."),
+    "version": Lazy(_CLUSTER, "kvclient.cli.cluster:version", "Print the versions of client and cluster."),
+    "bench": Lazy(_CLUSTER, "kvclient.cli.bench:bench", "Load the cluster and print rates and latencies."),
+    "dev": Lazy(_LOCAL, "kvclient.cli.dev:dev", "Run a whole cluster on this machine."),
+}
+
+EXIT_CODES = """\b
+Exit codes: 0 ok, 1 error, 2 usage, 3 not found, 4 conflict, 5 cannot
+connect, 6 timeout (nothing applied), 7 outcome unknown (a write may have
+been applied), 8 unavailable, 10 partly done, 11 degraded, 12 not allowed,
+13 version mismatch, 130 interrupted, 141 broken pipe."""
+
+
+def _print_version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        click.echo(f"kvcli {version('ringkv')}")
+        ctx.exit()
+
+
+cli = LazyGroup(
+    name="kvcli",
+    table=COMMANDS,
+    help="Talk to a ringkv cluster.",
+    epilog=EXIT_CODES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    params=[
+        *global_options(hidden=False),
+        click.Option(
+            ["--version"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            callback=_print_version,
+            help="Print the version.",
+        ),
+    ],
+)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and give its exit code; everything it had to say is on stdout and stderr."""
+    app = App(arguments)
+    code = Exit.OK
+    try:
+        try:
+            with cli.make_context("kvcli", list(arguments), obj=app) as context:
+                cli.invoke(context)
+            app.finish()
+            sys.stdout.flush()
+        finally:
+            app.close()
+    except click.exceptions.NoArgsIsHelpError as error:
+        failure.say(error.ctx.get_help())
+        code = Exit.USAGE
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the boundary: every failure becomes a line and a code
+        _show_what_was_printed(app)
+        code = failure.report(error, app.settings.verbosity)
+    return code
+
+
+def _show_what_was_printed(app: App) -> None:
+    """What was written before a failure is still wanted; a reader that has gone is not news any more."""
+    with contextlib.suppress(StdoutClosed, OSError, ValueError):
+        app.finish()
+
+
+def main() -> None:
+    """Console script `kvcli`."""
+    if "_KVCLI_COMPLETE" in os.environ:
+        cli.main(prog_name="kvcli")
+    signal.signal(signal.SIGTERM, _interrupt)
+    code = run(sys.argv[1:])
+    if code == Exit.BROKEN_PIPE:
+        # The interpreter flushes stdout at exit and would complain about the closed pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,55 @@
+"""The one line of progress that a long command draws on stderr, if that is a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+
+from kvclient.cli.units import show_bytes, show_seconds
+
+# A person cannot read faster, and drawing must cost nothing.
+DRAW_SECONDS = 0.1
+
+# The rate shown is that of the last ten seconds.
+RATE_SECONDS = 10.0
+
+
+class Progress:
+    """Done and total in bytes (total None: unknown) and a count of keys. Draws nothing unless `shown` and
+    stderr is a terminal.
+    """
+
+    def __init__(self, what: str, total: int | None, shown: bool = True) -> None:
+        self._what = what
+        self._total = total
+        self._shown = shown and sys.stderr.isatty()
+        self._drawn_at = 0.0
+        self._samples: deque[tuple[float, int, int]] = deque()
+
+    def update(self, count: int, done: int, note: str = "") -> None:
+        """Draw, if it is time to."""
+        now = time.monotonic()
+        if not self._shown or now - self._drawn_at < DRAW_SECONDS:
+            return
+        self._drawn_at = now
+        self._samples.append((now, count, done))
+        while now - self._samples[0][0] > RATE_SECONDS:
+            self._samples.popleft()
+        began, count_then, done_then = self._samples[0]
+        elapsed = now - began
+        rate = (count - count_then) / elapsed if elapsed else 0.0
+        text = f"{self._what} {count:,} keys, {show_bytes(done)}, {rate:,.0f}/s"
+        if self._total:
+            text += f", {min(done / self._total, 1):.0%}"
+            speed = (done - done_then) / elapsed if elapsed else 0.0
+            if speed > 0:
+                text += f", {show_seconds(max(self._total - done, 0) / speed)} left"
+        sys.stderr.write(f"\r{text}{note}\x1b[K")
+        sys.stderr.flush()
+
+    def clear(self) -> None:
+        """Take the line away, so that what follows begins on a clean one."""
+        if self._shown and self._drawn_at:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()

@@ -1,0 +1,119 @@
+"""One request on its way, and what is known of its answer while attempts fail in part.
+
+Owns the fields that the session works on and the bookkeeping of per-op results over several attempts. Knows no routers and no time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgpack
+
+from kvclient.errors import KVError, Status
+
+# Per-op statuses after which the op certainly was not applied and may be sent again.
+OP_RETRYABLE: Final = frozenset(
+    map(int, (Status.BUSY, Status.NOT_LEADER, Status.WRONG_REPLICA, Status.UNAVAILABLE))
+)
+
+# Where a request is. Plain ints: they are compared several times per request.
+QUEUED = 0  # too many are in flight
+PARKED = 1  # no router has a connection
+SENT = 2  # the current attempt is out
+PAUSED = 3  # waits for its next attempt
+DONE = 4
+
+
+class Pending:
+    """One request on its way. When `done`, either `error` is set or `results` is (for kinds other than OPS: `[value]`)."""
+
+    __slots__ = (
+        "attempts", "body", "count", "deadline", "done", "due", "error", "first_sent", "frame", "indexes", "kind", "on_done",
+        "open", "patience", "pinned", "read_mode", "refusal", "request_id", "results", "router", "sent_at", "sequence",
+        "state", "timeout", "writes",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        kind: int,
+        body: bytes,
+        count: int,
+        writes: bool,
+        read_mode: int,
+        timeout: float,
+        on_done: Callable[[Any], None] | None = None,
+    ) -> None:
+        self.kind = kind
+        self.body = body
+        self.count = count
+        self.writes = writes
+        self.read_mode = read_mode
+        self.timeout = timeout
+        self.on_done = on_done
+        self.done = False
+        self.error: KVError | None = None
+        self.results: list[Any] = []
+        self.sequence = 0
+        self.attempts = 0
+        self.open: list[int] | tuple[()] = ()
+        self.pinned = -1
+        self.indexes: list[int] | None = None  # which ops of the caller `body` still holds; None = all
+        self.refusal: KVError | None = None
+        self.state = QUEUED
+        self.router = -1
+        self.frame = b""
+        self.deadline = 0.0
+        self.due = 0.0
+        self.first_sent = -1.0
+        self.sent_at = 0.0
+        self.patience = 0.0
+        self.request_id = 0
+
+
+def merge(pending: Pending, results: list[Any]) -> None:
+    """Add the results of one attempt to what is known; what an earlier attempt answered for good stays."""
+    if not pending.results:
+        pending.results = results
+        return
+    known = pending.results
+    for index, result in zip(pending.indexes or range(len(known)), results, strict=True):
+        if known[index][0] in OP_RETRYABLE:
+            known[index] = result
+
+
+def cut(pending: Pending) -> None:
+    """Leave only the ops in the request that have no final result yet."""
+    kept: list[int] = []
+    ops: list[bytes] = []
+    unpacker = msgpack.Unpacker(max_buffer_size=len(pending.body))
+    unpacker.feed(pending.body)
+    begin = 0
+    for index in pending.indexes or range(pending.count):
+        unpacker.skip()
+        end = unpacker.tell()
+        if pending.results[index][0] in OP_RETRYABLE:
+            kept.append(index)
+            ops.append(pending.body[begin:end])
+        begin = end
+    pending.indexes = kept
+    pending.body = b"".join(ops)
+    pending.count = len(kept)
+
+
+def blame(pending: Pending, index: int, error: KVError) -> None:
+    """The request was refused because of one op: that is the op's result, the other ops remain."""
+    if not pending.results:
+        pending.results = [[int(Status.UNAVAILABLE), "not executed"] for _ in range(pending.count)]
+    pending.results[index if pending.indexes is None else pending.indexes[index]] = [int(error.status), error]
+    cut(pending)
+
+
+def doubt(results: list[Any]) -> None:
+    """After a later attempt without an answer, ops that were refused before may have run."""
+    for index, result in enumerate(results):
+        if result[0] in OP_RETRYABLE:
+            results[index] = [
+                int(Status.OUTCOME_UNKNOWN),
+                "no answer to the last attempt; the write may have been applied",
+            ]

@@ -1,0 +1,263 @@
+"""The stores as this router reaches them: one DEALER each, with its monitor and its liveness.
+
+Owns those sockets, the questions PING, MAP and STATUS, and who is up. Must not know requests: items go out as
+the core queued them, answers go to the core as they came. A store is up when its link stands, it has said
+PONG with the id that the map has for this address since the link stands, and it was not silent for SILENT_MAX
+checks in a row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import zmq
+
+from kvclient.errors import ProtocolError
+from router import figures as figure
+from router.routing import Router
+from shared import logs, messages, sockets
+from shared.messages import Item
+from shared.reactor import Reactor, drain_plain
+
+CHECK_SECONDS = 1.0
+SILENT_MAX = 3
+# A frame that takes longer to transfer than a heartbeat timeout would cut its own link; larger single items
+# travel alone.
+BATCH_BYTES_MAX = 4 << 20
+# Bytes of an item beside its ops, at most.
+ITEM_OVERHEAD = 64
+# Stores are read before the front: work in progress leaves before more comes in.
+_PRIORITY = 1
+
+_log = logs.get("backends")
+
+
+class Backend:
+    """One store: its sockets and what is known of its health. `node` is 0 until a map names the address."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: str) -> None:
+        self.endpoint = endpoint
+        self.node = 0
+        self.linked = False
+        self.up = False
+        self.heard = False
+        self.silent = 0
+        self.broken = False
+        self.socket = sockets.backend_dealer(context, endpoint)
+        self.monitor = sockets.monitor_events(self.socket)
+        self.monitor_fd = self.monitor.socket.fileno()
+
+    def send(self, frame: bytes) -> bool:
+        """Whether the socket took it."""
+        return sockets.send_or_drop(self.socket, (frame,)) is None
+
+    def close(self) -> None:
+        """Give the sockets back; the reactor must have let go of them."""
+        self.monitor.close()
+        self.socket.close(0)
+
+
+class Backends:
+    """All stores of the map, and the configured ones until there is a map."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        context: zmq.Context[zmq.Socket[bytes]],
+        core: Router,
+        endpoints: Iterable[str],
+    ) -> None:
+        self._reactor = reactor
+        self._context = context
+        self._core = core
+        self._counters = core.figures.counters.values
+        self._backends: dict[str, Backend] = {}
+        self._by_node: dict[int, Backend] = {}
+        self._asked = 0
+        for endpoint in endpoints:
+            self._open(endpoint)
+        self._check()
+
+    # -- the end of a turn
+
+    def flush(self) -> None:
+        """Send what the core has for the stores."""
+        core = self._core
+        for node, items in core.outbox_stores.items():
+            if items:
+                core.outbox_stores[node] = []
+                self._send_items(node, items)
+        for node, token in core.outbox_status:
+            if node in core.outbox_stores:
+                self._by_node[node].send(messages.encode_status_request(token))
+        core.outbox_status.clear()
+        if core.should_ask_map():
+            self._ask_map()
+
+    def _send_items(self, node: int, items: list[Item]) -> None:
+        backend, epoch = self._by_node[node], self._core.topology.epoch
+        for batch in cut(items):
+            if not backend.send(messages.encode_batch(epoch, batch)):
+                self._core.on_unsent(node, batch)
+
+    def _ask_map(self) -> None:
+        """Put the question to one linked store, another one each time."""
+        linked = [backend for backend in self._backends.values() if backend.linked]
+        if linked:
+            self._asked += 1
+            linked[self._asked % len(linked)].send(messages.encode_map_request(self._asked))
+
+    # -- sockets
+
+    def _open(self, endpoint: str) -> Backend:
+        backend = Backend(self._context, endpoint)
+        self._backends[endpoint] = backend
+        self._reactor.add_reader(
+            backend.socket, lambda batch: self._on_messages(backend, batch), priority=_PRIORITY
+        )
+        self._reactor.add_fd(backend.monitor_fd, lambda: self._on_link(backend))
+        self._on_link(backend)
+        return backend
+
+    def _close(self, backend: Backend) -> None:
+        self._set_up(backend, False)
+        del self._backends[backend.endpoint]
+        self._reactor.remove_reader(backend.socket)
+        self._reactor.remove_fd(backend.monitor_fd)
+        backend.close()
+
+    def close(self) -> None:
+        """Give all sockets back."""
+        for backend in list(self._backends.values()):
+            backend.node = 0  # that it goes down is no news any more
+            self._close(backend)
+
+    def _follow_map(self) -> None:
+        """Make the sockets those of the map's nodes, keeping the links that fit."""
+        known = self._core.topology.map
+        assert known is not None
+        nodes = {node.rpc: node.id for node in known.nodes}
+        for backend in list(self._backends.values()):
+            if nodes.get(backend.endpoint, 0) != backend.node and backend.node:
+                self._set_up(backend, False)
+            if backend.endpoint not in nodes:
+                self._close(backend)
+        self._by_node = {}
+        for endpoint, node in nodes.items():
+            backend = self._backends.get(endpoint) or self._open(endpoint)
+            self._by_node[node] = backend
+            if backend.node != node:
+                backend.node = node
+                self._ping(backend)
+
+    # -- what stores say
+
+    def _on_messages(self, backend: Backend, batch: list[list[bytes]]) -> None:
+        backend.heard |= bool(batch)
+        for frames in batch:
+            try:
+                message = messages.decode_to_router(frames[0])
+                if type(message) is messages.BatchReply:
+                    self._core.on_batch_reply(backend.node, message.epoch, message.answers)
+                else:
+                    self._on_message(backend, message)
+            except ProtocolError as error:
+                self._counters[figure.STORE_FRAMES_BAD] += 1
+                count = self._counters[figure.STORE_FRAMES_BAD]
+                if figure.worth_logging(count):
+                    _log.warning(
+                        "store_frame_refused", store=backend.endpoint, reason=error.message, count=count
+                    )
+
+    def _on_message(self, backend: Backend, message: messages.ToRouter) -> None:
+        match message:
+            case messages.Pong():
+                self._on_pong(backend, message)
+            case messages.MapReply():
+                if self._core.on_map(message.map):
+                    self._follow_map()
+                    topology = self._core.topology
+                    _log.info(
+                        "map_installed",
+                        epoch=topology.epoch,
+                        source=backend.endpoint,
+                        nodes=len(self._by_node),
+                    )
+            case messages.StatusReply():
+                self._core.on_status_reply(backend.node, message.token, message.figures)
+            case messages.Fault():
+                raise ProtocolError(f"the store did not understand a frame of ours: {message.message[:200]}")
+
+    def _on_pong(self, backend: Backend, pong: messages.Pong) -> None:
+        if not backend.node:  # no map yet
+            return
+        if pong.node_id != backend.node:
+            self._set_up(backend, False)
+            raise ProtocolError(f"node {pong.node_id} answers where the map has node {backend.node}")
+        self._core.on_epoch(pong.epoch)
+        self._set_up(backend, backend.linked)
+
+    # -- health
+
+    def _on_link(self, backend: Backend) -> None:
+        """Read the monitor. The poller has its fd, not its socket: that saves system calls in every turn.
+
+        The fd signals only what comes after the queue was found empty, so read until it is.
+        """
+        while batch := drain_plain(backend.monitor.socket.recv):
+            for event in backend.monitor.events(batch):
+                backend.linked = event.up
+                backend.broken = event.final
+                if event.up:
+                    self._ping(backend)
+                else:
+                    # What it said before it went must be heard first, or it counts as never said.
+                    self._on_messages(backend, drain_plain(backend.socket.recv))
+                    self._set_up(backend, False, event.reason)
+
+    def _ping(self, backend: Backend) -> None:
+        if backend.linked:
+            backend.send(messages.encode_ping(0))
+
+    def _check(self) -> None:
+        """Ask those that said nothing or are not up; give up on the silent; start broken links afresh."""
+        for backend in self._backends.values():
+            if backend.broken:
+                backend.broken = False
+                sockets.reconnect(backend.socket, backend.endpoint)
+            if backend.heard:
+                backend.silent = 0
+            else:
+                backend.silent += 1
+                if backend.silent >= SILENT_MAX:
+                    self._set_up(backend, False, "silent")
+            if not backend.heard or not backend.up:
+                self._ping(backend)
+            backend.heard = False
+        self._reactor.call_later(CHECK_SECONDS, self._check)
+
+    def _set_up(self, backend: Backend, up: bool, reason: str = "") -> None:
+        if backend.up == up or not backend.node:
+            return
+        backend.up = up
+        if up:
+            _log.info("store_up", store=backend.endpoint, node=backend.node)
+        else:
+            _log.warning("store_down", store=backend.endpoint, node=backend.node, reason=reason)
+        self._core.on_backend(backend.node, up)
+
+
+def cut(items: list[Item]) -> Iterable[list[Item]]:
+    """The items in order, in batches of at most BATCH_BYTES_MAX; a larger item is a batch of its own."""
+    size = sum(len(item.ops) + ITEM_OVERHEAD for item in items)
+    if size <= BATCH_BYTES_MAX:
+        return [items]
+    batches: list[list[Item]] = [[]]
+    size = 0
+    for item in items:
+        size += len(item.ops) + ITEM_OVERHEAD
+        if size > BATCH_BYTES_MAX and batches[-1]:
+            batches.append([])
+            size = len(item.ops) + ITEM_OVERHEAD
+        batches[-1].append(item)
+    return batches

@@ -1,0 +1,176 @@
+"""The life of a part: towards its leader, refused, lost, late, and in the end served or not.
+
+Owns the decision what happens next to a part. Must not know request frames or sockets. `now` is handed in,
+monotonic seconds.
+
+Invariants:
+- A live part is tracked in `flight`, and is exactly one of: with a store, parked until something changes,
+  waiting for its next attempt.
+- The bytes of a request are given back to the budget exactly when it is answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from random import Random
+
+from kvclient.errors import ProtocolError, Status
+from kvclient.protocol import Kind, decode_error, encode_error, encode_response
+from router import figures as figure
+from router.figures import Figures
+from router.flight import NOT_SENT, Flight, Part, Refusal
+from router.responses import Responses
+from router.retries import (
+    RETRYABLE,
+    delay_seconds,
+    give_up,
+    outcome_unknown,
+    prepare_resend,
+)
+from router.scatter import Gather, Response, refusal_results
+from router.topology import Topology
+from shared.messages import Item
+
+make_tuple = tuple.__new__  # the cheapest way to a NamedTuple
+
+
+class Dispatch:
+    """What happens to parts."""
+
+    def __init__(
+        self, topology: Topology, flight: Flight, responses: Responses, figures: Figures, random: Random
+    ) -> None:
+        self._topology = topology
+        self._flight = flight
+        self._responses = responses
+        self._figures = figures
+        self._counters = figures.counters.values
+        self._random = random
+
+    # -- on the way to a store
+
+    def place(self, part: Part, now: float) -> None:
+        """A part that is with nobody: towards its leader, or parked until one can be reached."""
+        self._flight.track(part)
+        self._send_or_park(part, now)
+
+    def place_parked(self, now: float) -> None:
+        """Something changed: look again at the parts that could not be sent."""
+        for part in self._flight.take_parked():
+            self._send_or_park(part, now)
+
+    def place_due(self, now: float) -> None:
+        """The next attempts of parts whose pause is over."""
+        for part in self._flight.due_retries(now):
+            self._send_or_park(part, now)
+
+    def _send_or_park(self, part: Part, now: float) -> None:
+        node = self._topology.reachable_leader(part.item.partition)
+        if node == NOT_SENT:
+            part.refusal = None  # that nobody is there says more than what somebody said before
+            self._flight.park(part)
+            return
+        left = max(1, round((part.deadline - now) * 1000))  # the sweep, not a store, ends what is late
+        part.item = item = make_tuple(Item, (part.token, part.item[1], left, *part.item[3:]))
+        part.node = node
+        self._topology.queues[node].append(item)
+
+    # -- what may go wrong; the part is not tracked when these are called
+
+    def refused(self, part: Part, status: int, body: bytes, now: float) -> None:
+        """The store that had the part answered that it was not served."""
+        refusal = _decode_refusal(status, body)
+        if status not in RETRYABLE:
+            self._finish(part, refusal, now)
+            return
+        if status == Status.WRONG_REPLICA:
+            self._topology.suspect(now)
+        if status in (Status.NOT_LEADER, Status.WRONG_REPLICA):
+            self._topology.not_leading(part.item.partition, part.node)
+        self._try_later(part, refusal, now)
+
+    def unsent(self, node: int, items: Iterable[Item], now: float) -> None:
+        """Nobody has these items: the socket did not take them, or the node went down before that."""
+        reason = f"the link to {self._topology.describe(node)} takes nothing"
+        for item in items:
+            part = self._flight.parts.pop(item.token, None)
+            if part is not None:
+                self._counters[figure.PARTS_UNSENT] += 1
+                self._try_later(part, Refusal(Status.UNAVAILABLE, reason), now)
+
+    def lost(self, node: int, now: float) -> None:
+        """The node went down with what it had: again what may be sent again, the rest is OUTCOME_UNKNOWN."""
+        for part in self._flight.take_from(node):
+            self._counters[figure.PARTS_LOST] += 1
+            if prepare_resend(part):
+                self.place(part, now)
+            else:
+                self._finish(part, outcome_unknown(part, self._topology), now)
+
+    def expire(self, now: float) -> None:
+        """End the parts whose deadline has passed."""
+        for part in self._flight.expire(now):
+            self._counters[figure.PARTS_EXPIRED] += 1
+            self._finish(part, give_up(part, self._topology), now)
+
+    def _try_later(self, part: Part, refusal: Refusal, now: float) -> None:
+        part.refusal = refusal
+        part.node = NOT_SENT
+        when = now + delay_seconds(part.attempts, refusal.retry_after_ms, self._random)
+        part.attempts += 1
+        if when < part.deadline:
+            self._counters[figure.PARTS_RETRIED] += 1
+            self._flight.track(part)
+            self._flight.retry_at(part, when)
+        else:
+            self._finish(part, give_up(part, self._topology), now)
+
+    # -- the end
+
+    def results(self, part: Part, gather: Gather, results: bytes, now: float) -> None:
+        """A store answered one part of a scattered request: its partition was served, or has more to say."""
+        try:
+            rest = gather.rest(part, results)
+            if rest is not None:
+                part.item = part.item._replace(ops=rest)
+                self.place(part, now)
+                return
+            if gather.remaining:
+                gather.size += len(results)
+                self._flight.bytes_held += len(results)
+            response = gather.accept(part, results)
+        except ProtocolError as error:  # which part is to blame is not known: all are in by now
+            self._counters[figure.STORE_FRAMES_BAD] += 1
+            body = encode_error(f"the stores' results do not fit together: {error.message}")
+            response = Response(Status.INTERNAL, body)
+        self._end_gather(gather, response, now)
+
+    def _finish(self, part: Part, refusal: Refusal, now: float) -> None:
+        """The part will not be served."""
+        self._figures.count_status(refusal.status)
+        if part.gather is not None:
+            self._end_gather(part.gather, part.gather.refuse(part, refusal), now)
+            return
+        self._flight.bytes_held -= part.size
+        self._figures.observe(now - part.arrived)
+        results = refusal_results(part, refusal)
+        self._responses.outbox.append(
+            (part.client, encode_response(Kind.OPS, part.request_id, Status.OK, results))
+        )
+
+    def _end_gather(self, gather: Gather, response: Response | None, now: float) -> None:
+        if response is not None:
+            self._flight.bytes_held -= gather.size
+            self._figures.observe(now - gather.arrived)
+            self._responses.give(gather.client, gather.kind, gather.request_id, *response)
+
+
+def _decode_refusal(status: int, body: bytes) -> Refusal:
+    try:
+        details = decode_error(body)
+    except ProtocolError:
+        return Refusal(status, "refused by the store, which gave no reason")
+    retry_after_ms = details.get("retry_after_ms")
+    if type(retry_after_ms) is not int or retry_after_ms < 0:
+        retry_after_ms = None
+    return Refusal(status, details["message"], retry_after_ms)

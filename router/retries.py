@@ -1,0 +1,71 @@
+"""When a part is tried again, and what its client reads when it is not tried any more.
+
+Pure rules over one part; the core carries them out. Must not know sockets or time sources.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from kvclient.errors import Status
+from kvclient.protocol import FLAG_RETRY
+from router.flight import NOT_SENT, Part, Refusal
+from router.scatter import is_write
+from router.topology import Topology
+
+# Refusals that say "nothing was applied" and may pass: back-pressure, an election, a move, a store that is
+# starting.
+RETRYABLE = frozenset({Status.BUSY, Status.NOT_LEADER, Status.WRONG_REPLICA, Status.UNAVAILABLE})
+
+BACK_OFF_SECONDS_FIRST = 0.010
+BACK_OFF_SECONDS_MAX = 0.500
+_ATTEMPTS_TO_MAX = 6  # doublings from the first to the longest pause
+
+
+def delay_seconds(attempts: int, retry_after_ms: int | None, random: Random) -> float:
+    """The pause before the next attempt: exponential with jitter, or a little over what the store asked."""
+    if retry_after_ms is not None:
+        return retry_after_ms / 1000 * random.uniform(1.0, 1.25)
+    longest = min(BACK_OFF_SECONDS_MAX, BACK_OFF_SECONDS_FIRST * (1 << min(attempts, _ATTEMPTS_TO_MAX)))
+    return longest * random.uniform(0.5, 1.0)
+
+
+def prepare_resend(part: Part) -> bool:
+    """Whether a part whose store went down with it may be sent again: reads, and a session's writes.
+
+    Such a write is marked: from now on an earlier attempt may have been applied.
+    """
+    if is_write(part):
+        if not part.item.client_id or not part.item.sequence:
+            return False
+        part.item = part.item._replace(flags=part.item.flags | FLAG_RETRY)
+    return True
+
+
+def outcome_unknown(part: Part, topology: Topology) -> Refusal:
+    """The store that had this write did not answer, and it must not be sent again."""
+    return Refusal(
+        Status.OUTCOME_UNKNOWN,
+        f"{topology.describe(part.node)} did not answer; the write may or may not have been applied",
+    )
+
+
+def give_up(part: Part, topology: Topology) -> Refusal:
+    """Why a part ends without an answer: its deadline is here, or there is no time for another attempt."""
+    if part.node != NOT_SENT:
+        if is_write(part):
+            return outcome_unknown(part, topology)
+        return Refusal(Status.TIMEOUT, f"{topology.describe(part.node)} did not answer within the deadline")
+    if part.item.flags & FLAG_RETRY and is_write(part):
+        reason = part.refusal.message if part.refusal else topology.why_unreachable(part.item.partition)
+        return Refusal(
+            Status.OUTCOME_UNKNOWN,
+            f"an earlier attempt may or may not have been applied, and no store could tell in time: {reason}",
+        )
+    if part.refusal is None:
+        message = f"{topology.why_unreachable(part.item.partition)}; nothing was applied"
+        return Refusal(Status.UNAVAILABLE, message)
+    if part.refusal.status == Status.BUSY:
+        return part.refusal
+    message = f"partition {part.item.partition} was not served in time; nothing was applied"
+    return Refusal(Status.UNAVAILABLE, f"{message}: {part.refusal.message}", part.refusal.retry_after_ms)

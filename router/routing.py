@@ -1,0 +1,284 @@
+"""The core of the router: requests in, batches out, answers back. Sans-I/O: no socket, no thread, no timer;
+time and chance are handed in.
+
+The caller's duties: hand in what arrives (`on_requests`, `on_batch_reply`, `on_map`, `on_backend`,
+`on_unsent`, `on_status_reply`); call `on_tick` no later than `next_due()`; at the end of each turn send and
+empty `outbox_clients`, `outbox_stores` and `outbox_status`, and put a MAP question to some store if
+`should_ask_map()`.
+
+Promises
+- A request that was read is answered exactly once, by its deadline, unless its client is gone.
+- A write is sent a second time only with FLAG_RETRY, which the store's session table answers; without a
+  session, never.
+- What is under way is bounded in parts and bytes: beyond, BUSY at once.
+- Hostile bytes cost their decoding and an error response. Nothing raises out of `on_requests` and
+  `on_batch_reply`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from random import Random
+from typing import Any
+
+import msgpack
+
+from kvclient.protocol import FLAG_RETRY, VERSION, Kind, Request, pack
+from router import figures as figure
+from router.admin import StatusRounds
+from router.dispatch import Dispatch, make_tuple
+from router.figures import Figures
+from router.flight import Flight, Part
+from router.requests import (
+    MARGIN_MS,
+    MARGIN_SHORT,
+    TIMEOUT_MS_MAX,
+    Budget,
+    Caller,
+    Intake,
+)
+from router.responses import Responses
+from router.topology import Topology
+from shared.clock import Clock
+from shared.messages import Item
+from shared.opstream import Limits, split
+
+# The straight line's decoder: ten plain fields. Nesting and huge announced arrays are refused before they
+# cost.
+_unpack = partial(msgpack.unpackb, raw=False, max_array_len=10, max_map_len=0, max_ext_len=0)
+_OPS = int(Kind.OPS)
+_READ_MODE_MAX = 0xFFFFFFFF
+_TIMEOUT_MS_ORDINARY = MARGIN_SHORT * MARGIN_MS
+
+
+class Router:
+    """One router's state. One thread; the outboxes belong to the caller between calls."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        version: str,
+        seeds: Iterable[str],
+        limits: Limits,
+        budget: Budget,
+        clock: Clock,
+        random: Random,
+    ) -> None:
+        self.figures = Figures()
+        self.topology = Topology()
+        self.flight = Flight()
+        self._responses = Responses(self.figures)
+        self._dispatch = Dispatch(self.topology, self.flight, self._responses, self.figures, random)
+        self._status = StatusRounds(name, self.topology, self.figures.snapshot, self._responses.give)
+        self._intake = Intake(
+            name=name,
+            version=version,
+            limits=limits,
+            budget=budget,
+            topology=self.topology,
+            flight=self.flight,
+            dispatch=self._dispatch,
+            status=self._status,
+            responses=self._responses,
+            figures=self.figures,
+        )
+        self._limits = limits
+        self._budget = budget
+        self._clock = clock
+        self._no_map = f"no cluster map yet: none of {', '.join(seeds)} has answered; nothing was applied"
+
+    # -- outboxes
+
+    @property
+    def outbox_clients(self) -> list[tuple[bytes, bytes]]:
+        """(client, frame) to send; empty it with clear()."""
+        return self._responses.outbox
+
+    @property
+    def outbox_stores(self) -> dict[int, list[Item]]:
+        """Node id -> items to send, for exactly the nodes that are up.
+
+        Replace a queue by a new list when it is sent.
+        """
+        return self.topology.queues
+
+    @property
+    def outbox_status(self) -> list[tuple[int, int]]:
+        """(node id, token) of STATUS messages to send; empty it with clear()."""
+        return self._status.questions
+
+    @property
+    def busy(self) -> bool:
+        """Whether any request has not been answered yet."""
+        return bool(self.flight.parts or self._intake.early or self._status.pending)
+
+    # -- from clients
+
+    def on_request(self, client: bytes, frame: bytes) -> None:
+        """One request."""
+        self.on_requests([[client, frame]])
+
+    def on_requests(self, messages: Iterable[list[bytes]]) -> None:
+        """What the front has read: [client, frame] each, if the clients behave.
+
+        This is the straight line: a well-formed request for one partition whose leader is up, with an
+        ordinary deadline, becomes one item at once. `Intake` takes every case, this one too.
+        """
+        now = self._clock.monotonic()
+        intake, flight, topology, limits = self._intake, self.flight, self.topology, self._limits
+        parts, leaders, queues, bits = flight.parts, topology.leaders, topology.queues, topology.bits
+        parts_max, bytes_max = self._budget
+        has_map = topology.map is not None
+        straight = 0
+        for message in messages:
+            pieces = None
+            try:
+                client, frame = message
+                version, kind, number, timeout_ms, read_mode, flags, session, sequence, acked, ops = _unpack(
+                    frame
+                )
+                if (
+                    has_map
+                    and kind == _OPS
+                    and version == VERSION
+                    and int is type(kind) is type(number) is type(timeout_ms)
+                    and int is type(read_mode) is type(flags)
+                    and int is type(session) is type(sequence) is type(acked)
+                    and _TIMEOUT_MS_ORDINARY <= timeout_ms <= TIMEOUT_MS_MAX
+                    and 0 <= read_mode <= _READ_MODE_MAX
+                    and 0 <= flags <= FLAG_RETRY
+                    and number >= 0 <= session
+                    and sequence >= 0 <= acked
+                    and len(parts) < parts_max
+                    and flight.bytes_held < bytes_max
+                ):
+                    pieces = split(ops, bits, limits)
+                    left = timeout_ms - MARGIN_MS
+                    deadline = now + left / 1000
+                    size = len(frame)
+                    if len(pieces.parts) == 1:
+                        partition, ops = pieces.parts[0]
+                        node = leaders[partition]
+                        queue = queues.get(node)
+                        if queue is not None:
+                            token = flight.token = flight.token + 1
+                            item = make_tuple(
+                                Item,
+                                (token, partition, left, read_mode, flags, session, sequence, acked, ops),
+                            )
+                            parts[token] = Part(token, client, number, now, deadline, size, item, node)
+                            flight.bytes_held += size
+                            if deadline < flight.deadline_floor:
+                                flight.deadline_floor = deadline
+                            queue.append(item)
+                            straight += 1
+                            continue
+            except Exception:  # noqa: BLE001 - whatever is wrong, the intake finds it again and the words for it
+                pieces = None
+            if pieces is not None and pieces.parts:
+                request = Request(
+                    kind, number, timeout_ms, read_mode, flags, session, sequence, acked, message[1]
+                )
+                intake.accept_split(Caller(client, request, size, now, deadline), pieces, now)
+            else:
+                intake.accept(message, now)
+        self.figures.counters.values[figure.REQUESTS_OPS] += straight
+
+    # -- from stores
+
+    def on_batch_reply(self, node: int, epoch: int, answers: Iterable[tuple[int, int, bytes]]) -> None:
+        """A store's answers: (token, status, body) each.
+
+        Results of a request that is one part are passed on untouched.
+        """
+        now = self._clock.monotonic()
+        flight, outbox, counters = self.flight, self._responses.outbox, self.figures.counters.values
+        parts, observe = flight.parts, self.figures.observe
+        arrived, together = now, 0  # most answers of a batch are to requests that arrived together
+        self.on_epoch(epoch)
+        for token, status, body in answers:
+            part = parts.get(token)
+            if part is None or part.node != node:
+                counters[figure.ANSWERS_STRAY] += 1
+                continue
+            del parts[token]
+            if status != 0:
+                self._dispatch.refused(part, status, body, now)
+            elif part.gather is None:
+                flight.bytes_held -= part.size
+                outbox.append((part.client, pack((VERSION, _OPS, part.request_id, 0, body))))
+                if part.arrived != arrived:
+                    observe(now - arrived, together)
+                    arrived, together = part.arrived, 0
+                together += 1
+            else:
+                self._dispatch.results(part, part.gather, body, now)
+        observe(now - arrived, together)
+
+    def on_status_reply(self, node: int, token: int, figures: dict[str, Any]) -> None:
+        """A store's figures."""
+        self._status.on_reply(node, token, figures)
+
+    def on_backend(self, node: int, up: bool) -> None:
+        """A store of the map can be sent to from now on, or cannot. What it had when it went down is lost."""
+        now = self._clock.monotonic()
+        if up:
+            if self.topology.set_up(node):
+                self._dispatch.place_parked(now)
+        else:
+            self._dispatch.unsent(node, self.topology.set_down(node), now)
+            self._dispatch.lost(node, now)
+
+    def on_unsent(self, node: int, items: Iterable[Item]) -> None:
+        """The socket of a node did not take these items: nobody has them."""
+        self._dispatch.unsent(node, items, self._clock.monotonic())
+
+    # -- the map
+
+    def should_ask_map(self) -> bool:
+        """Whether to ask some store for its map now.
+
+        The first, after a sign of a newer one, and from time to time.
+        """
+        return self.topology.should_ask(self._clock.monotonic())
+
+    def on_epoch(self, epoch: int) -> None:
+        """A store has a map of this epoch."""
+        if epoch > self.topology.epoch:
+            self.topology.suspect(self._clock.monotonic())
+
+    def on_map(self, encoded: bytes) -> bool:
+        """A store's map; whether it was taken. ProtocolError if it is none."""
+        now = self._clock.monotonic()
+        taken = self.topology.install(encoded)
+        self.topology.answered(now)
+        if not taken:
+            return False
+        for node in self.topology.removed_nodes():
+            self.on_backend(node, False)
+        self._intake.start_early(now)
+        self._dispatch.place_parked(now)
+        return True
+
+    # -- time
+
+    def on_tick(self, now: float) -> None:
+        """Do what is due: deadlines, next attempts."""
+        self._dispatch.place_due(now)
+        self._dispatch.expire(now)
+        self._intake.expire_early(now, self._no_map)
+        self._status.expire(now)
+
+    def next_due(self) -> float:
+        """When `on_tick` has to be called next, or the question of `should_ask_map` comes up.
+
+        Monotonic seconds.
+        """
+        return min(
+            self.flight.next_due(),
+            self._intake.early_due,
+            self._status.next_due(),
+            self.topology.next_question,
+        )

@@ -1,0 +1,129 @@
+"""The router's shell: the front socket, the timer, and the end of each turn. Decides nothing about requests.
+
+Stopping: SIGTERM or SIGINT ends reading; what is under way is answered, for at most STOP_SECONDS, then the
+loop ends.
+"""
+
+from __future__ import annotations
+
+import gc
+import signal
+from importlib import metadata
+from math import inf
+from random import Random
+
+import zmq
+
+from kvclient.protocol import REQUEST_BYTES_MAX
+from router import figures as figure
+from router.backends import Backends
+from router.config import RouterConfig
+from router.requests import Budget
+from router.routing import Router
+from shared import logs, sockets
+from shared.clock import Clock, SystemClock
+from shared.opstream import Limits
+from shared.reactor import Reactor
+from shared.timers import Timer
+
+# Requests under way at SIGTERM have this long; most supervisors wait 10 s before they kill.
+STOP_SECONDS = 3.0
+# The last responses may take this long to leave the socket's queues.
+LINGER_MS = 500
+
+_log = logs.get("router")
+
+
+class Service:
+    """One running router. Made, run and closed by one thread."""
+
+    def __init__(
+        self, config: RouterConfig, context: zmq.Context[zmq.Socket[bytes]], reactor: Reactor
+    ) -> None:
+        self._reactor = reactor
+        self._clock: Clock = SystemClock()
+        self.core = Router(
+            name=config.router.name,
+            version=metadata.version("ringkv"),
+            seeds=config.stores,
+            limits=Limits(config.limits.value_bytes),
+            budget=Budget(config.limits.in_flight, config.limits.in_flight_bytes),
+            clock=self._clock,
+            random=Random(),
+        )
+        self._front = sockets.front_router(
+            context,
+            config.router.listen,
+            request_bytes_max=REQUEST_BYTES_MAX,
+            insecure=config.insecure,
+        )
+        self._backends = Backends(reactor, context, self.core, config.stores)
+        self._stopping = False
+        self._timer: Timer | None = None
+        self._timer_due = inf
+        reactor.add_reader(self._front, self.core.on_requests)
+        reactor.on_turn_end(self._end_turn)
+
+    @property
+    def endpoint(self) -> str:
+        """Where clients connect."""
+        return sockets.bound_endpoint(self._front)
+
+    def stop(self) -> None:
+        """Take no more requests; end the loop when those under way are answered."""
+        if not self._stopping:
+            self._stopping = True
+            self._reactor.remove_reader(self._front)
+            self._reactor.call_later(STOP_SECONDS, self._reactor.stop)
+
+    def close(self) -> None:
+        """Give the sockets back."""
+        self._backends.close()
+        self._front.close(LINGER_MS)
+
+    def _end_turn(self) -> None:
+        self._backends.flush()
+        self._send_responses()
+        if self._stopping and not self.core.busy:
+            self._reactor.stop()
+        due = self.core.next_due()
+        if due < self._timer_due:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_due = due
+            self._timer = self._reactor.call_later(max(0.0, due - self._clock.monotonic()), self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._timer_due = inf
+        self.core.on_tick(self._clock.monotonic())
+
+    def _send_responses(self) -> None:
+        outbox = self.core.outbox_clients
+        front, send = self._front, sockets.send_or_drop
+        for response in outbox:
+            dropped = send(front, response)
+            if dropped is not None:
+                index = figure.RESPONSES_CLIENT_FULL if dropped == "full" else figure.RESPONSES_CLIENT_GONE
+                self.core.figures.counters.values[index] += 1
+        outbox.clear()
+
+
+def run(config: RouterConfig) -> None:
+    """Run a router until SIGTERM or SIGINT. ConfigError or sockets.ListenError when it cannot start."""
+    logs.configure(config.log.level, config.log.format, router=config.router.name)
+    context = sockets.context()
+    reactor = Reactor()
+    try:
+        service = Service(config, context, reactor)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            reactor.on_signal(number, service.stop)
+        _log.info("router_started", listen=service.endpoint, stores=list(config.stores))
+        gc.collect()
+        gc.freeze()  # what is here now stays: later collections need not look at it
+        reactor.run()
+        service.close()
+        _log.info("router_stopped", **service.core.figures.snapshot())
+    finally:
+        reactor.close()
+        context.destroy(0)

@@ -1,0 +1,147 @@
+"""What this router believes about the cluster: the map, who leads which partition, which nodes are up, and
+when to ask again.
+
+Owns the outbox of each node that is up. Must not know requests or sockets. All of it is belief: stores check,
+and their refusals and epochs correct it.
+
+Invariants:
+- `queues` has exactly the nodes of the map that are up; a queue holds what goes out at the end of this turn.
+- The epoch never goes back, and a map of another cluster is never taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import inf
+
+from kvclient.errors import ProtocolError
+from shared.clustermap import ClusterMap
+from shared.messages import Item
+
+MAP_REFRESH_SECONDS = 10.0
+# An unanswered question is put to another node after this long; a hundred rejections in a row cost one
+# question.
+MAP_RETRY_SECONDS = 0.25
+
+
+class Topology:
+    """The map and the state of its nodes. `leaders` and `queues` are read by the core's straight line."""
+
+    def __init__(self) -> None:
+        self.map: ClusterMap | None = None
+        self.encoded_map = b""
+        self.epoch = 0
+        self.bits = 0
+        self.leaders: list[int] = []  # by partition
+        self.queues: dict[int, list[Item]] = {}
+        self._known: frozenset[int] = frozenset()
+        self._asked_at = -inf
+        self._next_question = -inf
+
+    def install(self, encoded: bytes) -> bool:
+        """Take a map if it is newer; False if not. ProtocolError if it is none, or of another cluster."""
+        new = ClusterMap.decode(encoded)
+        if self.map is not None:
+            if (new.cluster_id, new.partition_count) != (self.map.cluster_id, self.map.partition_count):
+                raise ProtocolError(
+                    f"a map of cluster {new.name} ({new.cluster_id}); "
+                    f"this router serves {self.map.name} ({self.map.cluster_id})"
+                )
+            if new.epoch <= self.epoch:
+                return False
+        self.map = new
+        self.encoded_map = encoded
+        self.epoch = new.epoch
+        self.bits = new.bits
+        self._known = frozenset(node.id for node in new.nodes)
+        self.leaders = [replicas[0] for replicas in new.replicas]
+        return True
+
+    # -- when to ask for a map
+
+    def suspect(self, now: float) -> None:
+        """Something says that the map is old: ask now, or MAP_RETRY_SECONDS after the last question."""
+        self._next_question = min(self._next_question, max(now, self._asked_at + MAP_RETRY_SECONDS))
+
+    def answered(self, now: float) -> None:
+        """A store has sent its map, be it newer or not."""
+        self._next_question = now + MAP_REFRESH_SECONDS
+
+    def should_ask(self, now: float) -> bool:
+        """Whether to ask some store for its map now.
+
+        The next question is due after MAP_RETRY_SECONDS unless this one is answered.
+        """
+        if now < self._next_question:
+            return False
+        self._asked_at = now
+        self._next_question = now + MAP_RETRY_SECONDS
+        return True
+
+    @property
+    def next_question(self) -> float:
+        return self._next_question
+
+    # -- nodes
+
+    def set_up(self, node: int) -> bool:
+        """The node can be sent to; False if that is no news, or no node of the map."""
+        if node in self.queues or node not in self._known:
+            return False
+        self.queues[node] = []
+        return True
+
+    def set_down(self, node: int) -> list[Item]:
+        """The node cannot be sent to; returns what was still to be sent this turn."""
+        return self.queues.pop(node, [])
+
+    def removed_nodes(self) -> list[int]:
+        """Nodes that are up and not in the map any more."""
+        return [node for node in self.queues if node not in self._known]
+
+    def not_leading(self, partition: int, node: int) -> None:
+        """The node says it does not lead the partition: turn to the next replica, unless done already."""
+        if self.map is not None and self.leaders[partition] == node:
+            replicas = self.map.replicas[partition]
+            following = replicas.index(node) + 1 if node in replicas else 0
+            self.leaders[partition] = replicas[following % len(replicas)]
+
+    def reachable_leader(self, partition: int) -> int:
+        """The node to send to: the leader as far as known, else the first replica that is up, else 0."""
+        assert self.map is not None
+        leader = self.leaders[partition]
+        if leader in self.queues:
+            return leader
+        for node in self.map.replicas[partition]:
+            if node in self.queues:
+                self.leaders[partition] = node
+                return node
+        return 0
+
+    # -- words for messages
+
+    def describe(self, node: int) -> str:
+        """A node as an operator knows it."""
+        if self.map is None or node not in self._known:
+            return f"node {node}"
+        known = self.map.node(node)
+        return f"{known.name} ({known.rpc})"
+
+    def why_unreachable(self, partition: int) -> str:
+        """One sentence about a partition that nobody up leads."""
+        assert self.map is not None
+        replicas = self.map.replicas[partition]
+        names = " and ".join(self.describe(node) for node in replicas)
+        verb = "is" if len(replicas) == 1 else "are"
+        return f"partition {partition} is not served: {names} {verb} not reachable"
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """`1-3, 7` for 1, 2, 3, 7: partition lists stay readable at 4096 of them."""
+    spans: list[list[int]] = []
+    for number in sorted(numbers):
+        if spans and spans[-1][1] == number - 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in spans)

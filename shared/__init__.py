@@ -1,0 +1,1 @@
+"""What router, store node and monitor have in common."""

@@ -1,0 +1,190 @@
+"""The cluster map: which nodes there are, and which of them hold which partition (docs/protocol.md section
+6).
+
+Owns the map's validity and its bytes. A map that exists is consistent: the constructor refuses any other.
+Immutable; a change is a new map with a higher epoch. Must not know how a map is agreed on, stored or sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import attrs
+import msgpack
+
+from kvclient.errors import ProtocolError
+from shared.hashing import xxh64
+from shared.ring import NODES_MAX, PARTITIONS_MAX, WEIGHT_MAX, place
+
+FORMAT = 1
+
+# 0 and 0xFFFF are no nodes: the bus uses 0xFFFF as the address of all.
+NODE_ID_MAX = 65534
+# Replicas beyond seven cost a write more than they add in safety.
+REPLICAS_MAX = 7
+# A name or an endpoint: what a person types, and fits a log line.
+TEXT_MAX = 255
+STATES = ("up", "suspect", "down", "draining")
+
+_UINT64_MAX = (1 << 64) - 1
+
+
+@attrs.frozen
+class Node:
+    """A store node. `rpc`, `bus` and `events` are ZeroMQ endpoints as routers and peers connect to them ("" =
+    not bound).
+    """
+
+    id: int
+    name: str
+    rpc: str
+    bus: str = ""
+    events: str = ""
+    zone: str = ""
+    weight: int = 100
+    state: str = "up"
+
+    def __attrs_post_init__(self) -> None:
+        """ValueError names the first field that is wrong."""
+        _integer(self.id, 1, NODE_ID_MAX, "node id")
+        for field in ("name", "rpc", "bus", "events", "zone"):
+            _text(getattr(self, field), field in ("name", "rpc"), f"node {self.id}: {field}")
+        _integer(self.weight, 0, WEIGHT_MAX, f"node {self.id}: weight")
+        if self.state not in STATES:
+            raise ValueError(
+                f"node {self.id}: state must be one of {', '.join(STATES)}, not {self.state!r:.40}"
+            )
+
+
+@attrs.frozen
+class ClusterMap:
+    """One epoch of the map. `replicas[partition]` are node ids, the first the preferred leader."""
+
+    name: str
+    cluster_id: str
+    epoch: int
+    partition_count: int
+    replication_factor: int
+    nodes: tuple[Node, ...]
+    replicas: tuple[tuple[int, ...], ...]
+    _by_id: dict[int, Node] = attrs.field(init=False, eq=False, repr=False)
+
+    def __attrs_post_init__(self) -> None:
+        """ValueError names the first thing that is wrong."""
+        _text(self.name, True, "cluster name")
+        _text(self.cluster_id, True, "cluster id")
+        _integer(self.epoch, 1, _UINT64_MAX, "epoch")
+        _integer(self.partition_count, 1, PARTITIONS_MAX, "partition count")
+        if self.partition_count & (self.partition_count - 1):
+            raise ValueError(f"partition count must be a power of two, not {self.partition_count}")
+        _integer(self.replication_factor, 1, REPLICAS_MAX, "replication factor")
+        self._check_nodes()
+        object.__setattr__(self, "_by_id", {node.id: node for node in self.nodes})
+        self._check_replicas()
+
+    def _check_nodes(self) -> None:
+        if not 1 <= len(self.nodes) <= NODES_MAX:
+            raise ValueError(f"a cluster has 1..{NODES_MAX} nodes, not {len(self.nodes)}")
+        for field in ("id", "name", "rpc"):
+            twice = _first_twice(getattr(node, field) for node in self.nodes)
+            if twice is not None:
+                raise ValueError(f"two nodes have the same {field} {twice!r}")
+
+    def _check_replicas(self) -> None:
+        if len(self.replicas) != self.partition_count:
+            raise ValueError(f"{len(self.replicas)} replica sets for {self.partition_count} partitions")
+        # A move adds the new replica before it takes the old one away: up to twice the factor while all of
+        # them move.
+        most = 2 * self.replication_factor
+        for partition, holders in enumerate(self.replicas):
+            if not 1 <= len(holders) <= most:
+                raise ValueError(f"partition {partition}: {len(holders)} replicas, must be 1..{most}")
+            if len(set(holders)) != len(holders):
+                raise ValueError(f"partition {partition}: a node holds two replicas")
+            for holder in holders:
+                if holder not in self._by_id:
+                    raise ValueError(f"partition {partition}: no node has id {holder!r:.40}")
+
+    @property
+    def bits(self) -> int:
+        """log2 of the partition count."""
+        return self.partition_count.bit_length() - 1
+
+    def node(self, node_id: int) -> Node:
+        """The node with that id; KeyError if there is none."""
+        return self._by_id[node_id]
+
+    def partitions_of(self, node_id: int) -> tuple[int, ...]:
+        """The partitions that a node holds a replica of, ascending."""
+        return tuple(partition for partition, holders in enumerate(self.replicas) if node_id in holders)
+
+    def encode(self) -> bytes:
+        """The map's bytes; equal maps have equal bytes."""
+        fields = attrs.astuple(self, recurse=False, filter=lambda attribute, _: attribute.init)
+        return msgpack.packb((FORMAT, *fields), default=attrs.astuple)  # type: ignore[no-any-return]
+
+    @classmethod
+    def decode(cls, encoded: bytes) -> ClusterMap:
+        """The map with these bytes; ProtocolError names what is wrong with any others."""
+        try:
+            fields = msgpack.unpackb(encoded, raw=False, use_list=False, strict_map_key=False, max_ext_len=0)
+        except Exception as error:  # noqa: BLE001 - hostile bytes raise many types
+            raise ProtocolError(f"cluster map: not a MessagePack value: {type(error).__name__}") from None
+        try:
+            _array(fields, 8, "it")
+            if type(fields[0]) is not int or fields[0] != FORMAT:
+                raise ValueError(f"format {fields[0]!r:.40} is not understood, this side knows {FORMAT}")
+            _array(fields[6], None, "its nodes")
+            _array(fields[7], None, "its replicas")
+            nodes = tuple(Node(*_array(node, 8, "each node")) for node in fields[6])
+            for holders in fields[7]:
+                if not set(map(type, _array(holders, None, "each replica set"))) <= {int}:
+                    raise ValueError("replicas are node ids")
+            name, cluster_id, epoch, partitions, replicas = fields[1:6]
+            return cls(name, cluster_id, epoch, partitions, replicas, nodes, fields[7])
+        except ValueError as error:
+            raise ProtocolError(f"cluster map: {error}") from None
+
+    @classmethod
+    def bootstrap(cls, name: str, partitions: int, replicas: int, nodes: Iterable[Node]) -> ClusterMap:
+        """The first map of a cluster, epoch 1: the same for the same arguments, in whatever order the nodes
+        come.
+
+        The cluster id depends on the name, the partition count and the nodes' ids and names, not on their
+        addresses: a cluster may move. ValueError when the arguments cannot make a valid map.
+        """
+        ordered = tuple(sorted(nodes, key=lambda node: node.id))
+        table, _ = place(ordered, replicas, partitions)
+        identity = (name, partitions, [(node.id, node.name) for node in ordered])
+        cluster_id = f"{xxh64(msgpack.packb(identity)):016x}"
+        return cls(name, cluster_id, 1, partitions, replicas, ordered, table)
+
+
+def _array(value: Any, length: int | None, what: str) -> tuple[Any, ...]:
+    if type(value) is not tuple:
+        raise ValueError(f"{what} must be an array")
+    if length is not None and len(value) != length:
+        raise ValueError(f"{what} must be an array of {length}, not {len(value)}")
+    return value
+
+
+def _integer(value: object, least: int, most: int, what: str) -> None:
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(f"{what} must be an integer {least}..{most}, not {value!r:.40}")
+
+
+def _text(value: object, required: bool, what: str) -> None:
+    if type(value) is not str or len(value) > TEXT_MAX or not (value.isprintable()):
+        raise ValueError(f"{what} must be printable text of at most {TEXT_MAX} characters")
+    if required and not value:
+        raise ValueError(f"{what} must not be empty")
+
+
+def _first_twice(values: Iterable[Any]) -> Any:
+    seen = set()
+    for value in values:
+        if value in seen:
+            return value
+        seen.add(value)
+    return None

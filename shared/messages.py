@@ -1,0 +1,312 @@
+"""Router <-> store messages, version 1: one MessagePack frame each (docs/architecture.md section 3).
+
+Owns the numbers and the bytes of the messages. Knows nothing of sockets, maps or ops: `ops` and `body` are
+bytes that pass through. Encoders trust their caller; decoders trust nobody, check every field once and raise
+ProtocolError, nothing else. A batch is one unpack and one pass over its items.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import msgpack
+
+from kvclient.errors import ProtocolError
+
+VERSION = 1
+
+UINT16_MAX = (1 << 16) - 1
+UINT64_MAX = (1 << 64) - 1
+
+
+class Kind(enum.IntEnum):
+    """Second element of every message; replies have bit 6 set."""
+
+    BATCH = 1
+    MAP = 2
+    STATUS = 3
+    PING = 4
+    BATCH_REPLY = 65
+    MAP_REPLY = 66
+    STATUS_REPLY = 67
+    PONG = 68
+    FAULT = 127
+
+
+class Item(NamedTuple):
+    """One partition's share of a client request; `token` is the router's own and comes back in the answer."""
+
+    token: int
+    partition: int
+    timeout_ms: int
+    read_mode: int
+    flags: int
+    client_id: int
+    sequence: int
+    acked_below: int
+    ops: bytes
+
+
+class Answer(NamedTuple):
+    """The answer to an item: results if `status` is 0, otherwise an error body."""
+
+    token: int
+    status: int
+    body: bytes
+
+
+class Batch(NamedTuple):
+    """Router to store: items, and the epoch of the map they were routed by."""
+
+    epoch: int
+    items: list[Item]
+
+
+class BatchReply(NamedTuple):
+    """Store to router: answers, in any order, and the epoch of the store's map."""
+
+    epoch: int
+    answers: list[Answer]
+
+
+class MapRequest(NamedTuple):
+    """Router to store: send the cluster map."""
+
+    token: int
+
+
+class MapReply(NamedTuple):
+    """Store to router: an encoded ClusterMap, not yet validated."""
+
+    token: int
+    map: bytes
+
+
+class StatusRequest(NamedTuple):
+    """Router to store: send your figures."""
+
+    token: int
+
+
+class StatusReply(NamedTuple):
+    """Store to router: figures by name."""
+
+    token: int
+    figures: dict[str, Any]
+
+
+class Ping(NamedTuple):
+    """Router to store: are you there."""
+
+    token: int
+
+
+class Pong(NamedTuple):
+    """Store to router: I am, with this id and epoch."""
+
+    token: int
+    node_id: int
+    epoch: int
+
+
+class Fault(NamedTuple):
+    """Either way: the last frame was not understood."""
+
+    message: str
+
+
+ToStore = Batch | MapRequest | StatusRequest | Ping | Fault
+ToRouter = BatchReply | MapReply | StatusReply | Pong | Fault
+
+Decoders = dict[int, Callable[[tuple[Any, ...]], ToStore | ToRouter]]
+
+_ITEM_TYPES = (int,) * 8 + (bytes,)
+_ANSWER_TYPES = (int, int, bytes)
+
+_make_tuple = tuple.__new__  # the cheapest way to a NamedTuple from a tuple that was checked
+_pack: Callable[[object], bytes] = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+
+
+def encode_batch(epoch: int, items: Sequence[Item]) -> bytes:
+    """BATCH."""
+    return _pack((VERSION, Kind.BATCH, epoch, items))
+
+
+def encode_map_request(token: int) -> bytes:
+    """MAP."""
+    return _pack((VERSION, Kind.MAP, token))
+
+
+def encode_status_request(token: int) -> bytes:
+    """STATUS."""
+    return _pack((VERSION, Kind.STATUS, token))
+
+
+def encode_ping(token: int) -> bytes:
+    """PING."""
+    return _pack((VERSION, Kind.PING, token))
+
+
+def encode_batch_reply(epoch: int, answers: Sequence[Answer] | Sequence[tuple[int, int, bytes]]) -> bytes:
+    """BATCH_REPLY."""
+    return _pack((VERSION, Kind.BATCH_REPLY, epoch, answers))
+
+
+def encode_map_reply(token: int, encoded_map: bytes) -> bytes:
+    """MAP_REPLY."""
+    return _pack((VERSION, Kind.MAP_REPLY, token, encoded_map))
+
+
+def encode_status_reply(token: int, figures: dict[str, Any]) -> bytes:
+    """STATUS_REPLY; figures are numbers, strings, lists and maps of them."""
+    return _pack((VERSION, Kind.STATUS_REPLY, token, figures))
+
+
+def encode_pong(token: int, node_id: int, epoch: int) -> bytes:
+    """PONG."""
+    return _pack((VERSION, Kind.PONG, token, node_id, epoch))
+
+
+def encode_fault(message: str) -> bytes:
+    """FAULT."""
+    return _pack((VERSION, Kind.FAULT, message))
+
+
+def decode_to_store(frame: bytes) -> ToStore:
+    """A message that a store may get; ProtocolError for any other bytes."""
+    message: ToStore = _decode(frame, _TO_STORE)
+    return message
+
+
+def decode_to_router(frame: bytes) -> ToRouter:
+    """A message that a router may get from a store; ProtocolError for any other bytes."""
+    message: ToRouter = _decode(frame, _TO_ROUTER)
+    return message
+
+
+def _decode(frame: bytes, decoders: Decoders) -> Any:
+    try:
+        fields = msgpack.unpackb(frame, raw=False, use_list=False, strict_map_key=False, max_ext_len=0)
+    except Exception as error:  # noqa: BLE001 - hostile bytes raise many types
+        raise ProtocolError(f"not a MessagePack value: {type(error).__name__}") from None
+    if (
+        type(fields) is not tuple
+        or len(fields) < 3
+        or type(fields[0]) is not int
+        or type(fields[1]) is not int
+    ):
+        raise ProtocolError("a message is an array that begins with version and kind")
+    if fields[0] != VERSION:
+        raise ProtocolError(f"message version {fields[0]} is not understood, this side speaks {VERSION}")
+    decoder = decoders.get(fields[1])
+    if decoder is None:
+        raise ProtocolError(f"message kind {fields[1]} does not belong here")
+    return decoder(fields)
+
+
+def _arity(fields: Sequence[Any], count: int, name: str) -> None:
+    if len(fields) != count:
+        raise ProtocolError(f"{name} is an array of {count}, not {len(fields)}")
+
+
+def _unsigned(value: object, limit: int, name: str) -> int:
+    if type(value) is not int or not 0 <= value <= limit:
+        raise ProtocolError(f"{name} must be an unsigned integer up to {limit}")
+    return value
+
+
+def _items(value: object) -> list[Item]:
+    if type(value) is not tuple:
+        raise ProtocolError("the items of a BATCH are an array")
+    items = []
+    for row in value:
+        if type(row) is not tuple or tuple(map(type, row)) != _ITEM_TYPES:
+            raise ProtocolError("an item is an array of 8 integers and bin")
+        token, partition, timeout_ms, read_mode, flags, client_id, sequence, acked_below, _ = row
+        # A negative number stays negative through | and >>, so one test finds the fields below 0 and the ones
+        # above the width.
+        if (
+            partition >> 16
+            or (timeout_ms | read_mode | flags) >> 32
+            or (token | client_id | sequence | acked_below) >> 64
+        ):
+            raise ProtocolError("an item has an integer out of range")
+        items.append(_make_tuple(Item, row))
+    return items
+
+
+def _answers(value: object) -> list[Answer]:
+    if type(value) is not tuple:
+        raise ProtocolError("the answers of a BATCH_REPLY are an array")
+    answers = []
+    for row in value:
+        if type(row) is not tuple or tuple(map(type, row)) != _ANSWER_TYPES:
+            raise ProtocolError("an answer is an array of token, status and bin")
+        if row[0] >> 64 or row[1] >> 16:
+            raise ProtocolError("an answer has an integer out of range")
+        answers.append(_make_tuple(Answer, row))
+    return answers
+
+
+def _batch(fields: Sequence[Any]) -> Batch:
+    _arity(fields, 4, "BATCH")
+    return Batch(_unsigned(fields[2], UINT64_MAX, "epoch"), _items(fields[3]))
+
+
+def _batch_reply(fields: Sequence[Any]) -> BatchReply:
+    _arity(fields, 4, "BATCH_REPLY")
+    return BatchReply(_unsigned(fields[2], UINT64_MAX, "epoch"), _answers(fields[3]))
+
+
+def _token_only(make: Callable[[int], Any], fields: Sequence[Any]) -> Any:
+    _arity(fields, 3, "the message")
+    return make(_unsigned(fields[2], UINT64_MAX, "token"))
+
+
+def _map_reply(fields: Sequence[Any]) -> MapReply:
+    _arity(fields, 4, "MAP_REPLY")
+    if type(fields[3]) is not bytes:
+        raise ProtocolError("the map of a MAP_REPLY must be bin")
+    return MapReply(_unsigned(fields[2], UINT64_MAX, "token"), fields[3])
+
+
+def _status_reply(fields: Sequence[Any]) -> StatusReply:
+    _arity(fields, 4, "STATUS_REPLY")
+    if type(fields[3]) is not dict or not set(map(type, fields[3])) <= {str}:
+        raise ProtocolError("the figures of a STATUS_REPLY must be a map with names as keys")
+    return StatusReply(_unsigned(fields[2], UINT64_MAX, "token"), fields[3])
+
+
+def _pong(fields: Sequence[Any]) -> Pong:
+    _arity(fields, 5, "PONG")
+    return Pong(
+        _unsigned(fields[2], UINT64_MAX, "token"),
+        _unsigned(fields[3], UINT16_MAX, "node id"),
+        _unsigned(fields[4], UINT64_MAX, "epoch"),
+    )
+
+
+def _fault(fields: Sequence[Any]) -> Fault:
+    _arity(fields, 3, "FAULT")
+    if type(fields[2]) is not str:
+        raise ProtocolError("the message of a FAULT must be str")
+    return Fault(fields[2])
+
+
+_TO_STORE: Decoders = {
+    Kind.BATCH: _batch,
+    Kind.MAP: partial(_token_only, MapRequest),
+    Kind.STATUS: partial(_token_only, StatusRequest),
+    Kind.PING: partial(_token_only, Ping),
+    Kind.FAULT: _fault,
+}
+_TO_ROUTER: Decoders = {
+    Kind.BATCH_REPLY: _batch_reply,
+    Kind.MAP_REPLY: _map_reply,
+    Kind.STATUS_REPLY: _status_reply,
+    Kind.PONG: _pong,
+    Kind.FAULT: _fault,
+}

@@ -1,0 +1,297 @@
+"""The only place that makes sockets and sets their options; what it returns is bound or connected.
+
+Must not know what travels. All sends of ours are NOBLOCK; nothing here waits. Sockets belong to the thread
+that made them, contexts are made after any fork.
+
+The numbers, and why (ms, messages, bytes):
+- IMMEDIATE 1: a DEALER without a live peer says EAGAIN at once instead of queueing for a dead one and
+  delivering late.
+- ROUTER_MANDATORY 1: an unknown or full peer is an error we count instead of silence.
+- RCVHWM 0: a slow loop must not stop libzmq from reading PINGs and PONGs; what well-behaved peers have in
+  flight is bounded by the protocol. On binding sides it is more: libzmq 4.3.5 aborts the process when a peer
+  vanishes whose receive queue stood at its mark, at the next PING from either side (stream_engine_base.cpp,
+  out_event asserts !_io_error). Messages of up to 16 MiB make a mark no bound for memory anyway.
+- SNDHWM on the front 1000 per client: memory for one that does not read its answers is bounded.
+- HEARTBEAT_*: the only way to see a black hole. TTL stays under 65536, where libzmq wraps it.
+- HANDSHAKE_IVL: a peer that connects and stays silent is closed after this.
+- MAXMSGSIZE on binding sides only: on a connecting side one larger frame would end the link for good.
+- RECONNECT_IVL random per socket: libzmq's own jitter is too small, and a restarted store must not meet all
+  routers at once.
+- LINGER 0: closing never waits for a dead peer. BACKLOG 1024: room for a reconnect storm.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import ipaddress
+import os
+import random
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import zmq
+from zmq.backend import Socket as _BareSocket
+
+from shared.config import ConfigError, Problem
+from shared.units import split_endpoint
+
+Socket = zmq.Socket[bytes]
+Context = zmq.Context[Socket]
+
+# Room for the fields around a request's body and, later, CURVE's 33 bytes.
+FRAME_OVERHEAD = 4096
+
+_FRONT = {
+    zmq.LINGER: 0,
+    zmq.ROUTER_MANDATORY: 1,
+    zmq.SNDHWM: 1000,
+    zmq.RCVHWM: 0,
+    zmq.BACKLOG: 1024,
+    zmq.HANDSHAKE_IVL: 3000,
+    zmq.HEARTBEAT_IVL: 5000,
+    zmq.HEARTBEAT_TIMEOUT: 15000,
+    zmq.HEARTBEAT_TTL: 15000,
+}
+# Few peers, each with thousands of requests in flight.
+_STORE = {**_FRONT, zmq.SNDHWM: 10_000}
+_BACKEND = {
+    zmq.LINGER: 0,
+    zmq.IMMEDIATE: 1,
+    zmq.SNDHWM: 10_000,
+    zmq.RCVHWM: 0,
+    zmq.CONNECT_TIMEOUT: 1000,
+    zmq.HANDSHAKE_IVL: 2000,
+    zmq.HEARTBEAT_IVL: 1000,
+    zmq.HEARTBEAT_TIMEOUT: 3000,
+    zmq.HEARTBEAT_TTL: 3000,
+}
+_RECONNECT_IVL = (50, 150)
+_RECONNECT_IVL_MAX = (500, 1000)
+
+_SEND = int(zmq.NOBLOCK)
+_SEND_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
+
+_UP = zmq.Event.HANDSHAKE_SUCCEEDED
+_DOWN = (
+    zmq.Event.DISCONNECTED
+    | zmq.Event.CONNECT_RETRIED
+    | zmq.Event.HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.Event.HANDSHAKE_FAILED_PROTOCOL
+    | zmq.Event.HANDSHAKE_FAILED_AUTH
+)
+_MONITOR_HEADER = struct.Struct("=HI")
+
+
+class ListenError(OSError):
+    """An endpoint cannot be listened on; the text names it and says what to do."""
+
+
+def context() -> Context:
+    """The process's one context; the caller ends it with `destroy(linger=0)`.
+
+    Seeds the C library's rand() first: libzmq draws its peers' routing ids and its reconnect jitter from it
+    and never seeds it, so that they would be the same, and guessable, in every process.
+    """
+    ctypes.CDLL(None).srand(int.from_bytes(os.urandom(4), "little"))
+    made: Context = zmq.Context(io_threads=1)  # one per GB/s
+    made.set(zmq.BLOCKY, 0)
+    return made
+
+
+def front_router(
+    context: Context, endpoint: str, *, request_bytes_max: int, insecure: bool = False
+) -> Socket:
+    """The router's bound front. A frame over `request_bytes_max` + `FRAME_OVERHEAD` ends that connection."""
+    options = {**_FRONT, zmq.MAXMSGSIZE: request_bytes_max + FRAME_OVERHEAD}
+    return _bound(context, endpoint, options, insecure)
+
+
+def store_router(context: Context, endpoint: str, *, batch_bytes_max: int, insecure: bool = False) -> Socket:
+    """The store's bound side. A frame over `batch_bytes_max` + `FRAME_OVERHEAD` ends that connection."""
+    options = {**_STORE, zmq.MAXMSGSIZE: batch_bytes_max + FRAME_OVERHEAD}
+    return _bound(context, endpoint, options, insecure)
+
+
+def backend_dealer(context: Context, endpoint: str) -> Socket:
+    """One connecting socket for one store node. The caller takes its `monitor_events`, and reads them.
+
+    They are recorded from before the first attempt, or the only "up" could be over before anybody watches.
+    """
+    options = {
+        **_BACKEND,
+        zmq.RECONNECT_IVL: random.randint(*_RECONNECT_IVL),
+        zmq.RECONNECT_IVL_MAX: random.randint(*_RECONNECT_IVL_MAX),
+    }
+    _require_endpoint(endpoint)
+    socket = _made(context, zmq.DEALER, endpoint, options)
+    monitor = monitor_events(socket)
+    try:
+        socket.connect(endpoint)
+    except zmq.ZMQError as error:
+        monitor.close()
+        socket.close(0)
+        raise ConfigError([Problem("", "", f"cannot connect to {endpoint}: {error}")]) from None
+    return socket
+
+
+def reconnect(socket: Socket, endpoint: str) -> None:
+    """Start a connecting socket's link afresh; for a link whose last event was `final`.
+
+    After a protocol error libzmq gives up for good, and another connect() alone would do nothing then. On a
+    link that is merely down this only restarts the attempts.
+    """
+    try:
+        socket.disconnect(endpoint)
+    except zmq.ZMQError as error:
+        if error.errno != errno.ENOENT:  # the session has ended already: nothing to take down
+            raise
+    socket.connect(endpoint)
+
+
+def bound_endpoint(socket: Socket) -> str:
+    """Where a bound socket listens, with the port that the kernel chose for port 0."""
+    return socket.get_string(zmq.LAST_ENDPOINT)
+
+
+def require_loopback(endpoint: str, insecure: bool) -> None:
+    """ConfigError unless only this machine can reach `endpoint` or the operator said `insecure: true`."""
+    host = _require_endpoint(endpoint)
+    if not insecure and not _is_loopback(host):
+        text = (
+            f"refusing to listen on {endpoint} without keys: anybody who can reach that address could read "
+            "and write everything; listen on 127.0.0.1, or set insecure: true if no stranger can reach it"
+        )
+        raise ConfigError([Problem("", "", text)])
+
+
+def _require_endpoint(endpoint: str) -> str:
+    """The host of an endpoint; one that never leaves this machine has the loopback's."""
+    if endpoint.startswith(("ipc://", "inproc://")):
+        return "localhost"
+    try:
+        return split_endpoint(endpoint)[0]
+    except ValueError as error:
+        raise ConfigError([Problem("", "", str(error))]) from None
+
+
+def _is_loopback(host: str) -> bool:
+    if host in ("localhost", "lo"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name or an interface: only the operator knows what it is
+        return False
+
+
+def _made(context: Context, kind: int, endpoint: str, options: Mapping[zmq.SocketOption, int]) -> Socket:
+    socket = context.socket(kind)
+    socket.set(zmq.IPV6, int("[" in endpoint))
+    for option, value in options.items():
+        socket.set(option, value)
+    return socket
+
+
+def _bound(
+    context: Context, endpoint: str, options: Mapping[zmq.SocketOption, int], insecure: bool
+) -> Socket:
+    require_loopback(endpoint, insecure)
+    socket = _made(context, zmq.ROUTER, endpoint, options)
+    try:
+        socket.bind(endpoint)
+    except zmq.ZMQError as error:
+        socket.close(0)
+        raise _listen_error(endpoint, error) from None
+    return socket
+
+
+def _listen_error(endpoint: str, error: zmq.ZMQError) -> ListenError:
+    reasons = {
+        errno.EADDRINUSE: "another process listens there already: stop it, or choose another port",
+        errno.EADDRNOTAVAIL: "this machine does not have that address: use one that `ip address` shows",
+        errno.ENODEV: "this machine does not have that address: use one that `ip address` shows",
+        errno.EACCES: "no permission: ports below 1024 need privileges, choose a higher one",
+    }
+    number = error.errno or 0
+    return ListenError(number, f"cannot listen on {endpoint}: {reasons.get(number, error.strerror)}")
+
+
+# -- sending
+
+
+Drop = Literal["full", "gone"]
+
+
+def send_or_drop(socket: Socket, frames: Sequence[bytes]) -> Drop | None:
+    """Send without blocking; None when queued (never: delivered), otherwise why it was dropped.
+
+    "full": that peer does not read, or a DEALER has no live peer. "gone": a ROUTER knows no such peer.
+    Other errors are defects and are raised. libzmq decides at the first frame, so a message goes whole or
+    not at all.
+    """
+    try:
+        for frame in frames[:-1]:
+            _send(socket, frame, _SEND_MORE)
+        _send(socket, frames[-1], _SEND)
+    except zmq.Again:
+        return "full"
+    except zmq.ZMQError as error:
+        if error.errno != zmq.EHOSTUNREACH:
+            raise
+        return "gone"
+    return None
+
+
+_send = _BareSocket.send  # without the layer that looks for draft features at every frame
+
+
+# -- links
+
+
+class LinkEvent(NamedTuple):
+    """A link came up, went down, or is still down; `reason` is libzmq's event.
+
+    `final`: libzmq has not said that it will try again, see `reconnect`. It says so in the next event, so a
+    later event may take it back.
+    """
+
+    up: bool
+    endpoint: str
+    reason: str
+    final: bool = False
+
+
+class LinkMonitor:
+    """The ups and downs of a connecting socket's link: hints for routing, never proof of delivery.
+
+    Register `socket` with the reactor and hand its batches to `events`. Close it before the socket it
+    watches.
+    """
+
+    __slots__ = ("_watched", "socket")
+
+    def __init__(self, watched: Socket) -> None:
+        self._watched = watched
+        self.socket: Socket = watched.get_monitor_socket(_UP | _DOWN)
+
+    def events(self, messages: Iterable[Sequence[bytes]]) -> list[LinkEvent]:
+        """Decode a batch of the monitor socket, in order."""
+        found: list[LinkEvent] = []
+        for header, endpoint in messages:
+            event = zmq.Event(_MONITOR_HEADER.unpack(header)[0])
+            if found:
+                found[-1] = found[-1]._replace(final=False)
+            final = event == zmq.Event.DISCONNECTED
+            found.append(LinkEvent(event == _UP, endpoint.decode(), (event.name or "").lower(), final))
+        return found
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._watched.disable_monitor()
+        self.socket.close(0)  # disable_monitor only forgets it
+
+
+def monitor_events(socket: Socket) -> LinkMonitor:
+    """The events of a connecting socket's link; asked again, the same stream of events."""
+    return LinkMonitor(socket)

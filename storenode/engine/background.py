@@ -1,0 +1,170 @@
+"""What the workers do for one engine: which job is due, running it, and what comes of a failure.
+
+A job that fails for want of room, or by an unreadable input, is tried again after a pause that doubles; data
+is never given up for it. A failing compaction does not hold up flushes. A manifest commit with unknown
+outcome ends the engine's writing.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+from storenode.engine.compaction import Proposal, propose, propose_everything
+from storenode.engine.errors import Cancelled, EngineFailed
+from storenode.engine.job import Job
+from storenode.engine.jobs import compact, flush
+from storenode.engine.options import Options
+from storenode.engine.statistics import Counters
+from storenode.engine.tree import Tree
+from storenode.engine.version import Version
+
+FLUSH = "flush"
+COMPACTION = "compaction"
+
+URGENCY_FLUSH = 1e6
+"""Over any compaction score: memory is what runs out first."""
+
+URGENCY_EVERYTHING = 1e3
+"""Somebody waits for it."""
+
+RETRY_SECONDS_FIRST = 0.5
+RETRY_SECONDS_MAX = 30.0
+"""Of the pause after a failed job: that a full disk has room again is noticed within half a minute."""
+
+
+class Due(NamedTuple):
+    """A job that could be done from `not_before` (monotonic seconds) on."""
+
+    urgency: float
+    kind: str
+    not_before: float
+
+
+class Failure(NamedTuple):
+    """Why a kind of job does not get done, until it does."""
+
+    error: Exception
+    pause: float
+    not_before: float
+
+
+class Background:
+    """The jobs of one engine: at most one flush and one compaction at a time.
+
+    `due` and `running` under the workers' lock; `run` without it.
+    """
+
+    def __init__(
+        self,
+        tree: Tree,
+        options: Options,
+        counters: Counters,
+        now_ms: Callable[[], int],
+        after_flush: Callable[[], None],
+    ) -> None:
+        self._tree = tree
+        self._options = options
+        self._counters = counters
+        self._now_ms = now_ms
+        self._after_flush = after_flush
+        self._proposed: tuple[Version, Proposal | None] | None = None
+        self._jobs: dict[str, Job] = {}
+        self._lock = threading.Lock()
+        self._stopping = False
+        self.running: set[str] = set()
+        self.wants_everything = False
+        self.failures: dict[str, Failure] = {}
+        self.broken: str | None = None
+        """Why the engine must not write any more."""
+
+    def due(self, only_flushes: bool) -> list[Due]:
+        """What could be done."""
+        found: list[Due] = []
+        if self._stopping or self.broken:
+            return found
+        if self._tree.retired and FLUSH not in self.running:
+            found.append(self._due(URGENCY_FLUSH + len(self._tree.retired), FLUSH))
+        if not only_flushes and COMPACTION not in self.running:
+            proposal = self._propose()
+            if self.wants_everything:
+                found.append(self._due(URGENCY_EVERYTHING, COMPACTION))
+            elif proposal is not None:
+                found.append(self._due(proposal.score, COMPACTION))
+        return found
+
+    def run(self, kind: str) -> None:
+        """Do a job. Never raises: a worker must live on."""
+        try:
+            if kind == FLUSH:
+                self._flush()
+            else:
+                self._compact()
+        except Cancelled:
+            return
+        except EngineFailed as error:
+            self.broken = str(error)
+        except Exception as error:  # noqa: BLE001 - a defect must not stop the workers; stats show it
+            self._failed(kind, error)
+        else:
+            self.failures.pop(kind, None)
+        finally:
+            with self._lock:
+                self._jobs.pop(kind, None)
+
+    def retry_now(self) -> None:
+        """Somebody is about to wait: do not make them wait for a pause."""
+        self.failures.clear()
+
+    def stop(self) -> None:
+        """Cancel what runs and start nothing more."""
+        with self._lock:
+            self._stopping = True
+            for job in self._jobs.values():
+                job.cancel()
+
+    def _due(self, urgency: float, kind: str) -> Due:
+        failure = self.failures.get(kind)
+        return Due(urgency, kind, failure.not_before if failure else 0.0)
+
+    def _propose(self) -> Proposal | None:
+        version = self._tree.version
+        if self._proposed is None or self._proposed[0] is not version:
+            self._proposed = (version, propose(version, self._options))
+        return self._proposed[1]
+
+    def _watch(self, kind: str, job: Job) -> bool:
+        with self._lock:
+            self._jobs[kind] = job
+            return self._stopping
+
+    def _flush(self) -> None:
+        started = time.monotonic()
+        result = flush(self._tree, self._tree.retired[-1], self._options, partial(self._watch, FLUSH))
+        self._counters.flushed(result, time.monotonic() - started)
+        self._after_flush()
+
+    def _compact(self) -> None:
+        started = time.monotonic()
+        everything = self.wants_everything
+        proposal = (
+            propose_everything(self._tree.version)
+            if everything
+            else propose(self._tree.version, self._options)
+        )
+        if proposal is not None:
+            result = compact(
+                self._tree, proposal, self._options, self._now_ms(), partial(self._watch, COMPACTION)
+            )
+            self._counters.compacted(result, time.monotonic() - started)
+        if everything:
+            self.wants_everything = False
+
+    def _failed(self, kind: str, error: Exception) -> None:
+        self._counters.jobs_failed += 1
+        before = self.failures.get(kind)
+        pause = min(before.pause * 2, RETRY_SECONDS_MAX) if before else RETRY_SECONDS_FIRST
+        self.failures[kind] = Failure(error, pause, time.monotonic() + pause)

@@ -1,0 +1,43 @@
+"""What the engine raises beside `kvclient.errors.Corruption` and `InvalidRequest`; one function makes
+exceptions of native failures."""
+
+from __future__ import annotations
+
+import os
+
+from kvclient.errors import Corruption
+
+
+class EngineError(Exception):
+    """Base of the engine's own errors."""
+
+
+class EngineReadOnly(EngineError):
+    """Nothing was written, because the disk is full or read-only; a later try may succeed. The message has
+    path and reason."""
+
+
+class EngineFailed(EngineError):
+    """The engine cannot say any more what is durable; it refuses to write until it is opened anew."""
+
+
+class EngineClosed(EngineError):
+    """The engine was closed."""
+
+
+class Cancelled(EngineError):
+    """A job was told to stop."""
+
+
+CORRUPT, IO, MEMORY, CANCELLED = 1, 2, 3, 4
+
+
+def failed(code: int, path: str, offset: int, what: str, os_error: int) -> Exception:
+    """The exception for a native failure (FAILURE_* of native/bytes.h)."""
+    if code == IO:
+        return OSError(os_error, os.strerror(os_error), path)
+    if code == MEMORY:
+        return MemoryError(what)
+    if code == CANCELLED:
+        return Cancelled(path)
+    return Corruption(f"{path}: {what} (offset {offset})")

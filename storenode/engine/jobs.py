@@ -1,0 +1,144 @@
+"""Flush and compaction: from a tree's state to a new one. Run by workers; the loops over keys are native
+(job.pyx).
+
+A job that does not come to its end leaves nothing behind: its files are removed, the tree is as it was.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from storenode.engine.compaction import OVERLAP_TABLES_MAX, Proposal
+from storenode.engine.errors import Cancelled
+from storenode.engine.job import Job
+from storenode.engine.options import Options
+from storenode.engine.table import Table
+from storenode.engine.tree import Retired, Tree, table_path
+from storenode.engine.version import TableMeta
+from storenode.engine.vfs import File
+
+NEEDS_FILE = 1
+TABLE_FINISHED = 2
+UNLIMITED = (1 << 63) - 1
+
+Watch = Callable[[Job], bool]
+"""Called with a job before each of its steps; True: stop. Whoever watches may also cancel it later, from
+any thread."""
+
+
+class JobResult(NamedTuple):
+    """What a job did, for the statistics."""
+
+    bytes_read: int
+    bytes_written: int
+    tables_written: int
+    moved: bool = False
+
+
+def flush(tree: Tree, retired: Retired, options: Options, watch: Watch) -> JobResult:
+    """Write the oldest retired memtable as a table of level 0."""
+    view = tree.view
+    if view is None:
+        raise Cancelled(tree.directory)
+    job = Job(
+        tree.directory,
+        (retired.memtable,),
+        (),
+        view.runs,
+        (),
+        now_ms=retired.now_ms,
+        table_bytes=UNLIMITED,
+        overlap_bytes_max=UNLIMITED,
+        block_bytes=options.block_bytes,
+        bits_per_key=options.bits_per_key,
+    )
+    outputs = _run(tree, job, 0, watch)
+    _install(tree, outputs, (), flushed=retired)
+    return JobResult(retired.memtable.memory_bytes, sum(table.size for table in outputs), len(outputs))
+
+
+def compact(tree: Tree, proposal: Proposal, options: Options, now_ms: int, watch: Watch) -> JobResult:
+    """Carry out a proposal for the tree's current version."""
+    if proposal.move:
+        tree.install([table._replace(level=proposal.output_level) for table in proposal.upper], ())
+        return JobResult(0, 0, 0, moved=True)
+    inputs = (*proposal.upper, *proposal.lower)
+    numbers = {table.number for table in inputs}
+    level0, *levels = tree.version.levels
+    runs: list[tuple[TableMeta, ...]] = [(table,) for table in level0 if table.number in numbers]
+    runs.extend(tuple(table for table in level if table.number in numbers) for level in levels)
+    deeper = tree.version.levels[proposal.output_level + 1 :]
+    below = [tuple(table for table in level if table.number not in numbers) for level in deeper]
+    job = Job(
+        tree.directory,
+        (),
+        _tables(tree, runs),
+        _tables(tree, below),
+        tree.tables_of(deeper[0]) if deeper else (),
+        now_ms=now_ms,
+        table_bytes=options.table_bytes,
+        overlap_bytes_max=OVERLAP_TABLES_MAX * options.table_bytes,
+        block_bytes=options.block_bytes,
+        bits_per_key=options.bits_per_key,
+    )
+    outputs = _run(tree, job, proposal.output_level, watch)
+    _install(tree, outputs, numbers, now_ms=now_ms)
+    return JobResult(sum(table.size for table in inputs), sum(table.size for table in outputs), len(outputs))
+
+
+def _tables(tree: Tree, runs: list[tuple[TableMeta, ...]]) -> tuple[tuple[Table, ...], ...]:
+    return tuple(tree.tables_of(run) for run in runs if run)
+
+
+def _run(tree: Tree, job: Job, level: int, watch: Watch) -> list[TableMeta]:
+    """The tables that a job writes, durable under their names."""
+    outputs: list[TableMeta] = []
+    created: list[str] = []
+    file: File | None = None
+    try:
+        while True:
+            if watch(job):
+                raise Cancelled(tree.directory)
+            status = job.step()
+            if status == NEEDS_FILE:
+                number = tree.take_number()
+                file = tree.shared.vfs.create(table_path(tree.directory, number))
+                created.append(file.path)
+                job.open_table(file.fd, number, tree.engine_id << 48 | number, time.time_ns() // 1_000_000)
+            elif status == TABLE_FINISHED:
+                assert file is not None
+                file.sync()
+                file.close()
+                outputs.append(TableMeta(level=level, **job.finished()))
+            else:
+                break
+        if outputs:
+            tree.shared.vfs.sync_directory(tree.directory)
+    except BaseException:
+        if file is not None:
+            file.close()
+        _remove(tree, created)
+        raise
+    return outputs
+
+
+def _install(
+    tree: Tree,
+    outputs: list[TableMeta],
+    removed: set[int] | tuple[()],
+    *,
+    flushed: Retired | None = None,
+    now_ms: int = 0,
+) -> None:
+    try:
+        tree.install(outputs, removed, flushed=flushed, now_ms=now_ms)
+    except OSError:
+        _remove(tree, [table_path(tree.directory, table.number) for table in outputs])
+        raise
+
+
+def _remove(tree: Tree, paths: list[str]) -> None:
+    for path in paths:
+        tree.shared.discard(path)

@@ -1,0 +1,336 @@
+"""The engine: an ordered store of versions, logged, in memtables and tables.
+
+Threads. One thread applies, reads, scans, takes snapshots and flushes (a store's loop; all engines of a
+Shared have the same one). Another one may `append` meanwhile. Workers flush and compact. A `Snapshot` may be
+used and closed on any one thread at a time. Two `append` or two `apply` at once raise RuntimeError.
+
+Time. The engine's clock is the highest `now_ms` it was given with an entry; an earlier one counts as that. So
+what has expired stays expired, and what an entry does depends on the log alone.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Any
+
+from kvclient.errors import Corruption
+from kvclient.protocol import encode_delete, encode_put
+from storenode.engine import statistics
+from storenode.engine.background import Background
+from storenode.engine.errors import EngineClosed, EngineFailed, EngineReadOnly
+from storenode.engine.options import Options
+from storenode.engine.recovery import recover
+from storenode.engine.shared import Shared
+from storenode.engine.snapshot import Snapshot
+from storenode.engine.view import View
+from storenode.engine.wal import Entry, LogWriter
+
+SEQUENCE_MAX = (1 << 56) - 1
+
+MEMTABLES_SLOW = 2
+MEMTABLES_STOP = 4
+"""Retired memtables that wait for their flush: at the second one writing is faster than the disk, four are
+all the memory there is for it."""
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Engine:
+    """See `open`."""
+
+    def __init__(
+        self, path: str, options: Options, shared: Shared, engine_id: int, *, owns_shared: bool
+    ) -> None:
+        self.directory = os.path.abspath(path)
+        self.engine_id = engine_id
+        self.options = options
+        self.shared = shared
+        self._owns_shared = owns_shared
+        recovered = recover(shared, self.directory, engine_id, options)
+        self.tree = recovered.tree
+        self.next_sequence = recovered.next_sequence
+        """The sequence that the next applied op gets: one more than the last."""
+        self._now_ms = recovered.now_ms
+        self._applied_log = recovered.last_log[0]
+        self._logs = set(recovered.logs)
+        self._log = LogWriter(
+            shared.vfs,
+            self.directory,
+            engine_id,
+            options.memtable_bytes,
+            self.tree.take_number,
+            recovered.last_log,
+        )
+        self._append_lock = threading.Lock()
+        self._applying = False
+        self._active_bytes_seen = 0
+        self._broken: str | None = None
+        self._closed = False
+        self.damage: Corruption | None = None
+        """The first damaged block that a write op met, if any: this copy of the data should be rebuilt."""
+        self.counters = statistics.Counters()
+        self.background = Background(self.tree, options, self.counters, lambda: self._now_ms, self._drop_logs)
+        shared.register(self)
+        shared.wake()
+
+    # Logging and applying
+
+    def append(self, entries: Sequence[Entry]) -> int:
+        """Log entries (first_sequence, now_ms, op stream): one write and one fdatasync for all. Returns the
+        log's number for `apply`.
+
+        EngineReadOnly: nothing was logged, a later try may succeed. EngineFailed: from now on for good;
+        whether these entries are durable is unknown.
+        """
+        return self._append(entries, sync=True)
+
+    def apply(self, ops: bytes, first_sequence: int, now_ms: int, wal: int) -> bytes:
+        """Execute a logged stream; op i has sequence `first_sequence + i`. Returns the results of
+        docs/protocol.md section 3.
+
+        Entries must be applied in the order in which they were logged. InvalidRequest: the stream is
+        malformed, nothing was executed.
+        """
+        if self._applying:
+            raise RuntimeError("two threads apply to one engine")
+        if wal != self._applied_log:
+            self._change_log(wal)
+        if not self.next_sequence <= first_sequence <= SEQUENCE_MAX - len(ops):
+            raise ValueError(f"first_sequence is {first_sequence}, the next one is {self.next_sequence}")
+        view = self._view()
+        self._applying = True
+        try:
+            if now_ms < self._now_ms:
+                now_ms = self._now_ms
+            results, count, damage = view.apply(ops, first_sequence, now_ms)
+        except MemoryError:
+            self._broken = "out of memory in the middle of an entry; open the engine anew"
+            raise
+        finally:
+            self._applying = False
+        self.next_sequence = first_sequence + count
+        self._now_ms = now_ms
+        if damage is not None and self.damage is None:
+            self.damage = damage
+        if view.active.memory_bytes != self._active_bytes_seen:
+            self._on_growth(view)
+        return results
+
+    def write(self, ops: bytes, sync: bool = False) -> bytes:
+        """Log and apply one stream; with `sync` it is durable on return. Waits while the engine is told to
+        stop by its own backlog."""
+        if self.pressure() == 2:
+            self._wait_for_room()
+        sequence, stamp = self.next_sequence, now_ms()
+        return self.apply(ops, sequence, stamp, self._append(((sequence, stamp, ops),), sync=sync))
+
+    def put(self, key: bytes, value: bytes, sync: bool = False) -> None:
+        self.write(encode_put(key, value), sync)
+
+    def delete(self, key: bytes, sync: bool = False) -> None:
+        self.write(encode_delete(key), sync)
+
+    # Reading
+
+    def read(self, ops: bytes, now_ms: int) -> bytes:
+        """Results of a stream of GET, EXISTS and SCAN, of one moment. Corruption if a block fails its
+        checksum."""
+        return self._view().read(ops, SEQUENCE_MAX, max(now_ms, self._now_ms))
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._view().get(key, SEQUENCE_MAX, max(now_ms(), self._now_ms))
+
+    def multi_get(self, keys: Iterable[bytes]) -> list[bytes | None]:
+        """The values of many keys, in their order, in one native call."""
+        return self._view().multi_get(keys, SEQUENCE_MAX, max(now_ms(), self._now_ms))
+
+    def scan(
+        self, start: bytes = b"", stop: bytes | None = None, limit: int | None = None, reverse: bool = False
+    ) -> list[tuple[bytes, bytes]]:
+        """The first `limit` pairs (all without one) of [start, stop), ascending or descending, of one
+        moment."""
+        with self.snapshot() as snapshot:
+            return snapshot.scan(start, stop, limit, reverse)
+
+    def snapshot(self) -> Snapshot:
+        """The state of now, for as long as it is open; it keeps replaced tables on the disk and memtables
+        in memory meanwhile."""
+        return Snapshot(self._view(), self.next_sequence - 1, self._now_ms)
+
+    # Maintenance
+
+    def flush(self, wait: bool = True) -> None:
+        """Have everything applied so far written to tables; with `wait`, return when it is. EngineReadOnly
+        if the disk refuses."""
+        self._view()
+        self.retire_memtable()
+        if wait:
+            self._wait_until(lambda: not self.tree.retired)
+
+    def compact(self) -> None:
+        """Merge everything into one level, dropping all that can be dropped. Needs room for a second copy;
+        returns when done."""
+        self.flush()
+        self.background.wants_everything = True
+        self._wait_until(lambda: not self.background.wants_everything)
+
+    def verify(self) -> list[str]:
+        """Check every block of every table, and manifest against tables; what is wrong, empty if nothing
+        is."""
+        view = self._view()
+        problems: list[str] = []
+        for table in (table for run in view.runs for table in run):
+            try:
+                table.verify()
+            except (Corruption, OSError) as error:
+                problems.append(str(error))
+        return problems
+
+    def stats(self) -> dict[str, Any]:
+        """Figures as plain numbers, strings, lists and dicts; names in statistics.py."""
+        return statistics.collect(self, self._log)
+
+    def pressure(self) -> int:
+        """0: fine. 1: whoever proposes writes should slow down. 2: should stop until it is less. `apply`
+        works all the same."""
+        waiting = len(self.tree.retired)
+        level0 = len(self.tree.version.levels[0])
+        memory = self.shared.memtable_bytes() if waiting else 0
+        options, budget = self.options, self.shared.memtable_bytes_max
+        if waiting >= MEMTABLES_STOP or level0 >= options.level0_stop or memory >= 2 * budget:
+            return 2
+        return int(
+            waiting >= MEMTABLES_SLOW or level0 >= options.level0_slow or memory >= budget + budget // 2
+        )
+
+    def close(self) -> None:
+        """Stop the jobs, end the log, give up the files. Snapshots stay usable. Closing twice is fine."""
+        if self._closed:
+            return
+        self._closed = True
+        self.background.stop()
+        self.shared.forget(self)
+        self._log.close()
+        self.tree.close()
+        if self._owns_shared:
+            self.shared.close()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # For Shared
+
+    @property
+    def active_bytes(self) -> int:
+        return self.tree.active.memory_bytes
+
+    @property
+    def memtable_bytes(self) -> int:
+        return self.tree.memtable_bytes()
+
+    def retire_memtable(self) -> None:
+        """End the memtable; the next one shares its log until `append` begins a new one. Only the applying
+        thread."""
+        if self._applying or not self.tree.active.count:
+            return
+        self.tree.retire(self._applied_log, self.next_sequence - 1, self._now_ms)
+        self._log.want_new_file()
+        self.shared.wake()
+
+    # Inside
+
+    def _view(self) -> View:
+        view = self.tree.view
+        if view is None:
+            raise EngineClosed(f"{self.directory}: the engine is closed")
+        return view
+
+    def _append(self, entries: Sequence[Entry], *, sync: bool) -> int:
+        if self._closed:
+            raise EngineClosed(f"{self.directory}: the engine is closed")
+        failure = self._broken or self.background.broken
+        if failure:
+            raise EngineFailed(failure)
+        if not self._append_lock.acquire(blocking=False):
+            raise RuntimeError("two threads append to one engine")
+        try:
+            number = self._log.append(entries, sync=sync)
+            self._logs.add(number)
+            return number
+        finally:
+            self._append_lock.release()
+
+    def _change_log(self, wal: int) -> None:
+        if wal < self._applied_log or wal not in self._logs:
+            raise ValueError(f"log {wal} is not the newest, or append never returned it")
+        self._applied_log = wal
+        self._active_bytes_seen = 0
+        if self.tree.retire(wal, self.next_sequence - 1, self._now_ms):
+            self.shared.wake()
+
+    def _on_growth(self, view: View) -> None:
+        """The memtable took memory: seldom enough to look at the budgets."""
+        self._active_bytes_seen = view.active.memory_bytes
+        if view.active.memory_bytes >= self.options.memtable_bytes:
+            self._log.want_new_file()
+        self.shared.enforce_memtable_budget()
+
+    def _drop_logs(self) -> None:
+        """Remove the logs whose entries are all in tables. Called by a worker after each flush."""
+        for number in sorted(number for number in set(self._logs) if number < self.tree.log_number):
+            self._logs.discard(number)
+            self.shared.discard(os.path.join(self.directory, f"{number:06d}.wal"))
+
+    def _wait_for_room(self) -> None:
+        started = time.monotonic()
+        self._wait_until(lambda: self.pressure() < 2)
+        self.counters.stalls += 1
+        self.counters.stall_seconds += time.monotonic() - started
+
+    def _wait_until(self, done: Callable[[], bool]) -> None:
+        """Wait for the workers; raise what keeps them from getting there."""
+        background = self.background
+        background.retry_now()
+        self.shared.wake()
+        self.shared.wait_for(lambda: done() or self._closed or bool(background.broken or background.failures))
+        if done():
+            return
+        if background.broken:
+            raise EngineFailed(background.broken)
+        for failure in list(background.failures.values()):
+            if isinstance(failure.error, OSError):
+                raise EngineReadOnly(str(failure.error)) from failure.error
+            raise failure.error
+        raise EngineClosed(f"{self.directory}: the engine was closed")
+
+
+def open(
+    path: str, *, options: Options | None = None, shared: Shared | None = None, engine_id: int = 0
+) -> Engine:
+    """Open the engine in `path`, making it if there is none, and recover what was logged.
+
+    Without `shared` the engine has one of its own, in the same directory, closed with it. `engine_id` (below
+    65535) names the engine in the shared manifest and never changes. Corruption: files are damaged or
+    missing; nothing was changed.
+    """
+    if not 0 <= engine_id < 0xFFFF:
+        raise ValueError(f"engine_id must be in 0..65534, not {engine_id}")
+    owned = shared is None
+    used = Shared(path) if shared is None else shared
+    try:
+        return Engine(path, options or Options(), used, engine_id, owns_shared=owned)
+    except BaseException:
+        if owned:
+            used.close()
+        raise

@@ -1,0 +1,237 @@
+"""The manifest: which tables an engine consists of and from where its log counts, in LMDB (docs/formats.md
+section 5).
+
+One environment for all engines of a Shared. One thread of its own does all transactions, which LMDB wants and
+which makes growing the map safe. A commit is one transaction and durable when it returns. Each value has a
+checksum of its own, and each engine's state a digest of its table records: LMDB has neither. Open it after
+any fork.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+import lmdb
+
+from kvclient.errors import Corruption
+from storenode.engine import codec
+from storenode.engine.errors import EngineClosed, EngineFailed
+from storenode.engine.version import TableMeta
+
+VERSION = 1
+MAP_BYTES_FIRST = 16 << 20
+"""Address space, not memory or disk; it doubles whenever it is full."""
+
+FORMAT_KEY = b"\xff\xff\xff\xff\x00" + bytes(8)
+STATE_TAG = 1
+TABLE_TAG = 2
+_KEY = struct.Struct(">IBQ")
+_STATE = struct.Struct("<IQQQQQQ")
+_TABLE = struct.Struct("<IBQQQQQQQQQQ")
+_LENGTH = struct.Struct("<I")
+_DIGEST_MASK = (1 << 64) - 1
+
+Result = TypeVar("Result")
+
+
+class State(NamedTuple):
+    """An engine's own record, without what the manifest adds to it."""
+
+    next_file: int
+    log_number: int
+    flushed_sequence: int
+    now_ms: int
+
+
+class Manifest:
+    """The open environment. Any thread may call; `close` when nobody does any more."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._digests: dict[int, dict[int, int]] = {}
+        self._closed = False
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="manifest")
+        self._env: lmdb.Environment = self._run(self._open)
+
+    def load(self, engine_id: int) -> tuple[State | None, list[TableMeta]]:
+        """What was committed last for an engine; (None, []) for one that never flushed. Corruption names
+        the record."""
+        return self._run(lambda: self._load(engine_id))
+
+    def commit(
+        self, engine_id: int, state: State, added: Iterable[TableMeta], removed: Iterable[int]
+    ) -> None:
+        """Make one change durable. OSError: there is no room, nothing changed. EngineFailed: nobody knows
+        what is durable."""
+        self._run(lambda: self._commit(engine_id, state, tuple(added), tuple(removed)))
+
+    def stats(self) -> dict[str, int]:
+        """Bytes of the map, and of it in use."""
+        info = self._run(self._env.info)
+        page = self._run(self._env.stat)["psize"]
+        return {"map_bytes": info["map_size"], "used_bytes": (info["last_pgno"] + 1) * page}
+
+    def close(self) -> None:
+        if not self._closed:
+            self._run(self._env.close)
+            self._closed = True
+            self._thread.shutdown()
+
+    def _run(self, task: Callable[[], Result]) -> Result:
+        if self._closed:
+            raise EngineClosed("the manifest is closed")
+        return self._thread.submit(task).result()
+
+    def _open(self) -> lmdb.Environment:
+        try:
+            env = lmdb.open(
+                self._directory,
+                map_size=MAP_BYTES_FIRST,
+                subdir=True,
+                sync=True,
+                metasync=True,
+                writemap=False,
+                max_spare_txns=1,
+            )
+        except (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError) as error:
+            raise Corruption(f"{os.path.join(self._directory, 'data.mdb')}: {error}") from error
+        try:
+            with env.begin() as transaction:
+                stored = transaction.get(FORMAT_KEY)
+            if stored is None:
+                with env.begin(write=True) as transaction:
+                    transaction.put(FORMAT_KEY, _seal(FORMAT_KEY, _LENGTH.pack(VERSION)))
+            elif _LENGTH.unpack(self._unseal(FORMAT_KEY, stored)) != (VERSION,):
+                raise Corruption(f"{self._directory}: unknown manifest version")
+        except BaseException:
+            env.close()
+            raise
+        return env
+
+    def _load(self, engine_id: int) -> tuple[State | None, list[TableMeta]]:
+        prefix = engine_id.to_bytes(4, "big")
+        state: tuple[int, ...] | None = None
+        tables: list[TableMeta] = []
+        digests: dict[int, int] = {}
+        try:
+            with self._env.begin() as transaction, transaction.cursor() as cursor:
+                found = cursor.set_range(prefix)
+                while found and cursor.key().startswith(prefix) and cursor.key() != FORMAT_KEY:
+                    key, value = bytes(cursor.key()), bytes(cursor.value())
+                    payload = self._unseal(key, value)
+                    _, tag, number = _KEY.unpack(key)
+                    if tag == STATE_TAG:
+                        state = _STATE.unpack(payload)
+                    elif tag == TABLE_TAG:
+                        tables.append(self._table(number, payload))
+                        digests[number] = codec.hash64(key + value)
+                    else:
+                        raise Corruption(f"{self._directory}: unknown record {key.hex()}")
+                    found = cursor.next()
+        except (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, struct.error) as error:
+            raise Corruption(f"{self._directory}: engine {engine_id}: {error}") from error
+        self._digests[engine_id] = digests
+        if state is None:
+            if tables:
+                raise Corruption(f"{self._directory}: engine {engine_id} has tables but no state")
+            return None, []
+        version, next_file, log_number, flushed_sequence, now_ms, count, digest = state
+        if version != VERSION:
+            raise Corruption(f"{self._directory}: engine {engine_id}: unknown state version {version}")
+        if (count, digest) != (len(tables), sum(digests.values()) & _DIGEST_MASK):
+            raise Corruption(f"{self._directory}: engine {engine_id}: table records are missing or foreign")
+        return State(next_file, log_number, flushed_sequence, now_ms), tables
+
+    def _commit(
+        self, engine_id: int, state: State, added: tuple[TableMeta, ...], removed: tuple[int, ...]
+    ) -> None:
+        digests = dict(self._digests.get(engine_id, {}))
+        changes: list[tuple[bytes, bytes | None]] = []
+        for number in removed:
+            del digests[number]
+            changes.append((_KEY.pack(engine_id, TABLE_TAG, number), None))
+        for table in added:
+            key = _KEY.pack(engine_id, TABLE_TAG, table.number)
+            value = _seal(key, _encode_table(table))
+            digests[table.number] = codec.hash64(key + value)
+            changes.append((key, value))
+        key = _KEY.pack(engine_id, STATE_TAG, 0)
+        digest = sum(digests.values()) & _DIGEST_MASK
+        changes.append((key, _seal(key, _STATE.pack(VERSION, *state, len(digests), digest))))
+        while not self._write(changes):
+            self._env.set_mapsize(self._env.info()["map_size"] * 2)
+        self._digests[engine_id] = digests
+
+    def _write(self, changes: list[tuple[bytes, bytes | None]]) -> bool:
+        """One transaction; False if the map is too small for it."""
+        try:
+            with self._env.begin(write=True) as transaction:
+                for key, value in changes:
+                    if value is None:
+                        transaction.delete(key)
+                    else:
+                        transaction.put(key, value)
+        except lmdb.MapFullError:
+            return False
+        except lmdb.DiskError as error:
+            raise OSError(errno.ENOSPC, str(error), self._directory) from error
+        except lmdb.Error as error:
+            raise EngineFailed(f"{self._directory}: manifest commit failed: {error}") from error
+        return True
+
+    def _table(self, number: int, payload: bytes) -> TableMeta:
+        version, level, *numbers = _TABLE.unpack_from(payload)
+        if version != VERSION:
+            raise Corruption(f"{self._directory}: table {number}: unknown record version {version}")
+        smallest, at = _take(payload, _TABLE.size)
+        largest, _ = _take(payload, at)
+        return TableMeta._make((number, level, *numbers, smallest, largest))
+
+    def _unseal(self, key: bytes, value: bytes) -> bytes:
+        payload, checksum = value[:-4], value[-4:]
+        if len(value) < 4 or codec.masked_crc32c(key + payload) != int.from_bytes(checksum, "little"):
+            raise Corruption(f"{self._directory}: checksum mismatch in record {key.hex()}")
+        return payload
+
+
+def _seal(key: bytes, payload: bytes) -> bytes:
+    return payload + _LENGTH.pack(codec.masked_crc32c(key + payload))
+
+
+def _encode_table(table: TableMeta) -> bytes:
+    numbers = _TABLE.pack(
+        VERSION,
+        table.level,
+        table.file_id,
+        table.size,
+        table.entries,
+        table.deletions,
+        table.expiring,
+        table.min_sequence,
+        table.max_sequence,
+        table.raw_key_bytes,
+        table.raw_value_bytes,
+        table.created_ms,
+    )
+    return b"".join(
+        (
+            numbers,
+            _LENGTH.pack(len(table.smallest)),
+            table.smallest,
+            _LENGTH.pack(len(table.largest)),
+            table.largest,
+        )
+    )
+
+
+def _take(payload: bytes, at: int) -> tuple[bytes, int]:
+    (length,) = _LENGTH.unpack_from(payload, at)
+    at += _LENGTH.size
+    if at + length > len(payload):
+        raise struct.error("a key ends behind its record")
+    return payload[at : at + length], at + length

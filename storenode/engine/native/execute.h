@@ -1,0 +1,251 @@
+/* Executing an op stream against a view, and writing its results (docs/protocol.md section 3).
+ *
+ * The stream was checked as a whole before (stream_check), so it is executed as a whole: what an op answers
+ * is a function of the entry and of the state alone. A block that fails its checksum makes a read fail as a
+ * whole; a write op that had to read it answers CORRUPTION for itself and changes nothing. */
+#ifndef RINGKV_EXECUTE_H
+#define RINGKV_EXECUTE_H
+
+#include <stdio.h>
+
+#include "operation.h"
+#include "scan.h"
+
+enum {
+    STATUS_OK = 0,
+    STATUS_NOT_FOUND = 1,
+    STATUS_CONDITION_FAILED = 2,
+    STATUS_NOT_AN_INTEGER = 3,
+    STATUS_CORRUPTION = 40,
+};
+
+typedef struct {
+    const view *v;
+    memtable *active; /* NULL: only reading */
+    reader *r;
+    scratch *s;
+    uint64_t sequence; /* of the op being executed; of a read: what it may see */
+    uint64_t now_ms;
+    buffer *out;
+    uint64_t written;   /* versions added */
+    failure corruption; /* the first one that a write op met */
+} execution;
+
+/* What an op finds: the newest version that counts, if any. */
+typedef struct {
+    lookup at;
+    int present;
+    int in_active;
+} state;
+
+static inline int execute_find(execution *x, slice key, state *found) {
+    int result = view_get(x->v, x->r, x->s, key, x->sequence, &found->at, &found->in_active);
+    if (result < 0) return -1;
+    found->present = result && !entry_is_absent(&found->at.found, x->now_ms);
+    return 0;
+}
+
+static inline void result_status(execution *x, unsigned status) {
+    msgpack_append_byte(x->out, 0x91);
+    msgpack_append_byte(x->out, (uint8_t)status);
+}
+
+static inline void result_version(execution *x, unsigned status, uint64_t version) {
+    uint8_t *p = buffer_reserve(x->out, 11);
+    if (!p) return;
+    p[0] = 0x92;
+    p[1] = (uint8_t)status;
+    x->out->size += 2 + msgpack_put_uint(p + 2, version);
+}
+
+static inline void result_message(execution *x, unsigned status, const char *text) {
+    msgpack_append_byte(x->out, 0x92);
+    msgpack_append_byte(x->out, (uint8_t)status);
+    msgpack_append_str(x->out, text);
+}
+
+static inline void result_value(execution *x, const entry *e) {
+    int has_ttl = entry_kind(e) == KIND_PUT_DEADLINE;
+    msgpack_append_byte(x->out, has_ttl ? 0x94 : 0x93);
+    msgpack_append_byte(x->out, STATUS_OK);
+    msgpack_append_bin(x->out, e->value);
+    msgpack_append_uint(x->out, entry_sequence(e));
+    if (has_ttl) msgpack_append_uint(x->out, e->deadline - x->now_ms);
+}
+
+static inline int execute_add(execution *x, slice key, int kind, slice value, uint64_t deadline,
+                              int shared_value) {
+    entry e = {key, trailer_of(x->sequence, kind), value, deadline};
+    if (memtable_add(x->active, &e, shared_value) < 0)
+        return fail(&x->r->failed, FAILURE_MEMORY, 0, 0, "out of memory");
+    x->written++;
+    return 0;
+}
+
+static inline int condition_holds(const operation *op, const state *found) {
+    switch (op->condition) {
+    case CONDITION_ABSENT:
+        return !found->present;
+    case CONDITION_PRESENT:
+        return found->present;
+    case CONDITION_VERSION:
+        return found->present && entry_sequence(&found->at.found) == op->condition_version;
+    case CONDITION_VALUE:
+        return found->present && slice_equal(found->at.found.value, op->condition_value);
+    default:
+        return 1;
+    }
+}
+
+static inline void result_condition_failed(execution *x, const state *found) {
+    result_version(x, STATUS_CONDITION_FAILED, found->present ? entry_sequence(&found->at.found) : 0);
+}
+
+static inline int execute_put(execution *x, const operation *op, const state *found) {
+    if (!condition_holds(op, found)) {
+        result_condition_failed(x, found);
+        return 0;
+    }
+    int kind = op->ttl_ms ? KIND_PUT_DEADLINE : KIND_PUT;
+    result_version(x, STATUS_OK, x->sequence);
+    return execute_add(x, op->key, kind, op->value, op->ttl_ms ? x->now_ms + op->ttl_ms : 0, 0);
+}
+
+static inline int execute_delete(execution *x, const operation *op, const state *found) {
+    if (!condition_holds(op, found)) {
+        result_condition_failed(x, found);
+        return 0;
+    }
+    if (!found->present) {
+        result_status(x, STATUS_NOT_FOUND);
+        return 0;
+    }
+    result_version(x, STATUS_OK, x->sequence);
+    return execute_add(x, op->key, KIND_DELETE, slice_of(NULL, 0), 0, 0);
+}
+
+/* A decimal int64 as the protocol means it: an optional minus, digits, no leading zero, nothing else. */
+static inline int parse_decimal(slice text, int64_t *number) {
+    size_t at = text.size && text.data[0] == '-';
+    uint64_t magnitude = 0, limit = (uint64_t)INT64_MAX + at;
+    if (text.size == at || text.size > 20 || (text.data[at] == '0' && text.size > 1)) return -1;
+    for (size_t i = at; i < text.size; i++) {
+        unsigned digit = text.data[i] - '0';
+        if (digit > 9 || magnitude > (limit - digit) / 10) return -1;
+        magnitude = magnitude * 10 + digit;
+    }
+    *number = at ? (int64_t)(0 - magnitude) : (int64_t)magnitude;
+    return 0;
+}
+
+static inline int execute_increment(execution *x, const operation *op, const state *found) {
+    int64_t number = 0;
+    if (found->present && parse_decimal(found->at.found.value, &number) < 0) {
+        result_message(x, STATUS_NOT_AN_INTEGER, "the value is not a decimal 64-bit integer");
+        return 0;
+    }
+    if (__builtin_add_overflow(number, op->delta, &number)) {
+        result_message(x, STATUS_NOT_AN_INTEGER, "the sum does not fit into 64 bits");
+        return 0;
+    }
+    char text[24];
+    int size = snprintf(text, sizeof text, "%lld", (long long)number);
+    int keeps_ttl = found->present && entry_kind(&found->at.found) == KIND_PUT_DEADLINE;
+    uint8_t *p = buffer_reserve(x->out, 20);
+    if (p) {
+        p[0] = 0x93;
+        p[1] = STATUS_OK;
+        size_t head = 2 + msgpack_put_int(p + 2, number);
+        x->out->size += head + msgpack_put_uint(p + head, x->sequence);
+    }
+    return execute_add(x, op->key, keeps_ttl ? KIND_PUT_DEADLINE : KIND_PUT, slice_of(text, (size_t)size),
+                       keeps_ttl ? found->at.found.deadline : 0, 0);
+}
+
+static inline int execute_touch(execution *x, const operation *op, const state *found) {
+    if (!found->present) {
+        result_status(x, STATUS_NOT_FOUND);
+        return 0;
+    }
+    result_version(x, STATUS_OK, x->sequence);
+    return execute_add(x, op->key, op->ttl_ms ? KIND_PUT_DEADLINE : KIND_PUT, found->at.found.value,
+                       op->ttl_ms ? x->now_ms + op->ttl_ms : 0, found->in_active);
+}
+
+static inline int execute_scan(execution *x, const operation *op) {
+    scan s;
+    memset(&s, 0, sizeof s);
+    s.start = op->key;
+    s.stop = op->stop;
+    s.has_stop = op->has_stop;
+    s.limit = op->limit;
+    s.flags = op->flags;
+    s.sequence = x->sequence;
+    s.now_ms = x->now_ms;
+    int result = scan_run(&s, x->v, x->r);
+    if (result == 0) scan_result(&s, x->out);
+    scan_free(&s);
+    return result;
+}
+
+/* A write op that could not read what it depends on: an answer of its own, no change. Only for damaged
+ * blocks. */
+static inline int execute_unreadable(execution *x) {
+    if (x->r->failed.code == FAILURE_MEMORY || !x->active) return -1;
+    char text[160];
+    snprintf(text, sizeof text, "table %06llu, offset %llu: %s", (unsigned long long)x->r->failed.file_number,
+             (unsigned long long)x->r->failed.offset, x->r->failed.what);
+    result_message(x, STATUS_CORRUPTION, text);
+    if (x->corruption.code == FAILURE_NONE) x->corruption = x->r->failed;
+    memset(&x->r->failed, 0, sizeof x->r->failed);
+    return 0;
+}
+
+static inline int execute_found(execution *x, const operation *op, const state *found) {
+    switch (op->code) {
+    case OP_PUT:
+        return execute_put(x, op, found);
+    case OP_DELETE:
+        return execute_delete(x, op, found);
+    case OP_INCREMENT:
+        return execute_increment(x, op, found);
+    case OP_TOUCH:
+        return execute_touch(x, op, found);
+    case OP_GET:
+        if (found->present) result_value(x, &found->at.found);
+        break;
+    default:
+        if (found->present) result_version(x, STATUS_OK, entry_sequence(&found->at.found));
+    }
+    if (!found->present) result_status(x, STATUS_NOT_FOUND);
+    return 0;
+}
+
+static inline int execute_op(execution *x, const operation *op) {
+    state found;
+    memset(&found, 0, sizeof found);
+    if (op->code == OP_SCAN) return execute_scan(x, op);
+    if (op->code != OP_PUT || op->condition != CONDITION_NONE) {
+        if (execute_find(x, op->key, &found) < 0) return execute_unreadable(x);
+    }
+    int result = execute_found(x, op, &found);
+    lookup_release(&found.at);
+    return result;
+}
+
+/* Executes a checked stream; a logged one counts its sequence up by one per op. -1: failure in r. */
+static inline int execute_stream(execution *x, slice ops) {
+    const uint8_t *p = ops.data, *end = p + ops.size;
+    operation op;
+    while (p < end) {
+        p = operation_read(p, end, &op);
+        if (!p)
+            return fail(&x->r->failed, FAILURE_CORRUPT, 0, 0, "an op stream changed while it was executed");
+        if (execute_op(x, &op) < 0) return -1;
+        if (x->out->failed) return fail(&x->r->failed, FAILURE_MEMORY, 0, 0, "out of memory");
+        if (x->active) x->sequence++;
+    }
+    return 0;
+}
+
+#endif

@@ -1,0 +1,177 @@
+/* One page of a scan at one sequence: the SCAN result of docs/protocol.md section 3.
+ *
+ * A page ends at the limit, at 4 MiB of entries, or after a bounded number of versions looked at, so that a
+ * range full of deletions cannot hold up the loop; `resume` then says where to go on. */
+#ifndef RINGKV_SCAN_H
+#define RINGKV_SCAN_H
+
+#include "msgpack.h"
+#include "view.h"
+
+enum { SCAN_REVERSE = 1, SCAN_KEYS_ONLY = 2, SCAN_COUNT = 4 };
+
+#define SCAN_PAGE_BYTES_MAX (4u << 20)
+#define SCAN_STEPS_MAX 200000 /* versions looked at in one page: about 20 ms */
+
+typedef struct {
+    slice start;
+    slice stop;
+    int has_stop;
+    uint64_t limit;
+    unsigned flags;
+    uint64_t sequence;
+    uint64_t now_ms;
+    uint64_t count; /* out */
+    buffer entries; /* out */
+    buffer resume;  /* out */
+    int has_resume; /* out */
+    buffer looked;  /* the key last looked at */
+    int has_looked;
+} scan;
+
+static inline void scan_free(scan *s) {
+    buffer_free(&s->entries);
+    buffer_free(&s->resume);
+    buffer_free(&s->looked);
+}
+
+static inline void scan_set(buffer *to, slice key) {
+    to->size = 0;
+    buffer_append(to, key.data, key.size);
+}
+
+static inline void scan_emit(scan *s, const entry *e) {
+    s->count++;
+    if (s->flags & SCAN_COUNT) return;
+    msgpack_append_bin(&s->entries, e->key);
+    if (s->flags & SCAN_KEYS_ONLY)
+        msgpack_append_byte(&s->entries, 0xc0);
+    else
+        msgpack_append_bin(&s->entries, e->value);
+    msgpack_append_uint(&s->entries, entry_sequence(e));
+}
+
+static inline int scan_is_full(const scan *s, uint64_t steps) {
+    return s->count >= s->limit || s->entries.size >= SCAN_PAGE_BYTES_MAX || steps >= SCAN_STEPS_MAX;
+}
+
+/* Whether an entry of this size would carry a page that holds something over its bytes. */
+static inline int scan_too_big(const scan *s, const entry *e) {
+    size_t size =
+        (s->flags & SCAN_COUNT) ? 0 : e->key.size + ((s->flags & SCAN_KEYS_ONLY) ? 0 : e->value.size) + 24;
+    return s->entries.size && s->entries.size + size > SCAN_PAGE_BYTES_MAX;
+}
+
+static inline int scan_forward(scan *s, merge *m) {
+    if (merge_seek(m, &s->start) < 0) return -1;
+    uint64_t steps = 0;
+    for (const entry *e; (e = merge_at(m)) != NULL; steps++) {
+        if (s->has_stop && slice_compare(e->key, s->stop) >= 0) return 0;
+        int shadowed = s->has_looked && slice_equal(buffer_slice(&s->looked), e->key);
+        if (!shadowed && entry_sequence(e) <= s->sequence) {
+            int absent = entry_is_absent(e, s->now_ms);
+            if (scan_is_full(s, steps) || (!absent && scan_too_big(s, e))) {
+                scan_set(&s->resume, e->key);
+                s->has_resume = 1;
+                return 0;
+            }
+            scan_set(&s->looked, e->key);
+            s->has_looked = 1;
+            if (!absent) scan_emit(s, e);
+        }
+        if (merge_step(m) < 0) return -1;
+    }
+    return 0;
+}
+
+/* What a backward scan knows about the key that it stands on. */
+typedef struct {
+    entry held; /* a version in a memtable: emitted when no newer one follows */
+    int has_held;
+    uint64_t count_before; /* the page without this key */
+    size_t size_before;
+    buffer key_before;
+} scan_group;
+
+/* The key's last version was seen: emit it. 1: the page became too big by it, was cut back and is complete.
+ * */
+static inline int scan_end_group(scan *s, scan_group *g) {
+    if (g->has_held) scan_emit(s, &g->held);
+    g->has_held = 0;
+    if (s->entries.size <= SCAN_PAGE_BYTES_MAX || g->size_before == 0) return 0;
+    s->count = g->count_before;
+    s->entries.size = g->size_before;
+    scan_set(&s->resume, buffer_slice(&g->key_before));
+    return s->has_resume = 1;
+}
+
+static inline void scan_begin_group(scan *s, scan_group *g, slice key) {
+    g->count_before = s->count;
+    g->size_before = s->entries.size;
+    buffer swapped = g->key_before;
+    g->key_before = s->looked;
+    s->looked = swapped;
+    scan_set(&s->looked, key);
+    s->has_looked = 1;
+}
+
+/* Backwards, the versions of a key come oldest first: each newer one takes the place of the one before.
+ * Versions in memtables are only held, since there may be many of one key; in tables there is one per run at
+ * most. */
+static inline int scan_backward_groups(scan *s, merge *m, scan_group *g) {
+    if (merge_seek(m, s->has_stop ? &s->stop : NULL) < 0) return -1;
+    uint64_t steps = 0;
+    for (const entry *e; (e = merge_at(m)) != NULL; steps++) {
+        if (slice_compare(e->key, s->start) < 0) break;
+        if (entry_sequence(e) <= s->sequence) {
+            if (s->has_looked && slice_equal(buffer_slice(&s->looked), e->key)) {
+                s->count = g->count_before;
+                s->entries.size = g->size_before;
+            } else {
+                if (scan_end_group(s, g)) return 0;
+                if (s->has_looked && scan_is_full(s, steps)) {
+                    scan_set(&s->resume, buffer_slice(&s->looked));
+                    s->has_resume = 1;
+                    return 0;
+                }
+                scan_begin_group(s, g, e->key);
+            }
+            g->held = *e;
+            g->has_held = m->heap[0]->memory && !entry_is_absent(e, s->now_ms);
+            if (!m->heap[0]->memory && !entry_is_absent(e, s->now_ms)) scan_emit(s, e);
+        }
+        if (merge_step(m) < 0) return -1;
+    }
+    scan_end_group(s, g);
+    return 0;
+}
+
+static inline int scan_backward(scan *s, merge *m) {
+    scan_group group;
+    memset(&group, 0, sizeof group);
+    int result = scan_backward_groups(s, m, &group);
+    buffer_free(&group.key_before);
+    return result;
+}
+
+/* Fills in the out fields; -1: failure in r. */
+static inline int scan_run(scan *s, const view *v, reader *r) {
+    merge m;
+    if (view_merge(v, r, (s->flags & SCAN_REVERSE) != 0, &m) < 0) return -1;
+    int result = (s->flags & SCAN_REVERSE) ? scan_backward(s, &m) : scan_forward(s, &m);
+    merge_free(&m);
+    if (result == 0 && (s->entries.failed || s->resume.failed || s->looked.failed))
+        result = fail(&r->failed, FAILURE_MEMORY, 0, 0, "out of memory");
+    return result;
+}
+
+/* Appends the SCAN result. */
+static inline void scan_result(const scan *s, buffer *out) {
+    msgpack_append_byte(out, (uint8_t)(0x93 + s->has_resume));
+    msgpack_append_byte(out, 0);
+    msgpack_append_uint(out, s->count);
+    msgpack_append_bin(out, buffer_slice(&s->entries));
+    if (s->has_resume) msgpack_append_bin(out, buffer_slice(&s->resume));
+}
+
+#endif

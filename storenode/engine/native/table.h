@@ -1,0 +1,219 @@
+/* Reading a table: footer, blocks (always checked), point lookup (docs/formats.md section 4).
+ *
+ * A `reader` says how blocks are fetched and collects the first failure. Blocks come from the cache when
+ * there is one; a `reader` without a cache reads for itself, far ahead, and leaves the cache alone: that is
+ * what compaction wants. A caller that holds the interpreter's lock gives `pause` and `resume`, which are
+ * called around every read of a file. */
+#ifndef RINGKV_TABLE_H
+#define RINGKV_TABLE_H
+
+#include <errno.h>
+#include <unistd.h>
+
+#include "block.h"
+#include "bloom.h"
+#include "cache.h"
+#include "crc32c.h"
+#include "hash64.h"
+
+#define TABLE_FOOTER_BYTES 64
+#define TABLE_VERSION 1
+#define TABLE_MAGIC "rkv-sst\n"
+
+typedef struct {
+    uint64_t offset;
+    uint32_t size;
+} block_handle;
+
+typedef struct {
+    int fd;
+    uint64_t number;
+    uint64_t file_id;
+    uint64_t cache_key;
+    uint64_t size;
+    block_handle index, filter, properties;
+    slice smallest, largest; /* user keys; owned by whoever owns the table */
+} table;
+
+typedef struct {
+    cache *blocks; /* NULL: blocks are read privately */
+    void *(*pause)(void);
+    void (*resume)(void *);
+    failure failed;
+    uint64_t filtered; /* lookups that the filters spared */
+} reader;
+
+static inline int table_fail(reader *r, const table *t, int code, uint64_t offset, const char *what) {
+    return fail(&r->failed, code, t->number, offset, what);
+}
+
+static inline int table_read(reader *r, const table *t, uint64_t offset, uint8_t *to, size_t size) {
+    void *paused = r->pause ? r->pause() : NULL;
+    int result = 0, os_error = 0;
+    while (size) {
+        ssize_t got = pread(t->fd, to, size, (off_t)offset);
+        if (got < 0 && errno == EINTR) continue;
+        if (got <= 0) {
+            os_error = got < 0 ? errno : 0;
+            result = -1;
+            break;
+        }
+        to += got;
+        offset += (uint64_t)got;
+        size -= (size_t)got;
+    }
+    if (r->pause) r->resume(paused);
+    if (result < 0) {
+        r->failed.os_error = os_error;
+        table_fail(r, t, os_error ? FAILURE_IO : FAILURE_CORRUPT, offset, "the file ends too early");
+    }
+    return result;
+}
+
+static inline int block_is_sound(const table *t, uint64_t offset, const uint8_t *data, size_t size) {
+    uint32_t crc = crc32c(crc32c_context(t->file_id, offset), data, size + 1);
+    return crc32c_mask(crc) == load32(data + size + 1);
+}
+
+/* Reads block and trailer to `to`, which has room for both, and checks them; a mismatch is read once more,
+ * since the bits may have turned on the way and not on the disk. */
+static inline int table_read_block(reader *r, const table *t, block_handle h, uint8_t *to) {
+    if (h.offset > t->size || (uint64_t)h.size + BLOCK_TRAILER_BYTES > t->size - h.offset)
+        return table_fail(r, t, FAILURE_CORRUPT, h.offset, "a block lies outside of the file");
+    for (int attempt = 0; attempt < 2; attempt++) {
+        if (table_read(r, t, h.offset, to, (size_t)h.size + BLOCK_TRAILER_BYTES) < 0) return -1;
+        if (block_is_sound(t, h.offset, to, h.size)) {
+            if (to[h.size] == BLOCK_TYPE_PLAIN) return 0;
+            return table_fail(r, t, FAILURE_CORRUPT, h.offset, "unknown block type");
+        }
+    }
+    return table_fail(r, t, FAILURE_CORRUPT, h.offset, "block checksum mismatch");
+}
+
+/* A checked block with a reference for the caller; NULL on failure. */
+static inline cache_entry *table_block(reader *r, const table *t, block_handle h) {
+    cache_entry *e = r->blocks ? cache_find(r->blocks, t->cache_key, h.offset) : NULL;
+    if (e) return e;
+    e = cache_entry_new(t->cache_key, h.offset, (size_t)h.size + BLOCK_TRAILER_BYTES);
+    if (!e) {
+        table_fail(r, t, FAILURE_MEMORY, h.offset, "out of memory");
+        return NULL;
+    }
+    if (table_read_block(r, t, h, e->data) < 0) {
+        cache_release(e);
+        return NULL;
+    }
+    e->size = h.size;
+    if (r->blocks) cache_insert(r->blocks, e);
+    return e;
+}
+
+/* Fills in the handles from the footer; `t` has fd, number, size and the file id that the manifest expects.
+ * */
+static inline int table_open(reader *r, table *t) {
+    uint8_t footer[TABLE_FOOTER_BYTES];
+    uint64_t offset = t->size - TABLE_FOOTER_BYTES;
+    if (t->size < TABLE_FOOTER_BYTES) return table_fail(r, t, FAILURE_CORRUPT, 0, "too short for a table");
+    if (table_read(r, t, offset, footer, sizeof footer) < 0) return -1;
+    if (memcmp(footer + 56, TABLE_MAGIC, 8))
+        return table_fail(r, t, FAILURE_CORRUPT, offset, "no table footer");
+    if (crc32c_mask(crc32c(0, footer, 52)) != load32(footer + 52))
+        return table_fail(r, t, FAILURE_CORRUPT, offset, "footer checksum mismatch");
+    if (load32(footer + 44) != TABLE_VERSION)
+        return table_fail(r, t, FAILURE_CORRUPT, offset, "unknown table version");
+    if (load64(footer + 36) != t->file_id)
+        return table_fail(r, t, FAILURE_CORRUPT, offset, "the table of another file id");
+    t->filter.offset = load64(footer);
+    t->filter.size = load32(footer + 8);
+    t->index.offset = load64(footer + 12);
+    t->index.size = load32(footer + 20);
+    t->properties.offset = load64(footer + 24);
+    t->properties.size = load32(footer + 32);
+    return 0;
+}
+
+static inline int table_handle(reader *r, const table *t, slice value, block_handle *h) {
+    uint64_t offset, size;
+    const uint8_t *end = value.data + value.size, *p = varint_get(value.data, end, &offset);
+    if (!p || !varint_get(p, end, &size) || size > UINT32_MAX - 64)
+        return table_fail(r, t, FAILURE_CORRUPT, t->index.offset, "malformed index entry");
+    h->offset = offset;
+    h->size = (uint32_t)size;
+    return 0;
+}
+
+static inline int table_index_broken(reader *r, const table *t) {
+    return table_fail(r, t, FAILURE_CORRUPT, t->index.offset, "malformed index block");
+}
+
+/* 0: certainly not in the table; 1: look; -1: failure. */
+static inline int table_may_hold(reader *r, const table *t, uint64_t hash) {
+    cache_entry *filter = table_block(r, t, t->filter);
+    if (!filter) return -1;
+    int result = bloom_is_sound(cache_bytes(filter))
+                     ? bloom_may_hold(cache_bytes(filter), hash)
+                     : table_fail(r, t, FAILURE_CORRUPT, t->filter.offset, "malformed filter");
+    cache_release(filter);
+    return result;
+}
+
+/* A searched-for version and what keeps its bytes alive. */
+typedef struct {
+    entry found;
+    cache_entry *pinned;
+} lookup;
+
+static inline void lookup_release(lookup *l) {
+    cache_release(l->pinned);
+    l->pinned = NULL;
+}
+
+/* Seeks in the block at `h`; 1 found, 0 the block has nothing at or behind the key, 2 something else lies
+ * there, -1 failure. `scratch` is a cursor whose key buffer is used again and again. */
+static inline int table_get_in_block(reader *r, const table *t, block_handle h, slice key,
+                                     block_cursor *scratch, lookup *l) {
+    cache_entry *block = table_block(r, t, h);
+    if (!block) return -1;
+    if (block_cursor_open(scratch, cache_bytes(block)) < 0 || block_seek(scratch, key, TRAILER_NEWEST, 1) < 0)
+        goto corrupt;
+    int result = 0;
+    if (scratch->valid) {
+        if (block_entry(scratch, &l->found) < 0) goto corrupt;
+        result = slice_equal(l->found.key, key) ? 1 : 2;
+    }
+    if (result == 1) {
+        l->found.key = key; /* the cursor's buffer is about to be reused */
+        l->pinned = block;
+    } else {
+        cache_release(block);
+    }
+    return result;
+corrupt:
+    cache_release(block);
+    return table_fail(r, t, FAILURE_CORRUPT, h.offset, "malformed block");
+}
+
+/* The newest version of `key` in the table: 1 found, 0 not there, -1 failure. */
+static inline int table_get(reader *r, const table *t, slice key, uint64_t hash, block_cursor *index_cursor,
+                            block_cursor *scratch, lookup *l) {
+    int may_hold = table_may_hold(r, t, hash);
+    if (may_hold <= 0) {
+        r->filtered += may_hold == 0;
+        return may_hold;
+    }
+    cache_entry *index = table_block(r, t, t->index);
+    if (!index) return -1;
+    int result = 0;
+    if (block_cursor_open(index_cursor, cache_bytes(index)) < 0 || block_seek(index_cursor, key, 0, 0) < 0)
+        result = table_index_broken(r, t);
+    while (result == 0 && index_cursor->valid) {
+        block_handle h;
+        result = table_handle(r, t, index_cursor->value, &h);
+        if (result == 0) result = table_get_in_block(r, t, h, key, scratch, l);
+        if (result == 0 && block_next(index_cursor) < 0) result = table_index_broken(r, t);
+    }
+    cache_release(index);
+    return result == 2 ? 0 : result;
+}
+
+#endif

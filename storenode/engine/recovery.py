@@ -1,0 +1,153 @@
+"""Opening an engine's directory: manifest, tables, logs, and what a crash left behind.
+
+Refuses (Corruption) whenever manifest, tables and logs cannot all be right; removes files only when it is
+certain that nothing in them is missing.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from kvclient.errors import Corruption
+from storenode.engine.manifest import State
+from storenode.engine.options import Options
+from storenode.engine.shared import Shared
+from storenode.engine.table import Table
+from storenode.engine.tree import Tree, open_table, table_path
+from storenode.engine.version import TableMeta, Version
+from storenode.engine.wal import Log, read_log, wal_path
+
+
+class Recovered(NamedTuple):
+    """An engine's state after a restart. `last_log`: number and length of the newest log, (0, 0) without
+    one."""
+
+    tree: Tree
+    next_sequence: int
+    now_ms: int
+    last_log: tuple[int, int]
+    logs: list[int]
+
+
+def recover(shared: Shared, directory: str, engine_id: int, options: Options) -> Recovered:
+    """Bring memtables and tables back to what they were at the last entry that was logged."""
+    shared.vfs.make_directory(directory)
+    state, metas = shared.manifest.load(engine_id)
+    table_files, log_files = _list_files(shared, directory)
+    state = state or State(1, 0, 0, 0)
+    state = state._replace(
+        next_file=max([state.next_file, *(number + 1 for number in (*table_files, *log_files))])
+    )
+    tables = _open_tables(shared, directory, metas, table_files)
+    tree = Tree(shared, directory, engine_id, state, _version_of(directory, metas), tables)
+    logs = _read_logs(
+        shared, directory, engine_id, [number for number in log_files if number >= state.log_number], state
+    )
+    next_sequence, now_ms = _replay(tree, logs, options)
+    _remove_orphans(shared, directory, engine_id, table_files - tables.keys(), next_sequence)
+    for number in log_files:
+        if number < state.log_number:
+            shared.vfs.unlink(wal_path(directory, number))
+    last_log = (logs[-1].number, logs[-1].length) if logs else (0, 0)
+    return Recovered(tree, next_sequence, now_ms, last_log, [log.number for log in logs])
+
+
+def _list_files(shared: Shared, directory: str) -> tuple[set[int], list[int]]:
+    tables: set[int] = set()
+    logs: list[int] = []
+    for name in shared.vfs.listdir(directory):
+        stem, kind = os.path.splitext(name)
+        if stem.isdecimal() and kind == ".sst":
+            tables.add(int(stem))
+        elif stem.isdecimal() and kind == ".wal":
+            logs.append(int(stem))
+    return tables, sorted(logs)
+
+
+def _open_tables(shared: Shared, directory: str, metas: list[TableMeta], files: set[int]) -> dict[int, Table]:
+    tables: dict[int, Table] = {}
+    for meta in metas:
+        path = table_path(directory, meta.number)
+        if meta.number not in files:
+            raise Corruption(f"{path}: the table is missing")
+        size = shared.vfs.size(path)
+        if size != meta.size:
+            raise Corruption(f"{path}: {size} bytes, the manifest says {meta.size}")
+        tables[meta.number] = open_table(shared, directory, meta)
+    return tables
+
+
+def _version_of(directory: str, metas: list[TableMeta]) -> Version:
+    try:
+        return Version.of(metas)
+    except ValueError as error:
+        raise Corruption(f"{directory}: {error}") from error
+
+
+def _read_logs(shared: Shared, directory: str, engine_id: int, numbers: list[int], state: State) -> list[Log]:
+    """The logs from the manifest's log number on, oldest first, each joined to the one before."""
+    logs: list[Log] = []
+    if state.log_number and (not numbers or numbers[0] != state.log_number):
+        raise Corruption(f"{wal_path(directory, state.log_number)}: the log is missing")
+    for number in numbers:
+        log = read_log(shared.vfs, directory, engine_id, number, is_last=number == numbers[-1])
+        if log.length == 0:
+            shared.vfs.unlink(log.path)  # the crash came before anything in it was durable
+            continue
+        if logs and (log.previous, log.previous_length) != (logs[-1].number, logs[-1].length):
+            raise Corruption(
+                f"{log.path}: follows log {log.previous} of {log.previous_length} bytes, "
+                f"but there is {logs[-1].number} of {logs[-1].length}"
+            )
+        if not logs and log.previous >= max(state.log_number, 1):
+            raise Corruption(f"{wal_path(directory, log.previous)}: the log is missing")
+        logs.append(log)
+    return logs
+
+
+def _replay(tree: Tree, logs: list[Log], options: Options) -> tuple[int, int]:
+    """Apply what is in the logs but not in tables; the next sequence and the engine's time."""
+    next_sequence, now_ms = tree.flushed_sequence + 1, tree.flushed_now_ms
+    for log in logs:
+        tree.retire(log.number, next_sequence - 1, now_ms)
+        for first_sequence, entry_now_ms, ops in log.entries:
+            if first_sequence <= tree.flushed_sequence:
+                continue  # exact: an entry is in one memtable as a whole, and memtables are flushed in order
+            if first_sequence < next_sequence:
+                raise Corruption(f"{log.path}: sequence {first_sequence} comes after {next_sequence - 1}")
+            if tree.active.memory_bytes >= options.memtable_bytes:
+                tree.retire(log.number, next_sequence - 1, now_ms)
+            now_ms = max(now_ms, entry_now_ms)
+            assert tree.view is not None
+            _, count, _ = tree.view.apply(ops, first_sequence, now_ms)
+            next_sequence = first_sequence + count
+    return next_sequence, now_ms
+
+
+def _remove_orphans(
+    shared: Shared, directory: str, engine_id: int, numbers: set[int], next_sequence: int
+) -> None:
+    """Remove tables that the manifest does not name, unless one proves that the manifest is not the
+    newest."""
+    for number in sorted(numbers):
+        path = table_path(directory, number)
+        newest = _newest_sequence(shared, directory, engine_id, number)
+        if newest >= next_sequence:
+            raise Corruption(
+                f"{path}: holds sequence {newest}, manifest and logs end at {next_sequence - 1}: "
+                "the manifest is not the newest"
+            )
+    for number in numbers:
+        shared.vfs.unlink(table_path(directory, number))
+
+
+def _newest_sequence(shared: Shared, directory: str, engine_id: int, number: int) -> int:
+    """The highest sequence in a complete table, 0 for one that was never finished."""
+    size = shared.vfs.size(table_path(directory, number))
+    meta = TableMeta(number, 0, engine_id << 48 | number, size, 0, 0, 0, 0, 0, 0, 0, 0, b"", b"")
+    try:
+        newest = open_table(shared, directory, meta).properties().get("max_sequence", 0)
+    except (Corruption, OSError):
+        return 0
+    return newest if isinstance(newest, int) else 0

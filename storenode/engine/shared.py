@@ -1,0 +1,175 @@
+"""What the engines of one process share: block cache, manifest, memory budget for memtables, background
+workers.
+
+Workers take flushes first, then the compaction with the highest score. The first worker takes nothing but
+flushes while there is another one, so a long compaction never holds up a flush. They sleep on a condition;
+nothing here polls. A job that fails is tried again after a growing pause that `stats` shows. The engines of
+one Shared are applied to by one thread (docs/architecture.md, the store's loop).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from storenode.engine.manifest import Manifest
+from storenode.engine.options import MIB
+from storenode.engine.table import Cache
+from storenode.engine.vfs import Vfs
+
+if TYPE_CHECKING:
+    from storenode.engine.lsm import Engine
+
+COMPACTION_NICENESS = 10
+"""Compaction gives way to everything that somebody waits for; flushes do not, writes wait for them."""
+
+
+class Shared:
+    """Opens `directory/manifest`. `workers`: background threads, started with the first job. Close it
+    after its engines."""
+
+    def __init__(
+        self,
+        directory: str,
+        *,
+        cache_bytes: int = 32 * MIB,
+        memtable_bytes: int = 64 * MIB,
+        workers: int = 2,
+        vfs: Vfs | None = None,
+    ) -> None:
+        if workers < 1:
+            raise ValueError("workers must be at least 1")
+        self.directory = os.path.abspath(directory)
+        self.vfs = Vfs() if vfs is None else vfs
+        self.cache = Cache(cache_bytes)
+        self.memtable_bytes_max = memtable_bytes
+        manifest_directory = os.path.join(self.directory, "manifest")
+        self.vfs.make_directory(manifest_directory)
+        self._lock_file = self.vfs.lock(os.path.join(manifest_directory, "LOCK"))
+        try:
+            self.manifest = Manifest(manifest_directory)
+        except BaseException:
+            self._lock_file.close()
+            raise
+        self.engines: dict[int, Engine] = {}
+        self._worker_count = workers
+        self._threads: list[threading.Thread] = []
+        self._condition = threading.Condition()
+        self._obsolete: deque[str] = deque()  # bounded by the tables that there are
+        self._closed = False
+
+    def register(self, engine: Engine) -> None:
+        """Let the workers look after an engine. ValueError if its id is taken."""
+        with self._condition:
+            if engine.engine_id in self.engines:
+                raise ValueError(f"engine {engine.engine_id} is open already")
+            self.engines[engine.engine_id] = engine
+
+    def forget(self, engine: Engine) -> None:
+        """Return when no worker is, or ever will be, busy with the engine."""
+        with self._condition:
+            self.engines.pop(engine.engine_id, None)
+            while engine.background.running:
+                self._condition.wait()
+
+    def memtable_bytes(self) -> int:
+        return sum(engine.memtable_bytes for engine in list(self.engines.values()))
+
+    def enforce_memtable_budget(self) -> None:
+        """Over budget: retire the largest memtable of all. Called by the applying thread, which alone may
+        do that."""
+        if self.memtable_bytes() > self.memtable_bytes_max:
+            largest = max(self.engines.values(), key=lambda engine: engine.active_bytes)
+            largest.retire_memtable()
+
+    def discard(self, path: str) -> None:
+        """Remove a file that nobody needs, soon, by a worker. May be called from a finalizer, on any
+        thread."""
+        self._obsolete.append(path)
+        self.wake()
+
+    def wake(self) -> None:
+        """Something may be due."""
+        with self._condition:
+            if not self._threads and not self._closed:
+                self._start_workers()
+            self._condition.notify_all()
+
+    def wait_for(self, done: Callable[[], bool]) -> None:
+        """Return when `done()`; it is asked again whenever a worker has finished something. Not on a
+        worker."""
+        with self._condition:
+            self._condition.wait_for(done)
+
+    def close(self) -> None:
+        """Stop the workers and close the manifest. Engines must be closed; views and snapshots may live
+        on."""
+        with self._condition:
+            if self._closed:
+                return
+            if self.engines:
+                raise RuntimeError("close the engines before what they share")
+            self._closed = True
+            self._condition.notify_all()
+        for thread in self._threads:
+            thread.join()
+        self._remove_obsolete()
+        self.manifest.close()
+        self._lock_file.close()
+
+    def _start_workers(self) -> None:
+        for number in range(self._worker_count):
+            only_flushes = number == 0 and self._worker_count > 1
+            thread = threading.Thread(
+                target=self._work, args=(only_flushes,), name=f"engine-{number}", daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
+
+    def _work(self, only_flushes: bool) -> None:
+        if not only_flushes:
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), COMPACTION_NICENESS)
+        while not self._closed:
+            self._run_one(only_flushes)
+
+    def _remove_obsolete(self) -> None:
+        while self._obsolete:
+            with contextlib.suppress(OSError):  # an orphan is removed when the engine is opened next
+                self.vfs.unlink(self._obsolete.popleft())
+
+    def _claim(self, only_flushes: bool) -> tuple[Engine, str] | float | None:
+        """A job to do, seconds to wait for the next try of one, or None if nothing is due. The condition
+        is held."""
+        now = time.monotonic()
+        jobs = [
+            (due, engine) for engine in self.engines.values() for due in engine.background.due(only_flushes)
+        ]
+        ready = [(due.urgency, due.kind, engine) for due, engine in jobs if due.not_before <= now]
+        if not ready:
+            return min((due.not_before - now for due, _ in jobs), default=None)
+        _, kind, engine = max(ready, key=lambda job: job[0])
+        engine.background.running.add(kind)
+        return engine, kind
+
+    def _run_one(self, only_flushes: bool) -> None:
+        """One round of a worker: a job, or a sleep until something may be due."""
+        self._remove_obsolete()
+        with self._condition:
+            claimed = None if self._closed else self._claim(only_flushes)
+            if claimed is None or isinstance(claimed, float):
+                if not self._obsolete and not self._closed:
+                    self._condition.wait(claimed)
+                return
+        engine, kind = claimed
+        try:
+            engine.background.run(kind)
+        finally:
+            with self._condition:
+                engine.background.running.discard(kind)
+                self._condition.notify_all()

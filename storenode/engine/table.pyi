@@ -1,0 +1,34 @@
+"""Tables (docs/formats.md section 4) for reading, and the block cache (native/table.h, native/cache.h)."""
+
+from collections.abc import Callable
+
+from storenode.engine.vfs import File
+
+class Cache:
+    """Checked blocks of all tables of a process within `budget` bytes, least recently used out first. Any
+    thread."""
+
+    def __init__(self, budget: int) -> None: ...
+    def stats(self) -> dict[str, int]:
+        """budget, bytes, blocks, hits, misses, evictions."""
+
+class Table:
+    """An open table. Opening reads and checks the footer: Corruption if it is not the table the manifest
+    means."""
+
+    discard: Callable[[], None] | None
+    def __init__(
+        self, cache: Cache, file: File, number: int, file_id: int, size: int, smallest: bytes, largest: bytes
+    ) -> None: ...
+    @property
+    def number(self) -> int: ...
+    @property
+    def path(self) -> str: ...
+    def properties(self) -> dict[str, int | bytes]:
+        """The table's properties by name."""
+    def verify(self) -> int:
+        """Read and check every block, past the cache; the number of entries. Corruption names the first
+        damage."""
+    def entries(self, reverse: bool = False) -> list[tuple[bytes, int, int, bytes, int]]:
+        """All versions as (key, sequence, kind, value, deadline). For tools and tests: holds them all in
+        memory."""

@@ -1,0 +1,199 @@
+"""Tables for reading, and the block cache they share.
+
+A Table owns its open file; the file is closed with the last reference, so whoever holds a view keeps its
+tables readable. When `discard` was set, the table has been replaced: its last reference calls it, which is
+when the file may be removed.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.string cimport memset
+
+from storenode.engine.errors import failed
+from storenode.engine.native cimport (
+    FAILURE_NONE,
+    block_cursor,
+    block_cursor_free,
+    block_cursor_open,
+    block_first,
+    block_next,
+    cache_bytes,
+    cache_entry,
+    cache_forget,
+    cache_free,
+    cache_new,
+    cache_release,
+    cursor,
+    cursor_free,
+    cursor_init_run,
+    cursor_seek,
+    cursor_step,
+    entry_kind,
+    entry_sequence,
+    failure,
+    hash64,
+    reader,
+    run,
+    slice_of,
+    table,
+    table_block,
+    table_may_hold,
+    table_open,
+    varint_get,
+)
+
+from libc.stdint cimport uint8_t, uint64_t
+
+# A cache key for each table opened in this process; changed under the interpreter's lock.
+cdef uint64_t _opened = 0
+
+
+cdef class Cache:
+    def __cinit__(self, size_t budget):
+        self.native = cache_new(budget)
+        if self.native == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        cache_free(self.native)
+
+    def stats(self):
+        return {
+            "budget": self.native.budget,
+            "bytes": self.native.bytes,
+            "blocks": self.native.entries,
+            "hits": self.native.hits,
+            "misses": self.native.misses,
+            "evictions": self.native.evictions,
+        }
+
+
+cdef class Table:
+    def __init__(self, Cache cache, file, uint64_t number, uint64_t file_id, uint64_t size, bytes smallest,
+                 bytes largest):
+        global _opened
+        cdef reader r
+        cdef int result
+        memset(&r, 0, sizeof(r))
+        _opened += 1
+        self.cache = cache
+        self.file = file
+        self.path = file.path
+        self.discard = None
+        self._smallest = smallest
+        self._largest = largest
+        self.native.fd = file.fd
+        self.native.number = number
+        self.native.file_id = file_id
+        self.native.cache_key = _opened
+        self.native.size = size
+        self.native.smallest = slice_of(PyBytes_AS_STRING(smallest), PyBytes_GET_SIZE(smallest))
+        self.native.largest = slice_of(PyBytes_AS_STRING(largest), PyBytes_GET_SIZE(largest))
+        with nogil:
+            result = table_open(&r, &self.native)
+        if result < 0:
+            raise self.failure_of(&r)
+
+    def __del__(self):
+        if self.file is None:
+            return
+        if self.discard is not None:
+            cache_forget(self.cache.native, self.native.cache_key)
+        self.file.close()
+        if self.discard is not None:
+            self.discard()
+
+    cdef object failure_of(self, reader *r):
+        cdef failure *f = &r.failed
+        return failed(f.code, self.path, f.offset, f.what.decode(), f.os_error)
+
+    @property
+    def number(self):
+        return self.native.number
+
+    def properties(self):
+        cdef reader r
+        cdef cache_entry *block
+        cdef block_cursor c
+        cdef uint64_t number
+        cdef dict found = {}
+        memset(&r, 0, sizeof(r))
+        memset(&c, 0, sizeof(c))
+        block = table_block(&r, &self.native, self.native.properties)
+        if block == NULL:
+            raise self.failure_of(&r)
+        try:
+            if block_cursor_open(&c, cache_bytes(block)) < 0 or block_first(&c) < 0:
+                raise failed(1, self.path, self.native.properties.offset, "malformed properties", 0)
+            while c.valid:
+                name = PyBytes_FromStringAndSize(<char *>c.key.data, c.key.size).decode("ascii", "replace")
+                if name in ("smallest", "largest"):
+                    found[name] = PyBytes_FromStringAndSize(<char *>c.value.data, c.value.size)
+                elif varint_get(c.value.data, c.value.data + c.value.size, &number) != NULL:
+                    found[name] = number
+                if block_next(&c) < 0:
+                    raise failed(1, self.path, self.native.properties.offset, "malformed properties", 0)
+        finally:
+            cache_release(block)
+            block_cursor_free(&c)
+        return found
+
+    def verify(self):
+        cdef reader r
+        cdef cursor c
+        cdef run one
+        cdef table *tables[1]
+        cdef uint64_t count = 0
+        cdef int may_hold
+        memset(&r, 0, sizeof(r))
+        tables[0] = &self.native
+        one.tables = tables
+        one.count = 1
+        cursor_init_run(&c, one, &r, 0)
+        with nogil:
+            cursor_seek(&c, NULL)
+            while c.valid:
+                count += 1
+                cursor_step(&c)
+        cursor_free(&c)
+        if r.failed.code != FAILURE_NONE:
+            raise self.failure_of(&r)
+        r.blocks = self.cache.native
+        may_hold = table_may_hold(
+            &r, &self.native, hash64(self.native.smallest.data, self.native.smallest.size)
+        )
+        if may_hold < 0:
+            raise self.failure_of(&r)
+        if not may_hold:
+            raise failed(1, self.path, self.native.filter.offset, "the filter does not know the first key", 0)
+        expected = self.properties().get("entries")
+        if expected != count:
+            what = f"{count} entries, the properties say {expected}"
+            raise failed(1, self.path, self.native.properties.offset, what, 0)
+        return count
+
+    def entries(self, bint reverse=False):
+        cdef reader r
+        cdef cursor c
+        cdef run one
+        cdef table *tables[1]
+        cdef list found = []
+        memset(&r, 0, sizeof(r))
+        r.blocks = self.cache.native
+        tables[0] = &self.native
+        one.tables = tables
+        one.count = 1
+        cursor_init_run(&c, one, &r, reverse)
+        cursor_seek(&c, NULL)
+        while c.valid:
+            found.append((
+                PyBytes_FromStringAndSize(<char *>c.at.key.data, c.at.key.size),
+                entry_sequence(&c.at),
+                entry_kind(&c.at),
+                PyBytes_FromStringAndSize(<char *>c.at.value.data, c.at.value.size),
+                c.at.deadline,
+            ))
+            cursor_step(&c)
+        cursor_free(&c)
+        if r.failed.code != FAILURE_NONE:
+            raise self.failure_of(&r)
+        return found

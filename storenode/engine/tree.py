@@ -1,0 +1,158 @@
+"""What an engine consists of at a moment: memtables, tables, and the view over them; and how one state
+becomes the next.
+
+The applying thread retires memtables, workers install what they flushed or compacted, the log's thread takes
+file numbers: so everything here that changes is changed under a lock, and readers take `view`, which is
+replaced and never changed. Order of a change (docs/formats.md section 5): tables durable, manifest committed,
+view replaced, only then the inputs given up.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Collection, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from storenode.engine.manifest import State
+from storenode.engine.memtable import Memtable
+from storenode.engine.shared import Shared
+from storenode.engine.table import Table
+from storenode.engine.version import TableMeta, Version
+from storenode.engine.view import View
+
+
+class Retired(NamedTuple):
+    """A memtable that nobody adds to any more, the last sequence it covers, and the engine's time then."""
+
+    memtable: Memtable
+    last_sequence: int
+    now_ms: int
+
+
+def table_path(directory: str, number: int) -> str:
+    return os.path.join(directory, f"{number:06d}.sst")
+
+
+class Tree:
+    """Memtables and tables of one engine. `view` is None once it was closed."""
+
+    def __init__(
+        self,
+        shared: Shared,
+        directory: str,
+        engine_id: int,
+        state: State,
+        version: Version,
+        tables: dict[int, Table],
+    ) -> None:
+        self.shared = shared
+        self.directory = directory
+        self.engine_id = engine_id
+        self.version = version
+        self.flushed_sequence = state.flushed_sequence
+        self.flushed_now_ms = state.now_ms
+        self.log_number = state.log_number
+        self.retired: tuple[Retired, ...] = ()
+        """Newest first."""
+        self._tables = tables
+        self._next_file = state.next_file
+        self._lock = threading.Lock()
+        self._commit_lock = threading.Lock()
+        self.active = Memtable(state.log_number)
+        self.view: View | None = None
+        self._make_view()
+
+    def take_number(self) -> int:
+        """A file number that was never used before. Any thread."""
+        with self._lock:
+            number = self._next_file
+            self._next_file += 1
+            return number
+
+    def retire(self, first_wal: int, last_sequence: int, now_ms: int) -> bool:
+        """Begin a new memtable, whose first entry will be in log `first_wal`. False if the old one was
+        empty and is just dropped."""
+        with self._lock:
+            filled = self.active.count > 0
+            if filled:
+                self.retired = (Retired(self.active, last_sequence, now_ms), *self.retired)
+            self.active = Memtable(first_wal)
+            self._make_view()
+            return filled
+
+    def install(
+        self,
+        added: Sequence[TableMeta],
+        removed: Collection[int],
+        *,
+        flushed: Retired | None = None,
+        now_ms: int = 0,
+    ) -> None:
+        """Make a finished job's result the engine's state, durably. A table in `added` that exists already
+        only moves.
+
+        OSError: nothing changed. EngineFailed: whether it changed is unknown, and the engine must not go on.
+        """
+        with self._commit_lock:
+            moved = {table.number for table in added if table.number in self._tables}
+            opened = {table.number: self.open_table(table) for table in added if table.number not in moved}
+            version = self.version.change(added, {*removed, *moved})
+            flushed_sequence = flushed.last_sequence if flushed else self.flushed_sequence
+            flushed_now_ms = max(self.flushed_now_ms, flushed.now_ms if flushed else now_ms)
+            log_number = self._log_number_without(flushed)
+            state = State(self._next_file, log_number, flushed_sequence, flushed_now_ms)
+            self.shared.manifest.commit(self.engine_id, state, added, removed)
+            with self._lock:
+                self.version = version
+                self._tables.update(opened)
+                gone = [self._tables.pop(number) for number in removed]
+                self.retired = tuple(one for one in self.retired if one is not flushed)
+                self.flushed_sequence, self.flushed_now_ms = flushed_sequence, flushed_now_ms
+                self.log_number = log_number
+                self._make_view()
+            for table in gone:
+                table.discard = partial(self.shared.discard, table.path)
+
+    def open_table(self, meta: TableMeta) -> Table:
+        """The table as the manifest describes it. Corruption if the file is another one, or missing."""
+        return open_table(self.shared, self.directory, meta)
+
+    def tables_of(self, metas: Sequence[TableMeta]) -> tuple[Table, ...]:
+        with self._lock:
+            return tuple(self._tables[meta.number] for meta in metas)
+
+    def memtable_bytes(self) -> int:
+        return self.active.memory_bytes + sum(one.memtable.memory_bytes for one in self.retired)
+
+    def close(self) -> None:
+        """Give everything up; snapshots keep what they hold."""
+        with self._lock:
+            self.view = None
+            self._tables = {}
+            self.retired = ()
+            self.active = Memtable()
+
+    def _log_number_without(self, flushed: Retired | None) -> int:
+        with self._lock:
+            kept = [one.memtable for one in self.retired if one is not flushed]
+            return min(memtable.first_wal for memtable in (self.active, *kept))
+
+    def _make_view(self) -> None:
+        memtables = (self.active, *(one.memtable for one in self.retired))
+        level0, *levels = self.version.levels
+        runs: list[tuple[TableMeta, ...]] = [(table,) for table in level0]
+        runs.extend(level for level in levels if level)
+        tables = tuple(tuple(self._tables[meta.number] for meta in run) for run in runs)
+        self.view = View(self.shared.cache, self.directory, memtables, tables)
+
+
+def open_table(shared: Shared, directory: str, meta: TableMeta) -> Table:
+    """Open a table file; see Tree.open_table."""
+    file = shared.vfs.open(table_path(directory, meta.number))
+    try:
+        return Table(shared.cache, file, meta.number, meta.file_id, meta.size, meta.smallest, meta.largest)
+    except BaseException:
+        file.close()
+        raise

@@ -1,0 +1,100 @@
+"""The only module of the engine that touches files. Small, so that a twin for crash tests can take its place.
+
+Native code gets file descriptors from here; it reads and writes, but never opens, syncs, renames or removes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+
+
+class File:
+    """An open file. `fd` stays valid until `close`."""
+
+    def __init__(self, path: str, fd: int) -> None:
+        self.path = path
+        self.fd = fd
+
+    def write_at(self, offset: int, data: bytes) -> None:
+        """Write all of `data`; OSError may leave a part of it behind."""
+        rest = memoryview(data)
+        while rest:
+            written = os.pwrite(self.fd, rest, offset)
+            offset += written
+            rest = rest[written:]
+
+    def truncate(self, size: int) -> None:
+        os.ftruncate(self.fd, size)
+
+    def sync(self) -> None:
+        """Make content and size durable."""
+        os.fdatasync(self.fd)
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class Vfs:
+    """The machine's file system."""
+
+    def create(self, path: str) -> File:
+        """A new file for writing and reading; FileExistsError if there is one."""
+        return File(path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+
+    def open(self, path: str, *, writable: bool = False) -> File:
+        mode = os.O_RDWR if writable else os.O_RDONLY
+        return File(path, os.open(path, mode | os.O_CLOEXEC))
+
+    def read(self, path: str) -> bytes:
+        with open(path, "rb") as file:
+            return file.read()
+
+    def size(self, path: str) -> int:
+        return os.stat(path).st_size
+
+    def rename(self, source: str, target: str) -> None:
+        os.rename(source, target)
+
+    def link(self, source: str, target: str) -> None:
+        os.link(source, target)
+
+    def unlink(self, path: str) -> None:
+        """Remove a file; one that is gone already is fine."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+    def listdir(self, path: str) -> list[str]:
+        return os.listdir(path)
+
+    def make_directory(self, path: str) -> None:
+        """The directory and those above it, durably."""
+        if os.path.isdir(path):
+            return
+        parent = os.path.dirname(os.path.abspath(path))
+        self.make_directory(parent)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path)
+        self.sync_directory(parent)
+
+    def sync_directory(self, path: str) -> None:
+        """Make the names in a directory durable."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def lock(self, path: str) -> File:
+        """An exclusive lock, held until the file is closed or the process ends; BlockingIOError if another
+        has it."""
+        file = File(path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        try:
+            fcntl.flock(file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            file.close()
+            raise
+        return file

@@ -1,0 +1,44 @@
+"""A view: what one reader sees (native/view.h, native/execute.h, native/scan.h)."""
+
+from collections.abc import Iterable
+
+from kvclient.errors import Corruption
+from storenode.engine.memtable import Memtable
+from storenode.engine.table import Cache, Table
+
+class View:
+    """Memtables (newest first) over runs of tables (newest first); holds references to all of them.
+
+    `sequence` everywhere: versions above it are not seen. `now_ms`: what has expired by then counts as
+    absent.
+    """
+
+    active: Memtable
+    memtables: tuple[Memtable, ...]
+    runs: tuple[tuple[Table, ...], ...]
+    filtered: int
+    def __init__(
+        self,
+        cache: Cache,
+        directory: str,
+        memtables: tuple[Memtable, ...],
+        runs: tuple[tuple[Table, ...], ...],
+    ) -> None: ...
+    def apply(
+        self, ops: bytes | bytearray | memoryview, first_sequence: int, now_ms: int
+    ) -> tuple[bytes, int, Corruption | None]:
+        """Execute a logged stream against the first memtable: results, number of ops, and the first damage
+        that an op met.
+
+        InvalidRequest, with nothing executed, if the stream is not one. Only one thread at a time, and none
+        that reads then without a sequence below `first_sequence`.
+        """
+    def read(self, ops: bytes | bytearray | memoryview, sequence: int, now_ms: int) -> bytes:
+        """Results of a stream of GET, EXISTS and SCAN."""
+    def get(self, key: bytes, sequence: int, now_ms: int) -> bytes | None: ...
+    def multi_get(self, keys: Iterable[bytes], sequence: int, now_ms: int) -> list[bytes | None]: ...
+    def scan_page(
+        self, start: bytes, stop: bytes | None, limit: int, flags: int, sequence: int, now_ms: int
+    ) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
+        """One page of pairs of [start, stop), and where to go on (None at the end); flags: 0, or 1 for
+        descending order."""

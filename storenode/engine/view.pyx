@@ -1,0 +1,298 @@
+"""A view: the memtables and tables that one reader sees, and everything that can be asked of them, natively.
+
+A view is immutable but for its first memtable, which `apply` adds to. It holds references to all it points
+to: as long as somebody has the view, nothing under it is freed, whatever is flushed, compacted or closed
+meanwhile.
+
+The interpreter's lock is given up for the whole call when the work is long, and around each read of a file
+when it is short.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+
+from kvclient.errors import InvalidRequest
+from storenode.engine.errors import failed
+from storenode.engine.memtable cimport Memtable
+from storenode.engine.native cimport (
+    FAILURE_NONE,
+    buffer,
+    buffer_append,
+    buffer_free,
+    entry_is_absent,
+    execute_stream,
+    execution,
+    failure,
+    lookup,
+    lookup_release,
+    memtable,
+    msgpack_bin,
+    msgpack_uint,
+    reader,
+    run,
+    scan,
+    scan_free,
+    scan_run,
+    scratch,
+    scratch_free,
+    slice,
+    slice_of,
+    stream_check,
+    stream_shape,
+    table,
+    view,
+    view_get,
+)
+from storenode.engine.table cimport Cache, Table
+
+
+cdef extern from "interpreter.h" nogil:
+    void *interpreter_pause() noexcept
+    void interpreter_resume(void *state) noexcept
+
+
+# Below this an op stream runs in some microseconds: less than other threads can make of the lock.
+cdef size_t SHORT_STREAM_BYTES = 4096
+
+
+cdef class View:
+    cdef view native
+    cdef readonly tuple memtables
+    cdef readonly tuple runs
+    cdef readonly Memtable active
+    cdef Cache cache
+    cdef str directory
+    cdef table **table_pointers
+    cdef readonly uint64_t filtered
+
+    def __init__(self, Cache cache, str directory, tuple memtables, tuple runs):
+        cdef size_t i, at = 0
+        cdef Memtable one
+        cdef Table each
+        self.cache = cache
+        self.directory = directory
+        self.memtables = memtables
+        self.runs = runs
+        self.active = memtables[0]
+        self.native.memtable_count = len(memtables)
+        self.native.run_count = len(runs)
+        self.native.memtables = <memtable **>calloc(len(memtables), sizeof(memtable *))
+        self.native.runs = <run *>calloc(len(runs) + 1, sizeof(run))
+        self.table_pointers = <table **>calloc(sum(map(len, runs)) + 1, sizeof(table *))
+        if self.native.memtables == NULL or self.native.runs == NULL or self.table_pointers == NULL:
+            raise MemoryError
+        for i, one in enumerate(memtables):
+            self.native.memtables[i] = one.native
+        for i, tables in enumerate(runs):
+            self.native.runs[i].tables = self.table_pointers + at
+            self.native.runs[i].count = len(tables)
+            for each in tables:
+                self.table_pointers[at] = &each.native
+                at += 1
+
+    def __dealloc__(self):
+        free(self.native.memtables)
+        free(self.native.runs)
+        free(self.table_pointers)
+
+    cdef object failed(self, failure *f):
+        return failed(f.code, f"{self.directory}/{f.file_number:06d}.sst", f.offset, f.what.decode(), f.os_error)
+
+    cdef void open_reader(self, reader *r, bint keeps_lock) noexcept:
+        memset(r, 0, sizeof(reader))
+        r.blocks = self.cache.native
+        if keeps_lock:
+            r.pause = interpreter_pause
+            r.resume = interpreter_resume
+
+    cdef bytes execute(self, ops, execution *x, memtable *active, stream_shape *shape):
+        """Check and run a stream: its results. `x` has sequence and now_ms, and afterwards what happened."""
+        cdef slice stream
+        cdef const uint8_t[::1] view_of_ops
+        cdef reader r
+        cdef scratch s
+        cdef buffer out
+        cdef int result
+        cdef bint is_short
+        if PyBytes_CheckExact(ops):
+            stream = slice_of(PyBytes_AS_STRING(ops), PyBytes_GET_SIZE(ops))
+        else:
+            view_of_ops = ops
+            stream = slice_of(&view_of_ops[0] if view_of_ops.shape[0] else NULL, view_of_ops.shape[0])
+        if stream_check(stream, shape) < 0:
+            raise InvalidRequest("malformed op stream")
+        if active == NULL and shape.writes:
+            raise InvalidRequest("only GET, EXISTS and SCAN can be read")
+        if active != NULL and shape.scans:
+            raise InvalidRequest("SCAN cannot be applied")
+        memset(&s, 0, sizeof(s))
+        memset(&out, 0, sizeof(out))
+        is_short = stream.size < SHORT_STREAM_BYTES and not shape.scans
+        self.open_reader(&r, is_short)
+        x.v = &self.native
+        x.active = active
+        x.r = &r
+        x.s = &s
+        x.out = &out
+        if is_short:
+            result = execute_stream(x, stream)
+        else:
+            with nogil:
+                result = execute_stream(x, stream)
+        try:
+            self.filtered += r.filtered
+            if result < 0:
+                raise self.failed(&r.failed)
+            return PyBytes_FromStringAndSize(<char *>out.data, out.size)
+        finally:
+            buffer_free(&out)
+            scratch_free(&s)
+
+    def apply(self, ops, uint64_t first_sequence, uint64_t now_ms):
+        cdef execution x
+        cdef stream_shape shape
+        memset(&x, 0, sizeof(x))
+        x.sequence = first_sequence
+        x.now_ms = now_ms
+        results = self.execute(ops, &x, self.active.native, &shape)
+        corruption = None
+        if x.corruption.code != FAILURE_NONE:
+            corruption = self.failed(&x.corruption)
+        return results, shape.count, corruption
+
+    def read(self, ops, uint64_t sequence, uint64_t now_ms):
+        cdef execution x
+        cdef stream_shape shape
+        memset(&x, 0, sizeof(x))
+        x.sequence = sequence
+        x.now_ms = now_ms
+        return self.execute(ops, &x, NULL, &shape)
+
+    def get(self, bytes key, uint64_t sequence, uint64_t now_ms):
+        cdef reader r
+        cdef scratch s
+        cdef lookup found
+        cdef slice wanted
+        cdef int result, in_active
+        memset(&s, 0, sizeof(s))
+        self.open_reader(&r, True)
+        wanted = slice_of(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+        result = view_get(&self.native, &r, &s, wanted, sequence, &found, &in_active)
+        try:
+            self.filtered += r.filtered
+            if result < 0:
+                raise self.failed(&r.failed)
+            if result == 0 or entry_is_absent(&found.found, now_ms):
+                return None
+            return PyBytes_FromStringAndSize(<char *>found.found.value.data, found.found.value.size)
+        finally:
+            lookup_release(&found)
+            scratch_free(&s)
+
+    def multi_get(self, keys, uint64_t sequence, uint64_t now_ms):
+        cdef list wanted = list(keys)
+        cdef Py_ssize_t count = len(wanted), i
+        cdef slice *slices = <slice *>calloc(count + 1, sizeof(slice))
+        cdef Py_ssize_t *ends = <Py_ssize_t *>calloc(count + 1, sizeof(Py_ssize_t))
+        cdef reader r
+        cdef scratch s
+        cdef buffer out
+        cdef int result = 0
+        cdef Py_ssize_t at = 0
+        memset(&s, 0, sizeof(s))
+        memset(&out, 0, sizeof(out))
+        self.open_reader(&r, False)
+        try:
+            if slices == NULL or ends == NULL:
+                raise MemoryError
+            for i in range(count):
+                key = wanted[i]
+                if not PyBytes_CheckExact(key):
+                    raise TypeError(f"a key is bytes, not {type(key).__name__}")
+                slices[i] = slice_of(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+            with nogil:
+                for i in range(count):
+                    result = self.get_into(&r, &s, slices[i], sequence, now_ms, &out)
+                    if result < 0:
+                        break
+                    ends[i] = out.size if result else -1
+            self.filtered += r.filtered
+            if result < 0:
+                raise self.failed(&r.failed)
+            if out.failed:
+                raise MemoryError
+            values = []
+            for i in range(count):
+                if ends[i] < 0:
+                    values.append(None)
+                else:
+                    values.append(PyBytes_FromStringAndSize(<char *>out.data + at, ends[i] - at))
+                    at = ends[i]
+            return values
+        finally:
+            free(slices)
+            free(ends)
+            buffer_free(&out)
+            scratch_free(&s)
+
+    cdef int get_into(
+        self, reader *r, scratch *s, slice key, uint64_t sequence, uint64_t now_ms, buffer *out
+    ) noexcept nogil:
+        """Append the value of a key: 1 if there is one, 0 if not, -1 on failure."""
+        cdef lookup found
+        cdef int in_active
+        cdef int result = view_get(&self.native, r, s, key, sequence, &found, &in_active)
+        if result > 0:
+            result = not entry_is_absent(&found.found, now_ms)
+            if result:
+                buffer_append(out, found.found.value.data, found.found.value.size)
+        lookup_release(&found)
+        return result
+
+    def scan_page(
+        self, bytes start, stop, uint64_t limit, unsigned flags, uint64_t sequence, uint64_t now_ms
+    ):
+        cdef scan page
+        cdef reader r
+        cdef int result
+        memset(&page, 0, sizeof(page))
+        self.open_reader(&r, False)
+        page.start = slice_of(PyBytes_AS_STRING(start), PyBytes_GET_SIZE(start))
+        if stop is not None:
+            page.has_stop = 1
+            page.stop = slice_of(PyBytes_AS_STRING(stop), PyBytes_GET_SIZE(stop))
+        page.limit = limit
+        page.flags = flags
+        page.sequence = sequence
+        page.now_ms = now_ms
+        with nogil:
+            result = scan_run(&page, &self.native, &r)
+        try:
+            if result < 0:
+                raise self.failed(&r.failed)
+            resume = None
+            if page.has_resume:
+                resume = PyBytes_FromStringAndSize(<char *>page.resume.data, page.resume.size)
+            return unpack_pairs(&page), resume
+        finally:
+            scan_free(&page)
+
+
+cdef list unpack_pairs(scan *page):
+    """The (key, value) pairs of a page without keys-only or count-only flags."""
+    cdef const uint8_t *p = page.entries.data
+    cdef const uint8_t *end = p + page.entries.size
+    cdef slice key, value
+    cdef uint64_t version
+    cdef list pairs = []
+    while p < end:
+        p = msgpack_bin(p, end, &key)
+        p = msgpack_bin(p, end, &value)
+        p = msgpack_uint(p, end, &version)
+        pairs.append((
+            PyBytes_FromStringAndSize(<char *>key.data, key.size),
+            PyBytes_FromStringAndSize(<char *>value.data, value.size),
+        ))
+    return pairs

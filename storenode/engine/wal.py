@@ -1,0 +1,233 @@
+"""The write-ahead log of one engine: writing it, and reading it back (docs/formats.md section 2).
+
+Invariants: what `append` returned for with sync is durable. A log is complete and durable before the next one
+is begun. A failed write leaves the file as it was; a failed sync ends all writing, since nobody can say then
+what is on the disk. `append` is called by one thread at a time; `want_new_file` by any.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from kvclient.errors import Corruption
+from storenode.engine import codec
+from storenode.engine.errors import EngineFailed, EngineReadOnly
+from storenode.engine.vfs import File, Vfs
+
+Entry = tuple[int, int, bytes]
+"""(first_sequence, now_ms, op stream)."""
+
+HEADER_BYTES = 48
+MAGIC = b"rkv-wal\n"
+VERSION = 1
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+"""What the machine's owner can mend, after which writing goes on."""
+
+
+def wal_path(directory: str, number: int) -> str:
+    return os.path.join(directory, f"{number:06d}.wal")
+
+
+class LogWriter:
+    """Appends entries to the newest log, and begins a new one when it is full or when asked to."""
+
+    def __init__(
+        self,
+        vfs: Vfs,
+        directory: str,
+        engine_id: int,
+        file_bytes: int,
+        take_number: Callable[[], int],
+        last: tuple[int, int],
+    ) -> None:
+        """`last`: number and length of the log that recovery ended with, (0, 0) if there is none."""
+        self._vfs = vfs
+        self._directory = directory
+        self._engine_id = engine_id
+        self._file_bytes = file_bytes
+        self._take_number = take_number
+        self._file: File | None = None
+        self._wants_new_file = False
+        self.number, self._length = last
+        self._synced = self._length
+        self.bytes_written = 0
+        self.syncs = 0
+        self.failure: str | None = None
+
+    @property
+    def length(self) -> int:
+        return self._length
+
+    def want_new_file(self) -> None:
+        self._wants_new_file = True
+
+    def append(self, entries: Sequence[Entry], *, sync: bool) -> int:
+        """Write all entries with one call; the number of the log they are in."""
+        if self.failure is not None:
+            raise EngineFailed(self.failure)
+        if self._file is None or self._length >= self._file_bytes or self._wants_new_file:
+            self._begin(entries)
+        else:
+            data = codec.wal_records(entries, self._file_id, self._length, self._synced)
+            self._write(self._file, data)
+        if sync:
+            self.sync()
+        return self.number
+
+    def sync(self) -> None:
+        """Make all that was appended durable."""
+        if self._file is None or self._synced == self._length:
+            return
+        try:
+            self._file.sync()
+        except OSError as error:
+            self._fail(self._file.path, "sync", error)
+        self.syncs += 1
+        self._synced = self._length
+
+    def close(self) -> None:
+        """End the log with a mark that says that all of it is durable, as far as the disk lets us."""
+        if self._file is None:
+            return
+        try:
+            if self.failure is None and self._length > HEADER_BYTES:
+                self.sync()
+                self._write(
+                    self._file, codec.wal_records([(0, 0, b"")], self._file_id, self._length, self._synced)
+                )
+                self.sync()
+        except (EngineReadOnly, EngineFailed):
+            pass  # without the mark the log is as good as after a crash
+        finally:
+            self._file.close()
+            self._file = None
+
+    @property
+    def _file_id(self) -> int:
+        return self._engine_id << 48 | self.number
+
+    def _write(self, file: File, data: bytes) -> None:
+        try:
+            file.write_at(self._length, data)
+        except OSError as error:
+            try:
+                file.truncate(self._length)
+            except OSError as second:
+                self._fail(file.path, "truncate", second)
+            if error.errno in NO_ROOM:
+                raise EngineReadOnly(f"{file.path}: {error.strerror}") from error
+            self._fail(file.path, "write", error)
+        self._length += len(data)
+        self.bytes_written += len(data)
+
+    def _begin(self, entries: Sequence[Entry]) -> None:
+        """Begin a new log with these entries; on any failure to write it the old one stays the current
+        one."""
+        self.sync()
+        number = self._take_number()
+        path = wal_path(self._directory, number)
+        header = codec.wal_header(self._engine_id, number, self.number, self._length)
+        file_id = self._engine_id << 48 | number
+        data = header + codec.wal_records(entries, file_id, HEADER_BYTES, 0)
+        try:
+            file = self._vfs.create(path)
+        except OSError as error:
+            raise EngineReadOnly(f"{path}: {error.strerror}") from error
+        try:
+            file.write_at(0, data)
+        except OSError as error:
+            file.close()
+            self._vfs.unlink(path)
+            if error.errno in NO_ROOM:
+                raise EngineReadOnly(f"{path}: {error.strerror}") from error
+            self._fail(path, "write", error)
+        try:
+            # Also for entries that need not be durable: nothing is ever applied from a log that could vanish
+            # as a whole.
+            file.sync()
+            self._vfs.sync_directory(self._directory)
+        except OSError as error:
+            file.close()
+            self._fail(path, "sync", error)
+        if self._file is not None:
+            self._file.close()
+        self._file = file
+        self.number = number
+        self._length = self._synced = len(data)
+        self.syncs += 1
+        self._wants_new_file = False
+        self.bytes_written += len(data)
+
+    def _fail(self, path: str, what: str, error: OSError) -> None:
+        self.failure = (
+            f"{path}: {what} failed: {error.strerror}; what is durable is unknown, open the engine anew"
+        )
+        raise EngineFailed(self.failure) from error
+
+
+class Log(NamedTuple):
+    """A log as it was read: entries in order, and where its sound part ends. `length` 0: not even the
+    header was whole."""
+
+    number: int
+    path: str
+    entries: list[Entry]
+    length: int
+    previous: int
+    previous_length: int
+
+
+def read_log(vfs: Vfs, directory: str, engine_id: int, number: int, *, is_last: bool) -> Log:
+    """Read and check one log. A torn tail of the last one is cut off, on the disk too. Corruption names
+    file and offset."""
+    path = wal_path(directory, number)
+    content = vfs.read(path)
+    file_id = engine_id << 48 | number
+    if not _header_is_sound(path, content, engine_id, number):
+        behind, end = codec.wal_scan(content, file_id, HEADER_BYTES)
+        if not is_last or behind or codec.wal_proof(content, file_id, 0):
+            raise Corruption(f"{path}: damaged log header (offset 0)")
+        _cut(vfs, path, 0)
+        return Log(number, path, [], 0, 0, 0)
+    entries, end = codec.wal_scan(content, file_id, HEADER_BYTES)
+    if end < len(content):
+        proof = codec.wal_proof(content, file_id, end)
+        if proof:
+            raise Corruption(
+                f"{path}: damaged record (offset {end}); the record at {proof} proves that it was durable"
+            )
+        if not is_last:
+            raise Corruption(f"{path}: damaged record (offset {end}) in a log that was complete")
+    if is_last:
+        _cut(
+            vfs, path, end
+        )  # also makes durable what only the page cache still held: the next log will vouch for it
+    previous = int.from_bytes(content[24:32], "little")
+    return Log(number, path, entries, end, previous, int.from_bytes(content[32:40], "little"))
+
+
+def _header_is_sound(path: str, content: bytes, engine_id: int, number: int) -> bool:
+    if len(content) < HEADER_BYTES:
+        return False
+    if codec.masked_crc32c(content[:44]) != int.from_bytes(content[44:48], "little"):
+        return False
+    if content[:8] != MAGIC:
+        raise Corruption(f"{path}: not a log (offset 0)")
+    if int.from_bytes(content[8:12], "little") != VERSION:
+        raise Corruption(f"{path}: unknown log version (offset 8)")
+    if content[12:16] != engine_id.to_bytes(4, "little") or content[16:24] != number.to_bytes(8, "little"):
+        raise Corruption(f"{path}: the log of another engine or number (offset 12)")
+    return True
+
+
+def _cut(vfs: Vfs, path: str, length: int) -> None:
+    file = vfs.open(path, writable=True)
+    try:
+        file.truncate(length)
+        file.sync()
+    finally:
+        file.close()

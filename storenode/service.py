@@ -1,0 +1,208 @@
+"""The store's shell: messages of routers in, answers out. The only file of this package that touches zmq.
+
+Owns the rpc socket. Every message but a FAULT is answered, whatever it holds; nothing that a message holds
+can end the loop or the drain. Reads are answered at once, writes go to their partition, and all answers of a
+turn leave at its end, one frame per router. One thread, the reactor's.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol
+
+import zmq
+
+from kvclient.errors import KVError, ProtocolError, Status
+from kvclient.protocol import FLAG_BARRIER, FLAG_RETRY, encode_error
+from shared import logs, messages
+from shared.clock import Clock
+from shared.clustermap import ClusterMap
+from shared.metrics import Counters
+from shared.opstream import Limits, inspect
+from shared.reactor import Reactor
+from shared.sockets import send_or_drop
+from storenode.groupcommit import GroupCommit
+from storenode.outbox import Outbox
+
+BATCH_BYTES_MAX: Final = 64 << 20
+"""Largest frame a router may send: four of the largest requests. Routers cut their batches far below."""
+
+STOP_GRACE_S: Final = 4.0
+"""How long a stopping store waits for its log write; less than the 5 s and 10 s after which supervisors kill.
+"""
+
+DEFECT_LOG_INTERVAL_S: Final = 1.0
+
+_COUNTERS: Final = (
+    "batches", "items", "reads", "writes", "faults_sent", "faults_received", "dropped_full", "dropped_gone",
+    "defects",
+)  # fmt: skip
+(BATCHES, ITEMS, READS, WRITES, FAULTS_SENT, FAULTS_RECEIVED, DROPPED_FULL, DROPPED_GONE, DEFECTS) = range(9)
+
+_TIMEOUT: Final = encode_error("the deadline passed before the store could serve it; nothing was applied")
+_EMPTY: Final = encode_error("an empty op stream asks for nothing")
+
+_log = logs.get("service")
+
+
+class Partition(Protocol):
+    """What serves one partition: a `Replica`, or its no-op twin. `propose` answers when it can."""
+
+    def read(self, ops: bytes, count: int) -> bytes: ...
+    def propose(
+        self,
+        route: tuple[bytes, int],
+        client_id: int,
+        sequence: int,
+        acked_below: int,
+        retry: bool,
+        ops: bytes,
+        count: int,
+        deadline: float,
+        now: float,
+    ) -> None: ...
+
+
+class Service:
+    """Serves the partitions of one node. Replicas answer through `outbox`."""
+
+    def __init__(
+        self,
+        reactor: Reactor,
+        cluster_map: ClusterMap,
+        node_id: int,
+        limits: Limits,
+        clock: Clock,
+        commit: GroupCommit,
+    ) -> None:
+        self.counters = Counters(_COUNTERS)
+        self.outbox = Outbox(cluster_map.epoch, self._send)
+        self._reactor = reactor
+        self._map = cluster_map
+        self._node_id = node_id
+        self._limits = limits
+        self._clock = clock
+        self._commit = commit
+        self._partitions: Mapping[int, Partition] = {}
+        self._figures: Callable[[], dict[str, Any]] = dict
+        self._socket: zmq.Socket[bytes] | None = None
+        self._stopping = False
+        self._defect_logged_at = float("-inf")
+        self._defect_reference = ""
+
+    def start(
+        self,
+        socket: zmq.Socket[bytes],
+        partitions: Mapping[int, Partition],
+        figures: Callable[[], dict[str, Any]],
+    ) -> None:
+        """Begins to read a bound ROUTER socket. `figures` is what STATUS answers."""
+        self._socket, self._partitions, self._figures = socket, partitions, figures
+        self._reactor.add_reader(socket, self._on_messages)
+        self._reactor.on_turn_end(self._end_turn)
+
+    def stop(self) -> None:
+        """Stops reading. The loop ends when all writes taken so far are logged and answered, or after
+        STOP_GRACE_S.
+        """
+        if self._socket is not None and not self._stopping:
+            self._stopping = True
+            self._reactor.remove_reader(self._socket)
+            self._reactor.call_later(STOP_GRACE_S, self._reactor.stop)
+
+    def _end_turn(self) -> None:
+        self._commit.flush()
+        self.outbox.flush()
+        if self._stopping and self._commit.idle:
+            self._reactor.stop()
+
+    def _on_messages(self, batch: list[list[bytes]]) -> None:
+        arrived = self._clock.monotonic()
+        for message in batch:
+            try:
+                self._on_message(message, arrived)
+            except ProtocolError as error:
+                self.counters.values[FAULTS_SENT] += 1
+                self._send(message[0], messages.encode_fault(error.message))
+            except Exception:  # noqa: BLE001 - one message must not cost the others of its batch
+                self._send(message[0], messages.encode_fault(self._defect()))
+
+    def _on_message(self, message: list[bytes], arrived: float) -> None:
+        if len(message) != 2:
+            raise ProtocolError(f"a message is one frame, this one has {len(message) - 1}")
+        router, frame = message
+        request = messages.decode_to_store(frame)
+        if isinstance(request, messages.Batch):
+            self._serve(router, request.items, arrived)
+        elif isinstance(request, messages.MapRequest):
+            self._send(router, messages.encode_map_reply(request.token, self._map.encode()))
+        elif isinstance(request, messages.StatusRequest):
+            self._send(router, messages.encode_status_reply(request.token, self._figures()))
+        elif isinstance(request, messages.Ping):
+            self._send(router, messages.encode_pong(request.token, self._node_id, self._map.epoch))
+        else:  # not answered, or two sides that do not understand each other would go on for ever
+            self.counters.values[FAULTS_RECEIVED] += 1
+
+    def _serve(self, router: bytes, items: list[messages.Item], arrived: float) -> None:
+        counted = self.counters.values
+        counted[BATCHES] += 1
+        counted[ITEMS] += len(items)
+        now = self._clock.monotonic()
+        answer = self.outbox.add
+        for item in items:
+            try:
+                self._serve_item(router, item, arrived, now)
+            except KVError as error:
+                answer(router, item[0], error.status, encode_error(error.message, **error.details))
+            except Exception:  # noqa: BLE001 - one item must not cost the others of its message
+                answer(router, item[0], Status.INTERNAL, encode_error(self._defect()))
+
+    def _serve_item(self, router: bytes, item: messages.Item, arrived: float, now: float) -> None:
+        token, number, timeout_ms, _, flags, client_id, sequence, acked_below, ops = item
+        partition = self._partitions.get(number)
+        if partition is None:
+            body = encode_error(
+                f"partition {number} is not on this store; its map has epoch {self._map.epoch}"
+            )
+            self.outbox.add(router, token, Status.WRONG_REPLICA, body)
+            return
+        shape = inspect(ops, self._limits)
+        deadline = arrived + timeout_ms / 1000
+        if shape.writes or (not ops and flags & FLAG_BARRIER):
+            self.counters.values[WRITES] += 1
+            retry = flags & FLAG_RETRY != 0
+            route = (router, token)
+            partition.propose(route, client_id, sequence, acked_below, retry, ops, shape.count, deadline, now)
+        elif now >= deadline:
+            self.outbox.add(router, token, Status.TIMEOUT, _TIMEOUT)
+        elif not ops:
+            self.outbox.add(router, token, Status.INVALID_REQUEST, _EMPTY)
+        else:
+            self.counters.values[READS] += 1
+            self.outbox.add(router, token, Status.OK, partition.read(ops, shape.count))
+
+    def _defect(self) -> str:
+        """Logs the exception at hand under a reference; returns the text for the other side, which names it.
+
+        Within DEFECT_LOG_INTERVAL_S further ones get the same reference: a defect that every request meets
+        must not fill the disk.
+        """
+        self.counters.values[DEFECTS] += 1
+        now = self._clock.monotonic()
+        if now >= self._defect_logged_at + DEFECT_LOG_INTERVAL_S:
+            self._defect_logged_at = now
+            self._defect_reference = secrets.token_hex(4)
+            _log.exception("defect", reference=self._defect_reference)
+        return (
+            f"internal error of the store; its log has the details under reference {self._defect_reference}"
+        )
+
+    def _send(self, router: bytes, frame: bytes) -> None:
+        """Queues a frame for a router. One that is gone, or does not read, asks again when it is back: its
+        answers are dropped.
+        """
+        assert self._socket is not None, "nothing is answered before start()"
+        dropped = send_or_drop(self._socket, (router, frame))
+        if dropped is not None:
+            self.counters.values[DROPPED_FULL if dropped == "full" else DROPPED_GONE] += 1

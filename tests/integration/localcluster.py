@@ -1,0 +1,59 @@
+"""A real local cluster, run by `kvcli dev` on ports that it finds free."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import kvclient
+
+KVCLI = str(Path(sys.executable).with_name("kvcli"))
+
+
+class Cluster:
+    """The cluster in `directory`, driven the way an operator would: through kvcli."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.url = ""
+
+    def kvcli(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
+        """Run kvcli against this cluster; `check=True` unless told otherwise, output captured as bytes."""
+        options = {"check": True, "timeout": 110, "capture_output": True} | options
+        return subprocess.run([KVCLI, *arguments], env=self.environment(), **options)
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "RINGKV_URL": self.url, "NO_COLOR": "1"}
+
+    def dev(self, verb: str, *arguments: str) -> bytes:
+        return bytes(self.kvcli("dev", verb, *arguments, "--dir", str(self.directory)).stdout)
+
+    def up(self, *arguments: str) -> None:
+        self.dev("up", "--detach", "--port-base", "0", *arguments)
+        shape = json.loads((self.directory / "cluster.json").read_text())
+        self.url = "kv://" + ",".join(
+            f"127.0.0.1:{shape['port_base'] + number}" for number in range(shape["routers"])
+        )
+
+    def connect(self, **options: Any) -> kvclient.Client[bytes]:
+        return kvclient.connect(self.url, **options)
+
+    def ready(self) -> None:
+        self.kvcli("wait", "--ready", "--timeout", "60s")
+
+    def processes(self) -> dict[str, int]:
+        """Process id by name, from the pid files that kvcli dev keeps."""
+        files = sorted(self.directory.glob("run/*.pid"))
+        return {path.stem: int(json.loads(path.read_text())["pid"]) for path in files}
+
+
+def resident_bytes(process_id: int) -> int:
+    """Resident memory of a live process."""
+    for line in Path(f"/proc/{process_id}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    raise ProcessLookupError(process_id)

@@ -1,0 +1,518 @@
+"""A real router process between real sockets; stores are scripted peers that speak the stores' messages."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+import zmq
+
+from kvclient import protocol
+from kvclient.errors import Status
+from kvclient.protocol import FLAG_BARRIER, FLAG_RETRY, Kind, Request, Response
+from shared import messages
+from shared.clustermap import ClusterMap, Node
+from shared.messages import Item
+
+SECONDS = 10  # how long anything may take before a test fails; nothing waits that long when all is well
+PARTITIONS = 8
+
+Answer = tuple[int, bytes] | None
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that are free now, below those the kernel gives to outgoing connections."""
+    found: list[int] = []
+    with ExitStack() as stack:
+        while len(found) < count:
+            probe = stack.enter_context(socket.socket())
+            try:
+                probe.bind(("127.0.0.1", random.randrange(10_000, 32_000)))
+            except OSError:
+                continue
+            found.append(probe.getsockname()[1])
+    return found
+
+
+def echo(item: Item) -> Answer:
+    """Each op is answered with its own key as value, a scan with nothing."""
+    ops = unpack_all(item.ops)
+    if ops and ops[0][0] == protocol.Op.SCAN:
+        return 0, protocol.pack((0, 0, b""))
+    return 0, b"".join(protocol.pack((0, op[1], item.partition)) for op in ops)
+
+
+def unpack_all(stream: bytes) -> list[Any]:
+    unpacker = msgpack.Unpacker(raw=False)
+    unpacker.feed(stream)
+    return list(unpacker)
+
+
+class Store:
+    """A store that answers as `behave` says; None is silence. Its thread owns its sockets."""
+
+    def __init__(self, node: Node, cluster_map: ClusterMap, node_id: int | None = None) -> None:
+        self.node = node
+        self.map = cluster_map
+        self.node_id = node.id if node_id is None else node_id
+        self.behave: Callable[[Item], Answer] = echo
+        self.items: list[Item] = []
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Close the socket, as a process that dies does."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        context = zmq.Context()
+        listening = context.socket(zmq.ROUTER)
+        listening.bind(self.node.rpc)
+        while not self._stopping.is_set():
+            if listening.poll(10):
+                router, frame = listening.recv_multipart()
+                reply = self._reply(messages.decode_to_store(frame))
+                if reply is not None:
+                    listening.send_multipart([router, reply])
+        context.destroy(linger=0)
+
+    def _reply(self, message: messages.ToStore) -> bytes | None:
+        match message:
+            case messages.Batch(items=items):
+                self.items += items
+                answers = [(item.token, self.behave(item)) for item in items]
+                spoken = [(token, *answer) for token, answer in answers if answer is not None]
+                return messages.encode_batch_reply(self.map.epoch, spoken)
+            case messages.MapRequest(token=token):
+                return messages.encode_map_reply(token, self.map.encode())
+            case messages.StatusRequest(token=token):
+                return messages.encode_status_reply(token, {"keys": 7})
+            case messages.Ping(token=token):
+                return messages.encode_pong(token, self.node_id, self.map.epoch)
+        return None
+
+
+class Client:
+    """A client's bare socket."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.context = zmq.Context()
+        self.socket = self.context.socket(zmq.DEALER)
+        self.socket.connect(endpoint)
+        self.request_id = 0
+
+    def send(self, body: bytes, **fields: Any) -> int:
+        self.request_id += 1
+        values: dict[str, Any] = {
+            "kind": Kind.OPS,
+            "request_id": self.request_id,
+            "timeout_ms": SECONDS * 1000,
+            "read_mode": 0,
+            "flags": 0,
+            "client_id": 9,
+            "sequence": self.request_id,
+            "acked_below": 1,
+            "body": body,
+        }
+        self.socket.send(protocol.encode_request(Request(**values | fields)))
+        return self.request_id
+
+    def receive(self) -> Response:
+        assert self.socket.poll(SECONDS * 1000), "no response"
+        [frame] = self.socket.recv_multipart()
+        return protocol.decode_response(frame)
+
+    def ask(self, body: bytes, **fields: Any) -> Response:
+        request_id = self.send(body, **fields)
+        response = self.receive()
+        assert response.request_id == request_id
+        return response
+
+    def admin(self, command: str, *arguments: Any, **fields: Any) -> Response:
+        return self.ask(protocol.encode_admin(command, *arguments), kind=Kind.ADMIN, sequence=0, **fields)
+
+    def close(self) -> None:
+        self.context.destroy(linger=0)
+
+
+class World:
+    """Two stores' addresses, the map, and one router process; clients and stores as a test makes them."""
+
+    def __init__(self, directory: Path, stack: ExitStack) -> None:
+        self.directory = directory
+        self.stack = stack
+        front, first, second = free_ports(3)
+        self.endpoint = f"tcp://127.0.0.1:{front}"
+        self.nodes = [
+            Node(id=number, name=f"store{number}", rpc=f"tcp://127.0.0.1:{port}")
+            for number, port in ((1, first), (2, second))
+        ]
+        self.map = ClusterMap.bootstrap("test", PARTITIONS, 1, self.nodes)
+        self.log = directory / "router.log"
+        self.config = directory / "router.yaml"
+        self.config.write_text(
+            json.dumps(
+                {
+                    "router": {"name": "router1", "listen": self.endpoint},
+                    "stores": [node.rpc for node in self.nodes],
+                    "limits": {"in_flight": 1000},
+                }
+            )
+        )
+        self.process = self.start()
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "router", "--config", str(self.config), *arguments],
+                stderr=log,
+                env={name: value for name, value in os.environ.items() if not name.startswith("RINGKV_")},
+            )
+        self.stack.callback(process.wait, SECONDS)
+        self.stack.callback(process.kill)
+        return process
+
+    def store(self, number: int, **options: Any) -> Store:
+        store = Store(self.nodes[number - 1], self.map, **options)
+        self.stack.callback(store.stop)
+        return store
+
+    def client(self) -> Client:
+        client = Client(self.endpoint)
+        self.stack.callback(client.close)
+        return client
+
+    def key(self, node: int) -> bytes:
+        """A key whose partition `node` leads."""
+        from shared.hashing import partition_of
+
+        for number in range(10_000):
+            key = b"key%d" % number
+            if self.map.replicas[partition_of(key, self.map.bits)] == (node,):
+                return key
+        raise AssertionError("a node leads nothing")
+
+    def resident_bytes(self) -> int:
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+        raise AssertionError("the router is gone")
+
+    def figures(self, client: Client) -> dict[str, int]:
+        figures: dict[str, int] = msgpack.unpackb(client.admin("status").body)["router_figures"]
+        return figures
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with ExitStack() as stack:
+        yield World(tmp_path, stack)
+
+
+def eventually(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + SECONDS
+    while not holds():
+        assert time.monotonic() < end, "it did not come true in time"
+        time.sleep(0.01)
+
+
+def put(key: bytes) -> bytes:
+    return protocol.encode_put(key, b"value")
+
+
+def test_the_way_of_requests(world: World) -> None:
+    """Before the map, one partition, many partitions, scans, barriers, commands: through real sockets."""
+    client = world.client()
+    early = client.send(put(b"hello"))
+    stores = [world.store(1), world.store(2)]
+    response = client.receive()
+    assert (response.request_id, response.status) == (early, Status.OK)
+    assert protocol.decode_results(response.body)[0][1] == b"hello"
+
+    keys = [b"key%d" % number for number in range(500)]
+    results = protocol.decode_results(client.ask(b"".join(map(put, keys))).body)
+    assert [result[1] for result in results] == keys
+    assert {item.partition for store in stores for item in store.items} == set(range(PARTITIONS))
+
+    assert client.admin("ready").status == Status.OK
+    assert sum(item.flags == FLAG_BARRIER for store in stores for item in store.items) == PARTITIONS
+    status = msgpack.unpackb(client.admin("status").body)
+    assert [(node["name"], node["state"], node["keys"]) for node in status["nodes"]] == [
+        ("store1", "up", 7),
+        ("store2", "up", 7),
+    ]
+    assert client.ask(b"", kind=Kind.MAP).body == world.map.encode()
+    name, _version, epoch = msgpack.unpackb(client.ask(b"", kind=Kind.PING).body)
+    assert (name, epoch) == ("router1", 1)
+
+    assert protocol.decode_results(client.ask(protocol.encode_scan(b"", None, 100), sequence=0).body) == [
+        [0, 0, b""]
+    ]
+
+
+def test_thousands_in_flight_are_answered_each_once(world: World) -> None:
+    world.store(1)
+    world.store(2)
+    client = world.client()
+    assert client.admin("ready").status == Status.OK
+    missing = {client.send(put(b"key%d" % number)): b"key%d" % number for number in range(900)}
+    while missing:
+        response = client.receive()
+        assert protocol.decode_results(response.body)[0][1] == missing.pop(response.request_id)
+    assert not client.socket.poll(50)
+
+
+def test_a_store_that_dies_and_comes_back(world: World) -> None:
+    first, _ = world.store(1), world.store(2)
+    client = world.client()
+    assert client.admin("ready").status == Status.OK
+    first.behave = lambda _: None
+    client.send(put(world.key(1)))
+    without_session = client.send(put(world.key(1)), sequence=0)
+    eventually(lambda: len(first.items) >= PARTITIONS // 2)
+    first.stop()
+    response = client.receive()
+    assert response.request_id == without_session
+    assert protocol.decode_results(response.body)[0][0] == Status.OUTCOME_UNKNOWN
+
+    unserved = client.ask(put(world.key(1)), timeout_ms=400)
+    [[status, message]] = protocol.decode_results(unserved.body)
+    assert status == Status.UNAVAILABLE
+    assert "store1" in message
+    assert client.ask(put(world.key(2))).status == Status.OK, "the other store's partitions are served"
+    not_ready = client.admin("ready", timeout_ms=400)
+    assert not_ready.status == Status.UNAVAILABLE
+    assert "store1" in protocol.decode_error(not_ready.body)["message"]
+    states = [node["state"] for node in msgpack.unpackb(client.admin("status").body)["nodes"]]
+    assert states == ["down", "up"]
+
+    reborn = world.store(1)
+    response = client.receive()
+    assert response.request_id < without_session
+    assert protocol.decode_results(response.body)[0][1] == world.key(1)
+    assert [item.flags for item in reborn.items] == [FLAG_RETRY]
+
+
+def test_a_store_that_hangs_is_found_out_by_its_silence(world: World) -> None:
+    """The link of a process whose loop is stuck stays up; only unanswered pings tell."""
+    first, _ = world.store(1), world.store(2)
+    client = world.client()
+    assert client.admin("ready").status == Status.OK
+    release = threading.Event()
+
+    def hang(item: Item) -> Answer:
+        release.wait(SECONDS)
+        return echo(item)
+
+    first.behave = hang
+    world.stack.callback(release.set)
+    client.send(put(world.key(1)), sequence=0)
+    response = client.receive()
+    assert protocol.decode_results(response.body)[0][0] == Status.OUTCOME_UNKNOWN
+    release.set()
+    first.behave = echo
+    assert protocol.decode_results(client.ask(put(world.key(1))).body)[0][1] == world.key(1)
+
+
+def test_a_stranger_at_a_stores_address_is_not_used(world: World) -> None:
+    world.store(2)
+    client = world.client()
+    assert client.ask(put(world.key(2))).status == Status.OK
+    stranger = world.store(1, node_id=99)
+    [[status, _]] = protocol.decode_results(client.ask(put(world.key(1)), timeout_ms=1000).body)
+    assert status == Status.UNAVAILABLE
+    assert stranger.items == []
+    assert "node 99 answers where the map has node 1" in world.log.read_text()
+
+
+def test_a_new_map_is_followed(world: World) -> None:
+    first, second = world.store(1), world.store(2)
+    client = world.client()
+    assert client.admin("ready").status == Status.OK
+    old = world.map
+    all_on_two = ((2,),) * PARTITIONS
+    second.map = ClusterMap(old.name, old.cluster_id, 2, PARTITIONS, 1, old.nodes[1:], all_on_two)
+    first.map = second.map
+    first.behave = lambda _: (Status.WRONG_REPLICA, protocol.encode_error("moved"))
+    assert protocol.decode_results(client.ask(put(world.key(1))).body)[0][1] == world.key(1)
+    assert msgpack.unpackb(client.admin("status").body)["epoch"] == 2
+
+
+def test_hostile_frames_leave_the_router_alive_correct_and_small(world: World) -> None:
+    world.store(1)
+    world.store(2)
+    client = world.client()
+    assert client.admin("ready").status == Status.OK
+    chance = random.Random(20)
+    seeds = [
+        protocol.encode_request(Request(Kind.OPS, 1, 5000, 0, 0, 0, 0, 0, put(b"k"))),
+        protocol.encode_request(
+            Request(Kind.ADMIN, 1, 500, 0, 0, 0, 0, 0, protocol.encode_admin("route", b"k"))
+        ),
+        protocol.encode_request(Request(Kind.OPS, 1, 500, 0, 0, 0, 0, 0, protocol.encode_scan(b"", b"z", 9))),
+    ]
+
+    def flood(count: int) -> None:
+        attacker = world.client()
+        attacker.socket.set(zmq.SNDHWM, 0)
+        for number in range(count):
+            attacker.socket.send_multipart(mutated(chance, seeds[number % len(seeds)]))
+            if number % 500 == 0:
+                while attacker.socket.poll(0):
+                    attacker.socket.recv_multipart()
+        attacker.send(b"", kind=Kind.PING, request_id=1 << 63)
+        while attacker.receive().request_id != 1 << 63:
+            pass
+
+    flood(10_000)
+    before = world.resident_bytes()
+    flood(100_000)
+    assert world.resident_bytes() - before < 20 << 20
+    assert protocol.decode_results(client.ask(put(b"hello")).body)[0][1] == b"hello"
+    figures = world.figures(client)
+    assert figures["requests_refused"] > 50_000
+    assert figures["defects"] == 0
+    assert "handler_failed" not in world.log.read_text()
+
+
+def mutated(chance: random.Random, frame: bytes) -> list[bytes]:
+    data = bytearray(frame)
+    for _ in range(chance.randrange(1, 4)):
+        how = chance.randrange(4)
+        at = chance.randrange(len(data) + 1)
+        if how == 0:
+            data[at : at + 1] = bytes([chance.randrange(256)])
+        elif how == 1:
+            del data[at:]
+        elif how == 2:
+            data[at:at] = chance.randbytes(chance.randrange(1, 9))
+        else:
+            data[at : at + 4] = b"\xdd\xff\xff\xff"
+    return [bytes(data)] * (2 if chance.random() < 0.05 else 1)
+
+
+def test_a_client_that_left_does_not_matter(world: World) -> None:
+    first, _ = world.store(1), world.store(2)
+    client = world.client()
+    assert client.admin("ready").status == Status.OK
+
+    def answer_one_that_left() -> bool:
+        """Whether the router has noticed; whether it does so before the answer comes is up to the kernel."""
+        asked, answer = threading.Event(), threading.Event()
+
+        def slow(item: Item) -> Answer:
+            asked.set()
+            answer.wait(SECONDS)
+            return echo(item)
+
+        leaver = world.client()
+        first.behave = slow
+        leaver.send(put(world.key(1)))
+        assert asked.wait(SECONDS)
+        leaver.close()
+        client.ask(b"", kind=Kind.PING)
+        first.behave = echo
+        answer.set()
+        client.ask(put(world.key(1)))
+        return world.figures(client)["responses_client_gone"] > 0
+
+    eventually(answer_one_that_left)
+
+
+def test_sigterm_answers_what_is_under_way(world: World) -> None:
+    first, _ = world.store(1), world.store(2)
+    client = world.client()
+    assert client.admin("ready").status == Status.OK
+    asked, answer = threading.Event(), threading.Event()
+    world.stack.callback(answer.set)
+
+    def slow(item: Item) -> Answer:
+        asked.set()
+        answer.wait(SECONDS)
+        return echo(item)
+
+    first.behave = slow
+    client.send(put(world.key(1)))
+    assert asked.wait(SECONDS)
+    world.process.send_signal(signal.SIGTERM)
+    answer.set()
+    assert protocol.decode_results(client.receive().body)[0][1] == world.key(1)
+    assert world.process.wait(SECONDS) == 0
+    assert "router_stopped" in world.log.read_text()
+
+
+def test_sigterm_without_stores_stops_at_once(world: World) -> None:
+    client = world.client()
+    client.ask(b"", kind=Kind.PING)
+    world.process.send_signal(signal.SIGTERM)
+    assert world.process.wait(SECONDS) == 0
+
+
+class TestCommandLine:
+    def test_a_port_in_use_is_one_clear_line(self, world: World) -> None:
+        world.client().ask(b"", kind=Kind.PING)
+        second = world.start()
+        assert second.wait(SECONDS) == 1
+        assert (
+            f"kv-router: cannot listen on {world.endpoint}: another process listens there"
+            in world.log.read_text()
+        )
+
+    def run(self, world: World, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "router", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+
+    def test_the_configuration_in_force_is_printed(self, world: World) -> None:
+        printed = self.run(
+            world,
+            "--config",
+            str(world.config),
+            "--set",
+            "limits.in_flight=17",
+            "--set",
+            "log.level=error",
+            "--print-config",
+        )
+        assert printed.returncode == 0
+        assert "in_flight: 17" in printed.stdout
+        assert "name: router1" in printed.stdout
+
+    def test_all_mistakes_are_named_at_once(self, world: World) -> None:
+        refused = self.run(
+            world,
+            "--config",
+            str(world.config),
+            "--set",
+            "limits.in_flight=many",
+            "--set",
+            "limits.in_fligt_bytes=1",
+        )
+        assert refused.returncode == 2
+        assert "limits.in_flight" in refused.stderr
+        assert "in_flight_bytes" in refused.stderr
+        assert "Traceback" not in refused.stderr
+
+    def test_an_open_address_is_refused(self, world: World) -> None:
+        refused = self.run(world, "--config", str(world.config), "--set", "router.listen=tcp://0.0.0.0:0")
+        assert refused.returncode == 2
+        assert "insecure" in refused.stderr
+
+    def test_a_setting_without_a_value(self, world: World) -> None:
+        refused = self.run(world, "--config", str(world.config), "--set", "limits.in_flight")
+        assert refused.returncode == 2
+        assert "section.key=value" in refused.stderr

@@ -1,0 +1,480 @@
+"""The real kv-store process, spoken to over real sockets the way a router speaks to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+import zmq
+
+from kvclient import protocol
+from kvclient.errors import Status
+from shared import messages
+from shared.clustermap import ClusterMap
+from shared.hashing import partition_of
+from shared.messages import Answer, BatchReply, Fault, Item, MapReply, Pong, StatusReply
+
+DEADLINE_S = 20.0
+BITS = 4
+CLIENT = 0xC11E
+
+
+def configuration(directory: Path, **sections: Any) -> dict[str, Any]:
+    node = {"id": 1, "name": "store1", "rpc": "tcp://127.0.0.1:7200"}
+    return {
+        "node": {"id": 1, "name": "store1"},
+        "listen": {"rpc": "tcp://127.0.0.1:*"},
+        "data": {"dir": str(directory / "data")},
+        "cluster": {"name": "test", "partitions": 1 << BITS, "replicas": 1, "nodes": [node]},
+        **sections,
+    }
+
+
+class Store:
+    """One kv-store process and a socket to it."""
+
+    def __init__(self, directory: Path, config: dict[str, Any], *arguments: str) -> None:
+        path = directory / "store.yaml"
+        path.write_text(yaml.safe_dump(config))
+        self.log = directory / f"store-{random.getrandbits(32):08x}.log"
+        command = [sys.executable, "-m", "storenode", "--config", str(path), *arguments]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL)
+        self.endpoint = ""
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.socket = self._context.socket(zmq.DEALER)
+
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+    def connect(self) -> None:
+        """Waits for the `listening` event and connects."""
+        deadline = time.monotonic() + DEADLINE_S
+        while not (found := [event for event in self.events() if event["event"] == "listening"]):
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, "the store does not come up"
+            time.sleep(0.02)
+        self.endpoint = found[0]["rpc"]
+        self.socket.connect(self.endpoint)
+
+    def receive(self) -> messages.ToRouter:
+        assert self.socket.poll(int(DEADLINE_S * 1000)), f"no answer; {self.log.read_text()[-2000:]}"
+        return messages.decode_to_router(self.socket.recv())
+
+    def batch(self, items: list[Item]) -> dict[int, Answer]:
+        """The answers to one batch by token; they may come in several replies."""
+        self.socket.send(messages.encode_batch(1, items))
+        return self.answers(len(items))
+
+    def answers(self, count: int) -> dict[int, Answer]:
+        found: dict[int, Answer] = {}
+        while len(found) < count:
+            reply = self.receive()
+            assert isinstance(reply, BatchReply)
+            assert reply.epoch == 1
+            found |= {answer.token: answer for answer in reply.answers}
+        return found
+
+    def one(self, ops: bytes, key: bytes, **fields: int) -> Answer:
+        return self.batch([item(1, ops, key, **fields)])[1]
+
+    def status(self) -> dict[str, Any]:
+        self.socket.send(messages.encode_status_request(9))
+        reply = self.receive()
+        assert isinstance(reply, StatusReply)
+        return reply.figures
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(DEADLINE_S)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self._context.destroy(linger=0)
+
+
+def item(token: int, ops: bytes, key: bytes, **fields: int) -> Item:
+    partition = fields.pop("partition", partition_of(key, BITS))
+    values = {
+        "timeout_ms": 10_000,
+        "read_mode": 0,
+        "flags": 0,
+        "client_id": 0,
+        "sequence": 0,
+        "acked_below": 0,
+    }
+    return Item(token, partition, ops=ops, **(values | fields))
+
+
+def put(token: int, key: bytes, value: bytes, **fields: int) -> Item:
+    return item(token, protocol.encode_put(key, value), key, **fields)
+
+
+def get(token: int, key: bytes) -> Item:
+    return item(token, protocol.encode_get(key), key)
+
+
+def first_result(answer: Answer) -> list[Any]:
+    assert answer.status == Status.OK, answer
+    return protocol.decode_results(answer.body)[0]
+
+
+Start = Callable[..., Store]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    started: list[Store] = []
+
+    def make(*arguments: str, connect: bool = True, **sections: Any) -> Store:
+        store = Store(tmp_path, configuration(tmp_path, **sections), *arguments)
+        started.append(store)
+        if connect:
+            store.connect()
+        return store
+
+    yield make
+    for store in started:
+        store.close()
+
+
+def refused(store: Store) -> tuple[int, str]:
+    """Exit code and the one line on standard error of a store that must not start."""
+    code = store.process.wait(DEADLINE_S)
+    lines = store.log.read_text().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("kv-store: ")
+    return code, lines[0]
+
+
+def test_writes_and_reads_of_many_partitions_in_one_batch(start: Start) -> None:
+    store = start()
+    keys = [b"key%d" % number for number in range(200)]
+    written = store.batch([put(token, key, b"value of " + key) for token, key in enumerate(keys)])
+    assert {answer.status for answer in written.values()} == {Status.OK}
+    read = store.batch([get(token, key) for token, key in enumerate(keys)])
+    assert [first_result(read[token])[1] for token in range(200)] == [b"value of " + key for key in keys]
+
+
+def test_map_status_and_ping(start: Start) -> None:
+    store = start()
+    store.socket.send(messages.encode_map_request(5))
+    reply = store.receive()
+    assert isinstance(reply, MapReply)
+    cluster_map = ClusterMap.decode(reply.map)
+    assert (reply.token, cluster_map.name, cluster_map.partition_count) == (5, "test", 16)
+    store.socket.send(messages.encode_ping(6))
+    assert store.receive() == Pong(6, 1, 1)
+    store.batch([put(1, b"k", b"v"), get(2, b"k")])
+    figures = store.status()
+    assert figures["pid"] == store.process.pid
+    assert figures["name"] == "store1"
+    assert list(figures["partitions"]) == list(range(16))
+    assert figures["requests"]["reads"] == 1
+    assert figures["requests"]["writes"] == 1
+    assert figures["answers"] == {"ok": 2}
+    assert figures["memory_bytes"] < 100 << 20
+    assert figures["disk_free_bytes"] > 0
+    assert figures["append_time"]["count"] == 1
+
+
+def test_each_item_has_its_own_error(start: Start) -> None:
+    store = start("--set", "limits.value_bytes=1KiB")
+    answers = store.batch(
+        [
+            put(0, b"k", b"v"),
+            put(1, b"k", bytes(1025)),
+            item(2, b"\xc1 not an op", b"k"),
+            item(3, b"", b"k"),
+            item(4, protocol.encode_get(b"k"), b"k", timeout_ms=0),
+            put(5, b"k", b"v", timeout_ms=0),
+            item(6, protocol.encode_get(b"k"), b"k", partition=16),
+            item(7, b"\x92\x08\xc4\x01k", b"k"),
+            get(8, b"k"),
+        ]
+    )
+    assert [answers[token].status for token in range(9)] == [
+        Status.OK,
+        Status.VALUE_TOO_LARGE,
+        Status.INVALID_REQUEST,
+        Status.INVALID_REQUEST,
+        Status.TIMEOUT,
+        Status.TIMEOUT,
+        Status.WRONG_REPLICA,
+        Status.UNSUPPORTED,
+        Status.OK,
+    ]
+    details = protocol.decode_error(answers[1].body)
+    assert (details["limit"], details["size"], details["index"]) == (1024, 1025, 0)
+    assert "partition 16 is not on this store" in protocol.decode_error(answers[6].body)["message"]
+
+
+def test_only_the_partitions_of_the_map_are_served(start: Start) -> None:
+    nodes = [
+        {"id": number, "name": f"store{number}", "rpc": f"tcp://127.0.0.1:720{number * 3 % 10}"}
+        for number in (1, 2)
+    ]
+    store = start(cluster={"name": "two", "partitions": 16, "replicas": 1, "nodes": nodes})
+    mine = set(store.status()["partitions"])
+    assert 0 < len(mine) < 16
+    answers = store.batch(
+        [item(number, protocol.encode_get(b"k"), b"k", partition=number) for number in range(16)]
+    )
+    served = {number for number, answer in answers.items() if answer.status == Status.OK}
+    assert served == mine
+    assert {answers[number].status for number in set(range(16)) - mine} == {Status.WRONG_REPLICA}
+
+
+def test_a_barrier_commits_an_empty_entry(start: Start) -> None:
+    store = start()
+    answer = store.one(b"", b"k", flags=protocol.FLAG_BARRIER, client_id=CLIENT, sequence=1)
+    assert (answer.status, answer.body) == (Status.OK, b"")
+    assert store.status()["log_entries"] == 1
+    assert first_result(store.one(protocol.encode_put(b"k", b"v"), b"k"))[0] == 0
+
+
+def test_a_write_that_is_sent_again_is_applied_once(start: Start) -> None:
+    store = start()
+    session = {"client_id": CLIENT, "sequence": 1}
+    ops = protocol.encode_increment(b"n", 1)
+    both = store.batch([item(1, ops, b"n", **session), item(2, ops, b"n", flags=1, **session)])
+    assert both[1].body == both[2].body
+    assert store.one(ops, b"n", flags=1, **session).body == both[1].body
+    assert first_result(store.one(protocol.encode_get(b"n"), b"n"))[1] == b"1"
+
+
+def test_what_was_acknowledged_survives_kill_9(start: Start) -> None:
+    store = start()
+    tokens = iter(range(1_000_000))
+    acknowledged: set[int] = set()
+    sent: dict[int, bytes] = {}
+    deadline = time.monotonic() + DEADLINE_S
+    while len(acknowledged) < 3000:
+        assert time.monotonic() < deadline
+        items = []
+        for _ in range(200):
+            token = next(tokens)
+            sent[token] = b"key%d" % token
+            items.append(put(token, sent[token], b"value%d" % token))
+        store.socket.send(messages.encode_batch(1, items))
+        reply = store.receive()
+        assert isinstance(reply, BatchReply)
+        assert {answer.status for answer in reply.answers} == {Status.OK}
+        acknowledged |= {answer.token for answer in reply.answers}
+    assert len(acknowledged) < len(sent), "some writes must be under way when it dies"
+    store.process.kill()
+    store.process.wait()
+
+    again = start()
+    read = again.batch([get(token, sent[token]) for token in acknowledged])
+    lost = [token for token in acknowledged if first_result(read[token])[:2] != [0, b"value%d" % token]]
+    assert not lost
+
+
+def test_after_a_restart_a_retry_is_outcome_unknown_and_a_first_attempt_runs(start: Start) -> None:
+    ops = protocol.encode_increment(b"n", 1)
+    store = start()
+    assert store.one(ops, b"n", client_id=CLIENT, sequence=1).status == Status.OK
+    store.process.kill()
+    store.process.wait()
+    again = start()
+    unknown = again.one(ops, b"n", client_id=CLIENT, sequence=1, flags=protocol.FLAG_RETRY)
+    assert unknown.status == Status.OUTCOME_UNKNOWN
+    assert first_result(again.one(ops, b"n", client_id=CLIENT, sequence=2))[1] == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_answers_what_it_took_and_exits_cleanly(start: Start, number: signal.Signals) -> None:
+    store = start()
+    store.batch([put(0, b"first", b"v")])
+    for token in range(1, 301):
+        store.socket.send(messages.encode_batch(1, [put(token, b"key%d" % token, b"v")]))
+    begin = time.monotonic()
+    assert store.stop(number) == 0
+    assert time.monotonic() - begin < 5
+    assert [event["event"] for event in store.events()] == ["listening", "stopped"]
+    acknowledged = set()
+    while store.socket.poll(200):
+        reply = messages.decode_to_router(store.socket.recv())
+        assert isinstance(reply, BatchReply)
+        assert {answer.status for answer in reply.answers} == {Status.OK}
+        acknowledged |= {answer.token for answer in reply.answers}
+    again = start()
+    read = again.batch([get(token, b"key%d" % token) for token in range(1, 301)])
+    present = {token for token, answer in read.items() if first_result(answer)[0] == 0}
+    assert present == acknowledged
+
+
+def test_noop_answers_results_of_the_right_shape_and_touches_no_disk(start: Start, tmp_path: Path) -> None:
+    store = start("--noop")
+    ops = protocol.encode_put(b"k", b"v") + protocol.encode_get(b"k") + protocol.encode_increment(b"n", 5)
+    answer = store.one(ops, b"k", client_id=CLIENT, sequence=1)
+    assert [len(result) for result in protocol.decode_results(answer.body)] == [2, 3, 3]
+    assert first_result(store.one(protocol.encode_get(b"k"), b"k"))[0] == 0
+    assert not (tmp_path / "data").exists()
+    assert store.stop() == 0
+
+
+def test_frames_that_are_no_messages_get_a_fault(start: Start) -> None:
+    store = start()
+    for frame in (b"", b"\xc1", b"hello", messages.encode_pong(1, 1, 1)):
+        store.socket.send(frame)
+        assert isinstance(store.receive(), Fault)
+    store.socket.send_multipart([messages.encode_ping(1), b"second frame"])
+    assert isinstance(store.receive(), Fault)
+    store.socket.send(messages.encode_fault("I did not understand you"))
+    store.socket.send(messages.encode_ping(7))
+    assert store.receive() == Pong(7, 1, 1), "a FAULT is not answered with a FAULT"
+    counted = store.status()["requests"]
+    assert (counted["faults_sent"], counted["faults_received"]) == (5, 1)
+
+
+def test_mutated_frames_leave_the_store_correct_and_small(start: Start) -> None:
+    store = start()
+    store.batch([put(0, b"untouched", b"value")])
+    seed = random.getrandbits(32)
+    print(f"replay with seed {seed}")
+    dice = random.Random(seed)
+    ops = [
+        protocol.encode_get(b"k"),
+        protocol.encode_put(b"k", bytes(50)),
+        protocol.encode_scan(b"", None, 10),
+    ]
+    valid = [messages.encode_batch(1, [item(1, op, b"k", client_id=CLIENT, sequence=0)]) for op in ops]
+    valid += [messages.encode_map_request(1), messages.encode_ping(1)]
+
+    def flood(frames: int) -> int:
+        answers = 0
+        for _ in range(frames):
+            frame = bytearray(dice.choice(valid))
+            for _ in range(dice.randint(1, 4)):
+                frame[dice.randrange(len(frame))] = dice.randrange(256)
+            store.socket.send(bytes(frame[: dice.randint(0, len(frame))] if dice.random() < 0.3 else frame))
+            while store.socket.poll(0):
+                store.socket.recv()
+                answers += 1
+        while store.socket.poll(300):
+            store.socket.recv()
+            answers += 1
+        return answers
+
+    flood(5_000)
+    before = store.status()["memory_bytes"]
+    assert flood(30_000) > 20_000
+    assert store.status()["memory_bytes"] - before < 8 << 20
+    assert store.status()["requests"]["defects"] == 0
+    assert first_result(store.one(protocol.encode_get(b"untouched"), b"untouched"))[1] == b"value"
+
+
+def test_a_second_process_on_the_same_directory_is_refused(start: Start) -> None:
+    store = start()
+    code, line = refused(start(connect=False))
+    assert code == 1
+    assert f"in use by process {store.process.pid}" in line
+
+
+def test_a_port_in_use_is_named(start: Start, tmp_path: Path) -> None:
+    store = start()
+    other = {"listen": {"rpc": store.endpoint}, "data": {"dir": str(tmp_path / "other")}}
+    code, line = refused(start(connect=False, **other))
+    assert code == 1
+    assert f"cannot listen on {store.endpoint}: another process listens there" in line
+
+
+def test_a_directory_of_another_cluster_is_refused(start: Start) -> None:
+    assert start().stop() == 0
+    code, line = refused(start("--set", "cluster.name=other", connect=False))
+    assert code == 1
+    assert "belongs to cluster test" in line
+    code, line = refused(start("--set", "cluster.partitions=32", connect=False))
+    assert code == 1
+    assert "set cluster.partitions back to 16" in line
+
+
+def test_a_directory_that_cannot_be_made_is_refused(start: Start) -> None:
+    code, line = refused(start("--set", "data.dir=/proc/ringkv", connect=False))
+    assert code == 1
+    assert "cannot use data directory /proc/ringkv" in line
+
+
+def test_a_configuration_with_typos_exits_2_and_names_all_of_them(start: Start) -> None:
+    store = start("--set", "limits.in_flight_byte=64MiB", "--set", "engine.workers=many", connect=False)
+    assert store.process.wait(DEADLINE_S) == 2
+    text = store.log.read_text()
+    assert "limits.in_flight_byte" in text
+    assert "in_flight_bytes" in text
+    assert "engine.workers" in text
+    assert "Traceback" not in text
+
+
+def test_a_bind_to_the_world_without_keys_exits_2(start: Start) -> None:
+    store = start("--set", "listen.rpc=tcp://0.0.0.0:*", connect=False)
+    assert store.process.wait(DEADLINE_S) == 2
+    assert "insecure" in store.log.read_text()
+
+
+def test_the_configuration_in_force_is_printed(tmp_path: Path) -> None:
+    path = tmp_path / "store.yaml"
+    path.write_text(yaml.safe_dump(configuration(tmp_path)))
+    command = [
+        sys.executable,
+        "-m",
+        "storenode",
+        "--config",
+        str(path),
+        "--print-config",
+        "--set",
+        "engine.cache=48MiB",
+    ]
+    environment = {**os.environ, "RINGKV_LOG__LEVEL": "warning"}
+    printed = subprocess.run(command, env=environment, capture_output=True, check=True, timeout=DEADLINE_S)
+    effective = yaml.safe_load(printed.stdout)
+    assert effective["engine"]["cache"] == "48MiB"
+    assert effective["log"]["level"] == "warning"
+    assert effective["cluster"]["name"] == "test"
+
+
+def test_a_full_disk_refuses_writes_keeps_reads_and_recovers(start: Start, tmp_path: Path) -> None:
+    mount = tmp_path / "small"
+    mount.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(mount)], capture_output=True
+    ).returncode:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        store = start(data={"dir": str(mount / "data")})
+        assert store.one(protocol.encode_put(b"kept", b"v"), b"kept").status == Status.OK
+        ballast = mount / "ballast"
+        with ballast.open("wb") as file:
+            try:
+                while True:
+                    file.write(bytes(1 << 16))
+                    file.flush()
+            except OSError:
+                pass
+        answers = [
+            store.one(protocol.encode_put(b"new%d" % n, bytes(1 << 20)), b"new%d" % n) for n in range(8)
+        ]
+        refusals = [answer for answer in answers if answer.status == Status.READ_ONLY]
+        assert refusals, [answer.status for answer in answers]
+        assert str(mount) in protocol.decode_error(refusals[0].body)["message"]
+        assert first_result(store.one(protocol.encode_get(b"kept"), b"kept"))[1] == b"v"
+        ballast.unlink()
+        assert store.one(protocol.encode_put(b"after", b"v"), b"after").status == Status.OK
+        assert store.stop() == 0
+    finally:
+        for running in [store]:
+            running.close()
+        subprocess.run(["umount", str(mount)], check=True)

@@ -1,0 +1,164 @@
+"""`kvcli dev` without servers: layout, ports, configuration, pid files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kvclient.cli import processes
+from kvclient.cli.devcluster import DevCluster, Shape, find_port_base, is_free, require_free
+from kvclient.cli.failure import Failure
+from kvclient.cli.main import run
+from kvclient.errors import Exit
+
+
+def test_ports_are_laid_out_as_documented() -> None:
+    cluster = DevCluster(Path("/x"), Shape(3, 2, 16, 7100))
+    ports = {member.name: member.ports for member in cluster.members}
+    assert ports == {
+        "store1": (7200, 7201, 7202),
+        "store2": (7210, 7211, 7212),
+        "store3": (7220, 7221, 7222),
+        "router1": (7100,),
+        "router2": (7101,),
+    }
+    assert cluster.url == "kv://127.0.0.1:7100,127.0.0.1:7101"
+
+
+def test_configurations_are_yaml_with_the_documented_fields(tmp_path: Path) -> None:
+    directory = tmp_path / "with 'quotes\" and ä: #"
+    cluster = DevCluster(directory, Shape(2, 1, 16, 7100))
+    cluster.save()
+    router = yaml.safe_load(cluster.routers[0].config_file.read_text())
+    store = yaml.safe_load(cluster.stores[1].config_file.read_text())
+    assert router == {
+        "router": {"name": "router1", "listen": "tcp://127.0.0.1:7100"},
+        "stores": ["tcp://127.0.0.1:7200", "tcp://127.0.0.1:7210"],
+    }
+    assert store["node"] == {"id": 2, "name": "store2"}
+    assert store["data"]["dir"] == str(directory / "data" / "store2")
+    assert store["cluster"]["partitions"] == 16
+    assert [node["rpc"] for node in store["cluster"]["nodes"]] == router["stores"]
+    loaded = DevCluster.load(directory)
+    assert loaded is not None
+    assert loaded.shape == cluster.shape
+
+
+def test_a_damaged_directory_is_named(tmp_path: Path) -> None:
+    assert DevCluster.load(tmp_path) is None
+    (tmp_path / "cluster.json").write_text("{")
+    with pytest.raises(Failure, match="damaged"):
+        DevCluster.load(tmp_path)
+
+
+def test_members_are_selected_by_name_and_group() -> None:
+    cluster = DevCluster(Path("/x"), Shape(2, 1, 16, 7100))
+    assert [member.name for member in cluster.select(("router1", "stores", "store1"))] == [
+        "router1",
+        "store1",
+        "store2",
+    ]
+    assert len(cluster.select(("all",))) == 3
+    with pytest.raises(Failure, match="no 'store9'") as caught:
+        cluster.select(("store9",))
+    assert caught.value.exit_code == Exit.USAGE
+
+
+def test_a_taken_port_is_named_with_its_member_and_the_remedy() -> None:
+    base = find_port_base(1, 1, 16)
+    members = DevCluster(Path("/x"), Shape(1, 1, 16, base)).members
+    require_free(members)
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", base + 101))
+        holder.listen(1)
+        assert not is_free(base + 101)
+        with pytest.raises(Failure, match=rf"port {base + 101} is in use, store1 needs it.*--port-base 0"):
+            require_free(members)
+    require_free(members)
+
+
+def test_free_ports_are_below_the_outgoing_ones() -> None:
+    for _ in range(20):
+        base = find_port_base(3, 2, 16)
+        assert 10_000 <= base < 32_768 - 130
+
+
+@pytest.fixture
+def sleeper(tmp_path: Path):  # type: ignore[no-untyped-def]
+    pid_file = tmp_path / "p.pid"
+    child = processes.spawn(
+        [sys.executable, "-c", "import time; time.sleep(60)"], tmp_path, pid_file, tmp_path / "log"
+    )
+    yield child, pid_file
+    child.kill()
+    child.wait()
+
+
+def test_a_recorded_process_is_signalled(sleeper: tuple[subprocess.Popen[bytes], Path]) -> None:
+    child, pid_file = sleeper
+    identity = processes.recorded(pid_file)
+    assert identity is not None
+    assert identity.pid == child.pid
+    used = processes.usage(identity)
+    assert used is not None
+    assert used.resident_bytes > 1 << 20
+    assert 0 <= used.uptime < 60
+    assert os.getsid(child.pid) == child.pid
+    assert processes.send_signal(pid_file, signal.SIGTERM)
+    assert processes.wait_gone([pid_file], 10) == []
+    assert processes.recorded(pid_file) is None
+    assert not processes.send_signal(pid_file, signal.SIGTERM)
+
+
+@pytest.mark.parametrize("field", ["started", "boot"])
+def test_a_reused_pid_is_never_killed(sleeper: tuple[subprocess.Popen[bytes], Path], field: str) -> None:
+    child, pid_file = sleeper
+    fields = json.loads(pid_file.read_text())
+    fields[field] = fields[field] - 1 if field == "started" else "another"
+    pid_file.write_text(json.dumps(fields))
+    assert processes.recorded(pid_file) is None
+    assert not processes.send_signal(pid_file, signal.SIGKILL)
+    assert child.poll() is None
+
+
+@pytest.mark.parametrize("text", ["", "7", "[]", '{"pid": "x", "started": 1, "boot": ""}'])
+def test_damaged_pid_files_mean_no_process(tmp_path: Path, text: str) -> None:
+    (tmp_path / "p").write_text(text)
+    assert processes.recorded(tmp_path / "p") is None
+
+
+def test_a_zombie_does_not_run() -> None:
+    child = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert processes.identify(child.pid) is None
+    child.wait()
+
+
+@pytest.mark.parametrize("command", [["status"], ["down"], ["kill", "all"], ["start", "all"], ["logs"]])
+def test_no_cluster_is_told_with_the_remedy(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["dev", *command, "--dir", str(tmp_path)]) == Exit.NOT_FOUND
+    assert f"kvcli dev up --dir {tmp_path}" in capsys.readouterr().err
+
+
+def test_another_shape_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    DevCluster(tmp_path, Shape(2, 1, 16, 7100)).save()
+    assert run(["dev", "up", "--stores", "3", "--dir", str(tmp_path)]) == Exit.USAGE
+    assert "has --stores 2, not 3" in capsys.readouterr().err
+
+
+def test_a_directory_that_cannot_be_written_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert run(["dev", "up", "--dir", str(tmp_path / "file" / "x")]) == Exit.ERROR
+    assert "cannot be written" in capsys.readouterr().err

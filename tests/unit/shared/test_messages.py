@@ -1,0 +1,246 @@
+"""Router <-> store messages: golden bytes, round trips, and hostile bytes that raise ProtocolError only."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import msgpack
+import pytest
+
+from kvclient.errors import ProtocolError
+from shared import messages
+from shared.messages import (
+    Answer,
+    Batch,
+    BatchReply,
+    Fault,
+    Item,
+    MapReply,
+    MapRequest,
+    Ping,
+    Pong,
+    StatusReply,
+    StatusRequest,
+)
+
+U64 = (1 << 64) - 1
+ITEM = Item(7, 3, 5000, 0, 1, U64, 2, 1, b"\x92\x01\xc4\x01k")
+
+TO_STORE = [
+    (messages.encode_batch(4, [ITEM]), Batch(4, [ITEM])),
+    (messages.encode_batch(4, []), Batch(4, [])),
+    (messages.encode_batch(U64, [ITEM] * 300), Batch(U64, [ITEM] * 300)),
+    (messages.encode_map_request(9), MapRequest(9)),
+    (messages.encode_status_request(9), StatusRequest(9)),
+    (messages.encode_ping(0), Ping(0)),
+    (messages.encode_fault("what?"), Fault("what?")),
+]
+TO_ROUTER = [
+    (messages.encode_batch_reply(4, [(7, 0, b"\x91\x01")]), BatchReply(4, [Answer(7, 0, b"\x91\x01")])),
+    (messages.encode_batch_reply(4, []), BatchReply(4, [])),
+    (messages.encode_map_reply(9, b"map"), MapReply(9, b"map")),
+    (
+        messages.encode_status_reply(9, {"keys": 1, "disk": {"free": 2.5}}),
+        StatusReply(9, {"keys": 1, "disk": {"free": 2.5}}),
+    ),
+    (messages.encode_pong(0, 65535, 3), Pong(0, 65535, 3)),
+    (messages.encode_fault(""), Fault("")),
+]
+
+
+@pytest.mark.parametrize(("frame", "message"), TO_STORE, ids=lambda value: type(value).__name__)
+def test_round_trips_to_the_store(frame: bytes, message: messages.ToStore) -> None:
+    decoded = messages.decode_to_store(frame)
+    assert decoded == message
+    assert type(decoded) is type(message)
+
+
+@pytest.mark.parametrize(("frame", "message"), TO_ROUTER, ids=lambda value: type(value).__name__)
+def test_round_trips_to_the_router(frame: bytes, message: messages.ToRouter) -> None:
+    decoded = messages.decode_to_router(frame)
+    assert decoded == message
+    assert type(decoded) is type(message)
+
+
+def test_rows_have_names() -> None:
+    batch = messages.decode_to_store(TO_STORE[0][0])
+    assert isinstance(batch, Batch)
+    assert type(batch.items[0]) is Item
+    assert (batch.items[0].client_id, batch.items[0].ops) == (U64, ITEM.ops)
+    reply = messages.decode_to_router(TO_ROUTER[0][0])
+    assert isinstance(reply, BatchReply)
+    assert type(reply.answers[0]) is Answer
+
+
+def test_golden_bytes() -> None:
+    assert messages.encode_batch(4, [Item(7, 3, 5000, 0, 1, 1, 2, 1, b"ab")]) == bytes.fromhex(
+        "94 01 01 04 91 99 07 03 cd1388 00 01 01 02 01 c4 02 6162"
+    )
+    assert messages.encode_map_request(9) == bytes.fromhex("93 01 02 09")
+    assert messages.encode_status_request(9) == bytes.fromhex("93 01 03 09")
+    assert messages.encode_ping(9) == bytes.fromhex("93 01 04 09")
+    assert messages.encode_batch_reply(4, [Answer(7, 20, b"\x80")]) == bytes.fromhex(
+        "94 01 41 04 91 93 07 14 c4 01 80"
+    )
+    assert messages.encode_map_reply(9, b"m") == bytes.fromhex("94 01 42 09 c4 01 6d")
+    assert messages.encode_status_reply(9, {"a": 1}) == bytes.fromhex("94 01 43 09 81 a1 61 01")
+    assert messages.encode_pong(9, 2, 3) == bytes.fromhex("95 01 44 09 02 03")
+    assert messages.encode_fault("x") == bytes.fromhex("93 01 7f a1 78")
+
+
+def test_a_message_for_the_other_side_is_refused() -> None:
+    for frame, message in TO_STORE:
+        if not isinstance(message, Fault):
+            with pytest.raises(ProtocolError, match="does not belong here"):
+                messages.decode_to_router(frame)
+    for frame, message in TO_ROUTER:
+        if not isinstance(message, Fault):
+            with pytest.raises(ProtocolError, match="does not belong here"):
+                messages.decode_to_store(frame)
+
+
+@pytest.mark.parametrize("position", range(9))
+@pytest.mark.parametrize("value", [-1, 1.0, None, True, "1", [], 1 << 63])
+def test_every_field_of_an_item_is_checked(position: int, value: Any) -> None:
+    """The last value fits the 64-bit fields only."""
+    fields: list[Any] = [7, 3, 5000, 0, 0, 1, 2, 1, b"ops"]
+    fields[position] = value
+    frame = msgpack.packb([1, 1, 4, [ITEM, fields]])
+    if value == 1 << 63 and position in (0, 5, 6, 7):
+        assert messages.decode_to_store(frame) == Batch(4, [ITEM, Item(*fields)])
+        return
+    with pytest.raises(ProtocolError, match="an item"):
+        messages.decode_to_store(frame)
+
+
+@pytest.mark.parametrize(
+    ("position", "most"), list(enumerate((U64, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF, U64, U64, U64)))
+)
+def test_every_field_of_an_item_reaches_its_width_and_no_further(position: int, most: int) -> None:
+    fields: list[Any] = [7, 3, 5000, 0, 0, 1, 2, 1, b"ops"]
+    fields[position] = most
+    assert messages.decode_to_store(msgpack.packb([1, 1, 4, [fields]])) == Batch(4, [Item(*fields)])
+    if most < U64:
+        fields[position] = most + 1
+        with pytest.raises(ProtocolError, match="out of range"):
+            messages.decode_to_store(msgpack.packb([1, 1, 4, [fields]]))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        [],
+        [7, 0],
+        [7, 0, b"", 0],
+        7,
+        {},
+        [-1, 0, b""],
+        [7, 1 << 16, b""],
+        [7, "0", b""],
+        [7, 0, ""],
+        [True, 0, b""],
+    ],
+)
+def test_malformed_answers_are_refused(row: Any) -> None:
+    with pytest.raises(ProtocolError, match="an answer"):
+        messages.decode_to_router(msgpack.packb([1, 65, 4, [[7, 0, b""], row]]))
+
+
+@pytest.mark.parametrize("row", [[], list(ITEM)[:8], [*ITEM, 0], 7, {}])
+def test_malformed_items_are_refused(row: Any) -> None:
+    with pytest.raises(ProtocolError, match="an item"):
+        messages.decode_to_store(msgpack.packb([1, 1, 4, [ITEM, row]]))
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ([], "begins with version and kind"),
+        ([1, 4], "begins with version and kind"),
+        (7, "begins with version and kind"),
+        ({1: 1}, "begins with version and kind"),
+        ([True, 4, 0], "begins with version and kind"),
+        ([1, "4", 0], "begins with version and kind"),
+        ([2, 4, 0], "message version 2 is not understood, this side speaks 1"),
+        ([1, 5, 0], "kind 5"),
+        ([1, -1, 0], "kind -1"),
+        ([1, 1, 4], "BATCH is an array of 4, not 3"),
+        ([1, 1, 4, [], 0], "BATCH is an array of 4, not 5"),
+        ([1, 1, -4, []], "epoch"),
+        ([1, 1, 4, {}], "items of a BATCH are an array"),
+        ([1, 1, 4, b""], "items of a BATCH are an array"),
+        ([1, 2, 0, 0], "array of 3"),
+        ([1, 2, -1], "token"),
+        ([1, 3, "0"], "token"),
+        ([1, 4, None], "token"),
+        ([1, 127, b"x"], "FAULT must be str"),
+        ([1, 127, "x", 1], "FAULT is an array of 3"),
+    ],
+    ids=str,
+)
+def test_malformed_messages_to_the_store(fields: Any, text: str) -> None:
+    with pytest.raises(ProtocolError, match=text):
+        messages.decode_to_store(msgpack.packb(fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ([1, 65, 4], "BATCH_REPLY is an array of 4"),
+        ([1, 65, None, []], "epoch"),
+        ([1, 65, 4, 7], "answers of a BATCH_REPLY are an array"),
+        ([1, 66, 9], "MAP_REPLY is an array of 4"),
+        ([1, 66, 9, "map"], "must be bin"),
+        ([1, 66, -9, b"map"], "token"),
+        ([1, 67, 9], "STATUS_REPLY is an array of 4"),
+        ([1, 67, 9, []], "must be a map"),
+        ([1, 67, 9, {1: 2}], "names as keys"),
+        ([1, 67, 1.5, {}], "token"),
+        ([1, 68, 9, 1], "PONG is an array of 5"),
+        ([1, 68, 9, 1 << 16, 1], "node id"),
+        ([1, 68, 9, 1, -1], "epoch"),
+    ],
+    ids=str,
+)
+def test_malformed_messages_to_the_router(fields: Any, text: str) -> None:
+    with pytest.raises(ProtocolError, match=text):
+        messages.decode_to_router(msgpack.packb(fields))
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"",
+        b"\xc1",
+        b"\xff",
+        b"\x93\x01",
+        b"\x93\x01\x04\x00\x00",
+        b"\xdd\xff\xff\xff\xff",
+        b"\x91" * 2000,
+        b"\x81\x90\x01",
+    ],
+    ids=lambda frame: frame[:8].hex(),
+)
+def test_other_bytes(frame: bytes) -> None:
+    for decode in (messages.decode_to_store, messages.decode_to_router):
+        with pytest.raises(ProtocolError):
+            decode(frame)
+
+
+def test_mutated_frames_raise_protocol_errors_only() -> None:
+    source = random.Random(20)
+    accepted = refused = 0
+    for _ in range(4000):
+        frame = bytearray(source.choice([*TO_STORE[:1], *TO_STORE[3:], *TO_ROUTER])[0])
+        for _ in range(source.randint(1, 3)):
+            at = source.randrange(len(frame) + 1)
+            frame[at : at + source.randint(0, 2)] = source.randbytes(source.randint(0, 2))
+        for decode in (messages.decode_to_store, messages.decode_to_router):
+            try:
+                decode(bytes(frame))
+                accepted += 1
+            except ProtocolError:
+                refused += 1
+    assert accepted > 100
+    assert refused > 1000

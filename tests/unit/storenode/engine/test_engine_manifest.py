@@ -1,0 +1,153 @@
+"""The manifest: golden bytes of docs/formats.md section 5, damage, growth, and what a reader is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from kvclient.errors import Corruption
+from storenode.engine import codec, manifest
+from storenode.engine.errors import EngineClosed
+from storenode.engine.manifest import Manifest, State
+from storenode.engine.version import TableMeta
+
+TABLE = TableMeta(9, 6, 4 << 48 | 9, 1000, 10, 2, 1, 5, 50, 300, 400, 1234567, b"aa", b"zzz")
+
+
+def stored(directory: Path) -> dict[bytes, bytes]:
+    env = lmdb.open(str(directory), readonly=True)
+    try:
+        with env.begin() as transaction, transaction.cursor() as cursor:
+            return {bytes(key): bytes(value) for key, value in cursor}
+    finally:
+        env.close()
+
+
+def store(directory: Path, key: bytes, value: bytes | None) -> None:
+    env = lmdb.open(str(directory))
+    try:
+        with env.begin(write=True) as transaction:
+            if value is None:
+                transaction.delete(key)
+            else:
+                transaction.put(key, value)
+    finally:
+        env.close()
+
+
+def load(directory: Path, engine_id: int = 4) -> tuple[State | None, list[TableMeta]]:
+    opened = Manifest(str(directory))
+    try:
+        return opened.load(engine_id)
+    finally:
+        opened.close()
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Path:
+    opened = Manifest(str(tmp_path))
+    assert opened.load(4) == (None, [])
+    opened.commit(4, State(10, 7, 50, 777), [TABLE], [])
+    opened.close()
+    return tmp_path
+
+
+def sealed(key: bytes, payload: bytes) -> bytes:
+    return payload + codec.masked_crc32c(key + payload).to_bytes(4, "little")
+
+
+def test_records_have_the_documented_bytes(written: Path) -> None:
+    def numbers(*values: int) -> bytes:
+        return b"".join(value.to_bytes(8, "little") for value in values)
+
+    one = (1).to_bytes(4, "little")
+    format_key = b"\xff\xff\xff\xff\x00" + bytes(8)
+    table_key = bytes.fromhex("00000004" "02" "0000000000000009")
+    state_key = bytes.fromhex("00000004" "01" "0000000000000000")
+    payload = one + b"\x06" + numbers(4 << 48 | 9, 1000, 10, 2, 1, 5, 50, 300, 400, 1234567)
+    payload += (2).to_bytes(4, "little") + b"aa" + (3).to_bytes(4, "little") + b"zzz"
+    table_value = sealed(table_key, payload)
+    digest = codec.hash64(table_key + table_value)
+    assert stored(written) == {
+        format_key: sealed(format_key, one),
+        table_key: table_value,
+        state_key: sealed(state_key, one + numbers(10, 7, 50, 777, 1, digest)),
+    }
+
+
+def test_what_was_committed_is_loaded(written: Path) -> None:
+    assert load(written) == (State(10, 7, 50, 777), [TABLE])
+    assert load(written, 5) == (None, [])
+    assert load(written, 3) == (None, [])
+
+
+def test_tables_move_come_and_go_in_one_commit(written: Path) -> None:
+    opened = Manifest(str(written))
+    opened.load(4)
+    second = TABLE._replace(number=11, smallest=b"", largest=b"\xff" * 4096)
+    opened.commit(4, State(12, 8, 60, 800), [second], [])
+    opened.commit(4, State(13, 9, 70, 900), [second._replace(level=5)], [9])
+    opened.close()
+    assert load(written) == (State(13, 9, 70, 900), [second._replace(level=5)])
+
+
+def test_a_flipped_bit_of_a_value_is_found(written: Path) -> None:
+    for key, value in stored(written).items():
+        for offset in range(0, len(value), 5):
+            damaged = bytearray(value)
+            damaged[offset] ^= 0x80
+            store(written, key, bytes(damaged))
+            with pytest.raises(Corruption, match="checksum mismatch in record"):
+                load(written)
+        store(written, key, value)
+    assert load(written)[0] is not None
+
+
+def test_a_record_that_is_missing_foreign_or_from_elsewhere_is_found(written: Path) -> None:
+    records = stored(written)
+    table_key = next(key for key in records if key[4] == 2)
+    state_key = next(key for key in records if key[4] == 1)
+    store(written, table_key, None)
+    with pytest.raises(Corruption, match="missing or foreign"):
+        load(written)
+    store(written, table_key[:-1] + b"\x0a", records[table_key])
+    with pytest.raises(Corruption, match="checksum mismatch"):
+        load(written)
+    store(written, table_key[:-1] + b"\x0a", None)
+    store(written, table_key, records[table_key])
+    store(written, state_key, None)
+    with pytest.raises(Corruption, match="tables but no state"):
+        load(written)
+
+
+def test_an_unknown_version_is_refused(written: Path) -> None:
+    key = b"\xff\xff\xff\xff\x00" + bytes(8)
+    store(written, key, sealed(key, b"\x02\x00\x00\x00"))
+    with pytest.raises(Corruption, match="unknown manifest version"):
+        load(written)
+
+
+def test_a_file_that_is_no_manifest_is_corruption(tmp_path: Path) -> None:
+    (tmp_path / "data.mdb").write_bytes(b"not a manifest" * 1000)
+    with pytest.raises(Corruption, match=r"data\.mdb"):
+        Manifest(str(tmp_path))
+
+
+def test_the_map_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifest, "MAP_BYTES_FIRST", 1 << 16)
+    opened = Manifest(str(tmp_path))
+    tables = [TABLE._replace(number=number, smallest=b"s" * 4096, largest=b"t" * 4096) for number in range(200)]
+    opened.commit(4, State(1, 1, 1, 1), tables, [])
+    assert opened.stats()["map_bytes"] > 1 << 20
+    opened.close()
+    assert load(tmp_path) == (State(1, 1, 1, 1), tables)
+
+
+def test_a_closed_manifest_says_so(written: Path) -> None:
+    opened = Manifest(str(written))
+    opened.close()
+    opened.close()
+    with pytest.raises(EngineClosed):
+        opened.load(4)

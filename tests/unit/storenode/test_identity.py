@@ -1,0 +1,144 @@
+"""A data directory answers for one node of one cluster, and for one process at a time."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from storenode.directory import IDENTITY, LOCK, DirectoryRefused, Identity, open_directory
+
+MINE = Identity("prod", "00c0ffee", 2, 16)
+
+
+def make(path: Path) -> None:
+    open_directory(path, MINE).close()
+
+
+def refusal(path: Path, identity: Identity = MINE) -> str:
+    with pytest.raises(DirectoryRefused) as caught:
+        open_directory(path, identity)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert str(path) in text
+    return text
+
+
+def test_the_first_start_makes_the_directory_and_later_ones_take_it(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b"
+    make(path)
+    written = (path / IDENTITY).read_bytes()
+    assert json.loads(written) == {
+        "format": 1,
+        "cluster_name": "prod",
+        "cluster_id": "00c0ffee",
+        "node_id": 2,
+        "partition_count": 16,
+    }
+    make(path)
+    assert (path / IDENTITY).read_bytes() == written
+    assert sorted(entry.name for entry in path.iterdir()) == [LOCK, IDENTITY]
+
+
+def test_a_second_process_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
+    held = open_directory(tmp_path, MINE)
+    text = refusal(tmp_path)
+    assert f"in use by process {os.getpid()}: stop that store, or give this one its own data.dir" in text
+    held.close()
+    make(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("other", "advice"),
+    [
+        (
+            Identity("test", "0badcafe", 3, 32),
+            "belongs to cluster prod, .* describes test: correct the cluster section",
+        ),
+        (
+            Identity("prod", "0badcafe", 2, 16),
+            "another cluster named prod .*00c0ffee.*0badcafe.*cluster.nodes back",
+        ),
+        (Identity("prod", "00c0ffee", 3, 16), "belongs to node 2, .* node 3: set node.id to 2, or give"),
+        (
+            Identity("prod", "0badcafe", 2, 32),
+            "made for 16 partitions, .* says 32: set cluster.partitions back to 16",
+        ),
+    ],
+)
+def test_a_foreign_directory_is_refused(tmp_path: Path, other: Identity, advice: str) -> None:
+    make(tmp_path)
+    before = (tmp_path / IDENTITY).read_bytes()
+    assert re.search(advice, refusal(tmp_path, other))
+    assert (tmp_path / IDENTITY).read_bytes() == before
+    make(tmp_path)
+
+
+def test_data_without_identity_is_refused(tmp_path: Path) -> None:
+    make(tmp_path)
+    (tmp_path / "partitions").mkdir()
+    (tmp_path / IDENTITY).unlink()
+    text = refusal(tmp_path)
+    assert "holds partitions but no identity.json" in text
+    assert "empty data.dir" in text
+    assert not (tmp_path / IDENTITY).exists()
+
+
+def test_a_crash_before_the_identity_was_in_place_leaves_a_new_directory(tmp_path: Path) -> None:
+    (tmp_path / LOCK).write_text("123\n")
+    (tmp_path / (IDENTITY + ".new")).write_text('{"form')
+    (tmp_path / "lost+found").mkdir()
+    make(tmp_path)
+    assert json.loads((tmp_path / IDENTITY).read_bytes())["node_id"] == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"\xff\x00",
+        b"[]",
+        b"17",
+        b'{"format": 1}',
+        b'{"format": 1, "cluster_name": "x", "cluster_id": "x", "node_id": "a", "partition_count": 1}',
+    ],
+)
+def test_a_damaged_identity_is_refused(tmp_path: Path, content: bytes) -> None:
+    make(tmp_path)
+    (tmp_path / IDENTITY).write_bytes(content)
+    assert "is damaged: put it back from a backup" in refusal(tmp_path)
+
+
+def test_another_format_version_is_refused(tmp_path: Path) -> None:
+    make(tmp_path)
+    fields = json.loads((tmp_path / IDENTITY).read_bytes())
+    (tmp_path / IDENTITY).write_text(json.dumps({**fields, "format": 2}))
+    assert "has format version 2, this software reads 1" in refusal(tmp_path)
+
+
+def test_a_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert "a file is in its place: set another data.dir" in refusal(tmp_path / "file")
+    assert "not a directory: set another data.dir" in refusal(tmp_path / "file" / "below")
+
+
+def test_a_file_system_that_takes_no_directory_is_refused() -> None:
+    text = refusal(Path("/proc/ringkv/data"))
+    assert text.startswith("cannot use data directory /proc/ringkv/data: ")
+    assert "data.dir" in text
+
+
+def test_a_refused_directory_is_not_left_locked(tmp_path: Path) -> None:
+    make(tmp_path)
+    refusal(tmp_path, Identity("other", "00c0ffee", 2, 16))
+    make(tmp_path)
+
+
+def test_the_figures_know_the_free_bytes(tmp_path: Path) -> None:
+    held = open_directory(tmp_path, MINE)
+    assert held.free_bytes() > 0
+    held.close()
