@@ -37,7 +37,9 @@ class AsyncClient(Generic[V]):
     "lease" or "stale:5s".
     """
 
-    def __init__(self, connection: AsyncConnection, calls: Calls[V], options: Options, *, owner: bool) -> None:
+    def __init__(
+        self, connection: AsyncConnection, calls: Calls[V], options: Options, *, owner: bool
+    ) -> None:
         self._connection = connection
         self._calls = calls
         self._options = options
@@ -46,12 +48,18 @@ class AsyncClient(Generic[V]):
     # One key
 
     @overload
-    async def get(self, key: Key, default: None = None, *, read: str | None = None, timeout: float | None = None) -> V | None: ...
+    async def get(
+        self, key: Key, default: None = None, *, read: str | None = None, timeout: float | None = None
+    ) -> V | None: ...
 
     @overload
-    async def get(self, key: Key, default: D, *, read: str | None = None, timeout: float | None = None) -> V | D: ...
+    async def get(
+        self, key: Key, default: D, *, read: str | None = None, timeout: float | None = None
+    ) -> V | D: ...
 
-    async def get(self, key: Key, default: Any = None, *, read: str | None = None, timeout: float | None = None) -> Any:
+    async def get(
+        self, key: Key, default: Any = None, *, read: str | None = None, timeout: float | None = None
+    ) -> Any:
         """The value of `key`, or `default` if there is none."""
         return await self._run(self._calls.get(key, default), read, timeout)
 
@@ -72,7 +80,9 @@ class AsyncClient(Generic[V]):
         timeout: float | None = None,
     ) -> int:
         """Set `key`, for `ttl` seconds or for ever; returns its new version. Conflict if the condition does not hold."""
-        return await self._run(self._calls.put(key, value, ttl, if_absent, if_present, if_version, if_value), None, timeout)
+        return await self._run(
+            self._calls.put(key, value, ttl, if_absent, if_present, if_version, if_value), None, timeout
+        )
 
     async def delete(
         self,
@@ -103,7 +113,9 @@ class AsyncClient(Generic[V]):
 
     # Many keys
 
-    async def get_many(self, keys: Iterable[K], *, read: str | None = None, timeout: float | None = None) -> dict[K, V]:
+    async def get_many(
+        self, keys: Iterable[K], *, read: str | None = None, timeout: float | None = None
+    ) -> dict[K, V]:
         """The values of many keys, in the order of `keys`, without the missing ones.
 
         Sent in requests of up to 512 keys; `timeout` is for each request. If only some keys could be read, BatchError with `errors`
@@ -111,7 +123,9 @@ class AsyncClient(Generic[V]):
         """
         wanted = list(keys)
         values: list[Any] = [MISSING] * len(wanted)
-        bulk = await self._bulk(self._calls.get, values.__setitem__, ((key, MISSING) for key in wanted), read, timeout)
+        bulk = await self._bulk(
+            self._calls.get, values.__setitem__, ((key, MISSING) for key in wanted), read, timeout
+        )
         results = found(wanted, values)
         bulk.raise_for_errors(results)
         return results
@@ -142,7 +156,11 @@ class AsyncClient(Generic[V]):
         """
         there: list[int] = []
         bulk = await self._bulk(
-            self._calls.delete, lambda index, was: there.append(index) if was else None, ((key,) for key in keys), None, timeout
+            self._calls.delete,
+            lambda index, was: there.append(index) if was else None,
+            ((key,) for key in keys),
+            None,
+            timeout,
         )
         bulk.raise_for_errors(len(there))
         return len(there)
@@ -254,7 +272,9 @@ class AsyncClient(Generic[V]):
 
     def __del__(self) -> None:
         if getattr(self, "_owner", False) and self._connection.forgotten:
-            warnings.warn("a kvclient.AsyncClient was not closed: use async with, or await close()", ResourceWarning, 2)
+            warnings.warn(
+                "a kvclient.AsyncClient was not closed: use async with, or await close()", ResourceWarning, 2
+            )
 
     def __repr__(self) -> str:
         state = "closed" if self._connection.closed else "open"

@@ -52,7 +52,9 @@ class AsyncConnection:
         if self._forked:
             raise ForkedError("an AsyncClient does not survive a fork: open one in the child")
         if asyncio.get_running_loop() is not self._loop:
-            raise ForkedError("an AsyncClient belongs to the event loop it was opened on: open one on this loop")
+            raise ForkedError(
+                "an AsyncClient belongs to the event loop it was opened on: open one on this loop"
+            )
 
     async def run(self, pending: Pending) -> Pending:
         """Send a request and wait for its end; raises its error. Cancelling forgets the request."""

@@ -103,7 +103,9 @@ class Batcher:
         batch = self._filling
         if batch is None or batch.size + len(call[0]) > BATCH_BYTES:
             if len(call[0]) > _OP_BYTES_MAX:
-                raise RequestTooLarge(f"op is {len(call[0])} bytes", limit=REQUEST_BYTES_MAX, size=len(call[0]))
+                raise RequestTooLarge(
+                    f"op is {len(call[0])} bytes", limit=REQUEST_BYTES_MAX, size=len(call[0])
+                )
             if batch is not None:
                 self.flush()
             batch = Batch(call, self.count, self._timeout, self._read_mode, self._on_done)

@@ -110,7 +110,9 @@ class Calls(Generic[V]):
         data = self.encode_value(value)
         if len(data) > _VALUE_BYTES_MAX:
             raise ValueTooLarge(
-                f"value is {len(data)} bytes, limit {_VALUE_BYTES_MAX}", limit=_VALUE_BYTES_MAX, size=len(data)
+                f"value is {len(data)} bytes, limit {_VALUE_BYTES_MAX}",
+                limit=_VALUE_BYTES_MAX,
+                size=len(data),
             )
         return data
 
@@ -200,7 +202,9 @@ class Calls(Generic[V]):
             if type(if_version) is not int:
                 raise TypeError(f"if_version is an int, not {type(if_version).__name__}")
             if not 0 < if_version < 1 << 64:
-                raise InvalidRequest(f"if_version is a version from 1 on, not {if_version}; use if_absent for none")
+                raise InvalidRequest(
+                    f"if_version is a version from 1 on, not {if_version}; use if_absent for none"
+                )
             return protocol.version_equals(if_version)
         assert not isinstance(if_value, Unset)
         return protocol.value_equals(self.value(if_value))
@@ -216,7 +220,9 @@ def _other_key(key: object) -> bytes:
         return bytes(key)
     if isinstance(key, str):
         return encode_key(key)
-    advice = " (write str(n), or a fixed-width b'%020d' % n to keep numeric order)" if isinstance(key, int) else ""
+    advice = (
+        " (write str(n), or a fixed-width b'%020d' % n to keep numeric order)" if isinstance(key, int) else ""
+    )
     raise TypeError(f"a key is bytes or str, not {type(key).__name__}{advice}")
 
 
@@ -225,7 +231,9 @@ def ttl_ms(seconds: float) -> int:
     if isinstance(seconds, bool) or not isinstance(seconds, (int, float)):
         raise TypeError(f"ttl is a number of seconds, not {type(seconds).__name__}")
     if not 0 < seconds <= protocol.TTL_MS_MAX / 1000:
-        raise InvalidRequest(f"ttl is {seconds} s; it is above 0 and at most {protocol.TTL_MS_MAX // 1000} s (ten years)")
+        raise InvalidRequest(
+            f"ttl is {seconds} s; it is above 0 and at most {protocol.TTL_MS_MAX // 1000} s (ten years)"
+        )
     return max(1, round(seconds * 1000))
 
 

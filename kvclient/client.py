@@ -48,12 +48,18 @@ class Client(Generic[V]):
     # One key
 
     @overload
-    def get(self, key: Key, default: None = None, *, read: str | None = None, timeout: float | None = None) -> V | None: ...
+    def get(
+        self, key: Key, default: None = None, *, read: str | None = None, timeout: float | None = None
+    ) -> V | None: ...
 
     @overload
-    def get(self, key: Key, default: D, *, read: str | None = None, timeout: float | None = None) -> V | D: ...
+    def get(
+        self, key: Key, default: D, *, read: str | None = None, timeout: float | None = None
+    ) -> V | D: ...
 
-    def get(self, key: Key, default: Any = None, *, read: str | None = None, timeout: float | None = None) -> Any:
+    def get(
+        self, key: Key, default: Any = None, *, read: str | None = None, timeout: float | None = None
+    ) -> Any:
         """The value of `key`, or `default` if there is none."""
         return self._run(self._calls.get(key, default), read, timeout)
 
@@ -74,7 +80,9 @@ class Client(Generic[V]):
         timeout: float | None = None,
     ) -> int:
         """Set `key`, for `ttl` seconds or for ever; returns its new version. Conflict if the condition does not hold."""
-        return self._run(self._calls.put(key, value, ttl, if_absent, if_present, if_version, if_value), None, timeout)
+        return self._run(
+            self._calls.put(key, value, ttl, if_absent, if_present, if_version, if_value), None, timeout
+        )
 
     def delete(
         self,
@@ -105,7 +113,9 @@ class Client(Generic[V]):
 
     # Many keys
 
-    def get_many(self, keys: Iterable[K], *, read: str | None = None, timeout: float | None = None) -> dict[K, V]:
+    def get_many(
+        self, keys: Iterable[K], *, read: str | None = None, timeout: float | None = None
+    ) -> dict[K, V]:
         """The values of many keys, in the order of `keys`, without the missing ones.
 
         Sent in requests of up to 512 keys; `timeout` is for each request. If only some keys could be read, BatchError with `errors`
@@ -113,7 +123,9 @@ class Client(Generic[V]):
         """
         wanted = list(keys)
         values: list[Any] = [MISSING] * len(wanted)
-        bulk = self._bulk(self._calls.get, values.__setitem__, ((key, MISSING) for key in wanted), read, timeout)
+        bulk = self._bulk(
+            self._calls.get, values.__setitem__, ((key, MISSING) for key in wanted), read, timeout
+        )
         results = found(wanted, values)
         bulk.raise_for_errors(results)
         return results
@@ -144,7 +156,11 @@ class Client(Generic[V]):
         """
         there: list[int] = []
         bulk = self._bulk(
-            self._calls.delete, lambda index, was: there.append(index) if was else None, ((key,) for key in keys), None, timeout
+            self._calls.delete,
+            lambda index, was: there.append(index) if was else None,
+            ((key,) for key in keys),
+            None,
+            timeout,
         )
         bulk.raise_for_errors(len(there))
         return len(there)

@@ -34,7 +34,9 @@ class BytesCodec:
             return value
         if isinstance(value, (bytearray, memoryview, bytes)):
             return bytes(value)
-        raise TypeError(f"a value is bytes, not {type(value).__name__}: encode it, or use codec='str', 'json' or 'msgpack'")
+        raise TypeError(
+            f"a value is bytes, not {type(value).__name__}: encode it, or use codec='str', 'json' or 'msgpack'"
+        )
 
     def decode(self, data: bytes) -> bytes:
         """The stored bytes."""
@@ -60,7 +62,9 @@ class StrCodec:
         try:
             return data.decode()
         except UnicodeDecodeError as error:
-            raise CodecError(f"the stored value is not UTF-8: {error}", hint="read it with codec='bytes'") from None
+            raise CodecError(
+                f"the stored value is not UTF-8: {error}", hint="read it with codec='bytes'"
+            ) from None
 
 
 class JsonCodec:
@@ -84,7 +88,9 @@ class JsonCodec:
         try:
             return json.loads(data)
         except ValueError as error:
-            raise CodecError(f"the stored value is not JSON: {error}", hint="read it with codec='bytes'") from None
+            raise CodecError(
+                f"the stored value is not JSON: {error}", hint="read it with codec='bytes'"
+            ) from None
 
 
 class MsgpackCodec:

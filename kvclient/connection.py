@@ -182,7 +182,11 @@ class Connections:
 
     def __del__(self) -> None:
         if not getattr(self, "closed", True):
-            warnings.warn("a kvclient.Client was not closed: use it in a with block, or call close()", ResourceWarning, 2)
+            warnings.warn(
+                "a kvclient.Client was not closed: use it in a with block, or call close()",
+                ResourceWarning,
+                2,
+            )
 
 
 class _Forkable(Protocol):

@@ -88,7 +88,12 @@ class Pipeline(Generic[V]):
         return self._add(self._calls.put(key, value, ttl, if_absent, if_present, if_version, if_value))
 
     def delete(
-        self, key: Key, *, if_present: bool = False, if_version: int | None = None, if_value: V | Unset = UNSET
+        self,
+        key: Key,
+        *,
+        if_present: bool = False,
+        if_version: int | None = None,
+        if_value: V | Unset = UNSET,
     ) -> Handle[bool]:
         """Add a delete; see Client.delete."""
         return self._add(self._calls.delete(key, if_present, if_version, if_value))
@@ -214,7 +219,12 @@ class AsyncPipeline(Generic[V]):
         return await self._add(self._calls.put(key, value, ttl, if_absent, if_present, if_version, if_value))
 
     async def delete(
-        self, key: Key, *, if_present: bool = False, if_version: int | None = None, if_value: V | Unset = UNSET
+        self,
+        key: Key,
+        *,
+        if_present: bool = False,
+        if_version: int | None = None,
+        if_value: V | Unset = UNSET,
     ) -> AsyncHandle[bool]:
         """Add a delete; see Client.delete."""
         return await self._add(self._calls.delete(key, if_present, if_version, if_value))

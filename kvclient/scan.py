@@ -24,7 +24,9 @@ def successor(prefix: bytes) -> bytes | None:
     return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else None
 
 
-def key_range(calls: Calls[Any], prefix: Key, start: Key | None, stop: Key | None) -> tuple[bytes, bytes | None]:
+def key_range(
+    calls: Calls[Any], prefix: Key, start: Key | None, stop: Key | None
+) -> tuple[bytes, bytes | None]:
     """The full keys [start, stop) of a prefix within a namespace; start and stop narrow it."""
     whole = calls.prefix + _bound(prefix)
     first, last = whole, successor(whole)

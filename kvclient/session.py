@@ -9,9 +9,10 @@ The shell's duties, in every turn of its loop:
 3. after each of these, and after `submit`: send what is in `outbox`, call `unsent` for what a socket refused, replace the sockets in `rebuilds`.
 
 Invariants: a live request is in `_live` under the id of its current attempt and under the ids of earlier attempts without an answer (`open`).
-Each attempt has its own request id. While an attempt is open, the next ones carry the same sequence, the same ops and RETRY, and none is sent
-later than RETRY_WINDOW_MS after the first. When the only attempt was refused for certain, in whole or for some ops, its sequence is finished and
-what is left goes on under a new one: nothing of it can run twice, and a store that has just restarted need not wonder about it.
+Each attempt has its own request id and the same sequence. It carries RETRY if an earlier attempt is open, that is, may have had an effect.
+While one is open, the ops stay the same. Ops that were refused for certain, with no attempt open, go on alone and without RETRY: the
+stores that refused them have not seen the sequence, and one that has just restarted need not wonder about it. (A partition's ops are refused
+together.) No attempt is sent later than RETRY_WINDOW_MS after the first of its sequence; what was refused until then gets a new one.
 `_acked_below` never passes an unfinished sequence.
 """
 
@@ -34,7 +35,19 @@ from kvclient.errors import (
     VersionMismatch,
     from_status,
 )
-from kvclient.pending import DONE, OP_RETRYABLE, PARKED, PAUSED, QUEUED, SENT, Pending, blame, cut, doubt, merge
+from kvclient.pending import (
+    DONE,
+    OP_RETRYABLE,
+    PARKED,
+    PAUSED,
+    QUEUED,
+    SENT,
+    Pending,
+    blame,
+    cut,
+    doubt,
+    merge,
+)
 from kvclient.routers import Routers
 
 # Half of the sockets' send high-water mark: with resends the requests in flight never reach it.
@@ -266,14 +279,6 @@ class Session:
         self._last_id = pending.request_id = self._last_id + 1
         self._live[pending.request_id] = pending
 
-    def _renew(self, pending: Pending) -> None:
-        """Nothing of the last attempt was applied and no other is open: what is left is a new write."""
-        if pending.writes:
-            self._acknowledge(pending.sequence)
-            self._number(pending)
-            pending.first_sent = -1.0
-        self._next_attempt(pending)
-
     def _pause(self, pending: Pending, at_least: float, now: float) -> None:
         ceiling = min(BACKOFF_MAX, BACKOFF_BASE * 2.0 ** min(pending.attempts, 10))
         pending.state = PAUSED
@@ -287,11 +292,15 @@ class Session:
             else:
                 self._expire(pending, now)
         elif pending.writes and pending.first_sent >= 0 and now > pending.first_sent + _RETRY_WINDOW:
-            # Too late for another attempt; one that is on its way may still be answered.
             if pending.state == SENT or pending.open:
-                pending.due = pending.deadline
+                pending.due = (
+                    pending.deadline
+                )  # too late for another attempt; one that is out may still be answered
             else:
-                self._expire(pending, now)
+                self._acknowledge(pending.sequence)
+                self._number(pending)
+                pending.first_sent = -1.0
+                self._attempt(pending, self._routers.after(pending.router), now)
         elif pending.state == SENT:
             self._routers.silent(pending.router, pending.sent_at, now)
             self._attempt_lost(pending, now)
@@ -351,7 +360,7 @@ class Session:
         if pending.count > 1 and type(index) is int and index < pending.count and not pending.open:
             self._live.pop(request_id, None)
             blame(pending, index, error)
-            self._renew(pending)
+            self._next_attempt(pending)
             self._attempt(pending, self._routers.primary, now)
             return
         error.maybe_applied = error.maybe_applied or (
@@ -370,10 +379,7 @@ class Session:
         if pending.pinned >= 0:
             self._finish(pending, now)  # a busy router is alive
             return
-        if pending.open:
-            self._next_attempt(pending)
-        else:
-            self._renew(pending)
+        self._next_attempt(pending)
         self._pause(pending, retry_after_ms / 1000, now)
 
     @staticmethod

@@ -99,7 +99,7 @@ def load(
 
 def dump(config: attrs.AttrsInstance) -> str:
     """The configuration as YAML that loads back to the same one; for `--print-config`."""
-    return yaml.safe_dump(_plain(config, type(config)), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(_plain(config, type(config)), sort_keys=False)
 
 
 # -- sources

@@ -90,6 +90,8 @@ class StoreNode:
             self._context, config.listen.rpc, batch_bytes_max=BATCH_BYTES_MAX, insecure=config.insecure
         )
         self._service.start(socket, partitions, self._figures.snapshot)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._reactor.on_signal(number, self._service.stop)
         _log.info(
             "listening",
             rpc=sockets.bound_endpoint(socket),
@@ -101,8 +103,6 @@ class StoreNode:
 
     def serve(self) -> bool:
         """Runs until a signal; False if a log write was still under way when the grace for it was over."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._reactor.on_signal(number, self._service.stop)
         self._reactor.run()
         finished = self._commit.close(LOG_JOIN_S)
         self._context.destroy(LINGER_MS)

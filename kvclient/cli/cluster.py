@@ -146,6 +146,7 @@ def ping(count: int, interval: float) -> None:
             pong = client.ping()
             trips.append(pong.round_trip)
             rows.add(pong.router, pong.version, pong.epoch, pong.round_trip * 1000)
+            rows.show()
     if count > 1:
         average = sum(trips) / count
         low, high = show_latency(min(trips)), show_latency(max(trips))

@@ -149,7 +149,7 @@ def global_options(hidden: bool) -> list[click.Option]:
             "--verbose",
             callback=_store("verbosity"),
             count=True,
-            help="Log to stderr; -vv shows tracebacks.",
+            help="Tell of second tries on stderr; -vv shows tracebacks.",
         ),
         option("--no-color", is_flag=True, help="No colours, as with NO_COLOR."),
     ]

@@ -37,8 +37,8 @@ class Quit(Exception):
         self.exit_code = exit_code
 
 
-def report(error: BaseException, verbosity: int) -> Exit:
-    """Tell the user and give the exit code. Never raises."""
+def report(error: BaseException, verbosity: int, color: bool = False) -> Exit:
+    """Tell the user and give the exit code; `color` is for terminals, unless NO_COLOR is set. Never raises."""
     if isinstance(error, (StdoutClosed, BrokenPipeError)):
         return Exit.BROKEN_PIPE
     if isinstance(error, Quit):
@@ -46,6 +46,8 @@ def report(error: BaseException, verbosity: int) -> Exit:
     exit_code, text = describe(error)
     if verbosity >= 2 and not isinstance(error, (Failure, click.ClickException)):
         traceback.print_exception(error, file=sys.stderr)
+    if color and sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
+        text = text.replace("error:", click.style("error:", fg="red", bold=True), 1)
     say(text)
     return exit_code
 

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from kvclient.cli.records import REJECT_BYTES_SHOWN, Mark, Reader, Reject
+from kvclient.cli.records import REJECT_BYTES_SHOWN, FormatError, Item, Mark, Reader, Reject
 from kvclient.cli.retrying import Patience, is_transient
 from kvclient.errors import InvalidRequest, KVError
 
@@ -54,25 +54,38 @@ class Batch:
         self.offset = 0
         self.mark: Mark = {}
 
+    def add(self, item: Item, line: int) -> None:
+        if isinstance(item, Reject):
+            self.rejects.append(item._replace(record=item.record[: REJECT_BYTES_SHOWN + 1]))
+            self.size += len(self.rejects[-1].record)
+            return
+        key, value = item
+        self.items[key] = value
+        self.lines[key] = line
+        self.size += len(key) + len(value)
+        self.records += 1
+
+    @property
+    def is_full(self) -> bool:
+        return self.records + len(self.rejects) >= BATCH_RECORDS or self.size >= BATCH_BYTES
+
 
 def batches(reader: Reader) -> Iterator[Batch]:
-    """Cut what the reader yields into batches."""
+    """Cut what the reader yields into batches. A FormatError comes behind the batch of what was readable."""
     batch = Batch()
-    for item in reader:
-        if isinstance(item, Reject):
-            batch.rejects.append(item._replace(record=item.record[: REJECT_BYTES_SHOWN + 1]))
-            batch.size += len(batch.rejects[-1].record)
-        else:
-            key, value = item
-            batch.items[key] = value
-            batch.lines[key] = reader.line
-            batch.size += len(key) + len(value)
-            batch.records += 1
-        if batch.records + len(batch.rejects) >= BATCH_RECORDS or batch.size >= BATCH_BYTES:
-            yield _sealed(batch, reader)
-            batch = Batch()
+    bad_end = None
+    try:
+        for item in reader:
+            batch.add(item, reader.line)
+            if batch.is_full:
+                yield _sealed(batch, reader)
+                batch = Batch()
+    except FormatError as error:
+        bad_end = error
     if batch.records or batch.rejects:
         yield _sealed(batch, reader)
+    if bad_end is not None:
+        raise bad_end
 
 
 def _sealed(batch: Batch, reader: Reader) -> Batch:
@@ -151,11 +164,17 @@ class Importer:
         """
         executor = ThreadPoolExecutor(IN_FLIGHT, thread_name_prefix="import")
         try:
-            for batch in batches(reader):
-                self._make_room(batch)
-                self._flying.append((batch, executor.submit(self._send, batch)))
+            bad_end = None
+            try:
+                for batch in batches(reader):
+                    self._make_room(batch)
+                    self._flying.append((batch, executor.submit(self._send, batch)))
+            except FormatError as error:
+                bad_end = error
             while self._flying:
                 self._acknowledge_first()
+            if bad_end is not None:
+                raise bad_end
         except BaseException:
             self._patience.stop()
             self._acknowledge_what_arrives()

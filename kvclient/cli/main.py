@@ -99,7 +99,7 @@ def run(arguments: Sequence[str]) -> int:
         return stop.exit_code
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - the boundary: every failure becomes a line and a code
         _show_what_was_printed(app)
-        code = failure.report(error, app.settings.verbosity)
+        code = failure.report(error, app.settings.verbosity, app.settings.color)
     return code
 
 

@@ -97,6 +97,9 @@ class Rows(Protocol):
 
     def add(self, *cells: Cell) -> None: ...
 
+    def show(self) -> None:
+        """Let whoever watches see the rows so far."""
+
     def close(self) -> None: ...
 
 
@@ -109,6 +112,9 @@ class PlainRows:
 
     def add(self, *cells: Cell) -> None:
         self._out.write(b"\t".join([plain_cell(cell, self._encoding) for cell in cells]) + b"\n")
+
+    def show(self) -> None:
+        self._out.flush()
 
     def close(self) -> None:
         pass
@@ -125,6 +131,9 @@ class CsvRows:
     def add(self, *cells: Cell) -> None:
         self._out.write(b",".join([csv_cell(cell, self._encoding) for cell in cells]) + b"\n")
 
+    def show(self) -> None:
+        self._out.flush()
+
     def close(self) -> None:
         pass
 
@@ -139,6 +148,9 @@ class JsonLines:
     def add(self, *cells: Cell) -> None:
         record = dict(zip(self._columns, map(json_cell, cells), strict=True))
         self._out.write(dump_json(record) + b"\n")
+
+    def show(self) -> None:
+        self._out.flush()
 
     def close(self) -> None:
         pass
@@ -158,6 +170,9 @@ class JsonDocument:
         self._out.write(self._separator + dump_json(record))
         self._separator = b",\n  "
 
+    def show(self) -> None:
+        self._out.flush()
+
     def close(self) -> None:
         self._out.write(b"]}\n" if self._separator == b"\n  " else b"\n]}\n")
 
@@ -176,6 +191,10 @@ class TableRows:
         self._page.append(cells)
         if len(self._page) >= TABLE_PAGE_ROWS:
             self._flush_page()
+
+    def show(self) -> None:
+        self.close()
+        self._out.flush()
 
     def close(self) -> None:
         if self._page:

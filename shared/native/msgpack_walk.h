@@ -150,8 +150,6 @@ static inline int mp_skip(mp_cursor *cursor) {
             pending += value.number;
         else if (value.type == MP_MAP)
             pending += 2 * value.number;
-        if (pending > mp_left(cursor))
-            return 0;
     }
     return 1;
 }

@@ -1,7 +1,8 @@
 """The yardstick of `path`: client -> router -> store -> router -> client with nothing but pyzmq.
 
-Each peer drains its sockets and forwards frame for frame; nobody decodes, batches or tracks anything. Run as a process:
-`bare_echo.py router|store RESPONSE_BYTES STORE_ENDPOINT`; prints the endpoint it listens on.
+Each peer drains its sockets and forwards frame for frame; nobody decodes, batches or tracks anything. Run as
+processes, `bare_echo.py store RESPONSE_BYTES` and `bare_echo.py router STORE_ENDPOINT`; each prints the
+endpoint it listens on.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""The engine's rates on this machine, in a minute: `python tests/benchmark/engine_quick.py [ENTRIES] [DIRECTORY]`.
+"""The engine's rates on this machine, in a minute: `python tests/benchmark/engine_quick.py [ENTRIES]
+[DIRECTORY]`.
 
 16-byte keys, 100-byte values. Not a comparison: that is `scripts/bench engine`.
 """
@@ -99,7 +100,12 @@ def measure(directory: str, entries: int) -> None:
     report("scan", entries, engine.scan)
     report("scan, reverse", entries, lambda: engine.scan(reverse=True))
     stats = engine.stats()
-    print({name: stats[name] for name in ("flush_bytes", "compaction_bytes_written", "write_amplification", "stalls")})
+    print(
+        {
+            name: stats[name]
+            for name in ("flush_bytes", "compaction_bytes_written", "write_amplification", "stalls")
+        }
+    )
     print("levels", [(level["tables"], level["bytes"]) for level in stats["levels"]])
     report("compact", 1, engine.compact)
     report("get, random, compacted", len(sample), lambda: read_all(engine, sample))

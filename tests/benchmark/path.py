@@ -1,7 +1,8 @@
 """scripts/bench path: what the message path costs, next to a bare pyzmq echo over the same three hops.
 
-Ours is the real SDK, router and store service; the store runs with --noop, so that only messages are measured. The yardstick moves frames of the same
-sizes. Rounds alternate, medians are reported. Bar: ratio >= 0.6 at 256 in flight.
+Ours is the real SDK, router and store service; the store runs with --noop, so that only messages are
+measured. The yardstick moves frames of the same sizes. Rounds alternate, medians are reported. Bar: ratio
+>= 0.6 at 256 in flight.
 """
 
 from __future__ import annotations
@@ -20,10 +21,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from tests.benchmark.bare_echo import drive
-
 import kvclient
 from kvclient import protocol
+from tests.benchmark.bare_echo import drive
 
 IN_FLIGHT = (1, 64, 256)
 KEY = b"path:%013d"
@@ -97,14 +97,20 @@ def main() -> None:
     options = parser.parse_args()
 
     operation = protocol.encode_put(KEY % 0, VALUE)
-    request = protocol.encode_request(protocol.Request(1, 1 << 20, 5000, 0, 0, 1 << 63, 1 << 20, 1 << 20, operation))
+    request = protocol.encode_request(
+        protocol.Request(1, 1 << 20, 5000, 0, 0, 1 << 63, 1 << 20, 1 << 20, operation)
+    )
     response = protocol.encode_response(1, 1 << 20, 0, b"\x92\x00\xce\x00\x10\x00\x00")
     rows = []
     with ExitStack() as stack:
         bare = start_bare(stack, len(response))
-        client = stack.enter_context(kvclient.connect(start_ours(stack, options.port_base), connect_timeout=15))
+        client = stack.enter_context(
+            kvclient.connect(start_ours(stack, options.port_base), connect_timeout=15)
+        )
         client.put(b"ready", b"")
-        print(f"{'in flight':>9} {'ours op/s':>10} {'bare op/s':>10} {'ratio':>6}   (medians of {options.rounds})")
+        print(
+            f"{'in flight':>9} {'ours op/s':>10} {'bare op/s':>10} {'ratio':>6}  median of {options.rounds}"
+        )
         for in_flight in IN_FLIGHT:
             pairs = []
             for _ in range(options.rounds):
@@ -117,7 +123,10 @@ def main() -> None:
                 "ratio": round(statistics.median(ours / bare_rate for ours, bare_rate in pairs), 3),
             }
             rows.append(row)
-            print("{in_flight:>9} {ours_ops_per_s:>10,} {bare_ops_per_s:>10,} {ratio:>6.2f}".format(**row), flush=True)
+            print(
+                "{in_flight:>9} {ours_ops_per_s:>10,} {bare_ops_per_s:>10,} {ratio:>6.2f}".format(**row),
+                flush=True,
+            )
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n")
 

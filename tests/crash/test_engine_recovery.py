@@ -257,7 +257,7 @@ def everything() -> list[tuple[bytes, bytes]]:
 
 
 def damage_reported(directory: Path, keys: list[bytes]) -> list[str]:
-    """What opening, reading some keys and verifying say is damaged; every value that is read must be right."""
+    """What opening, reading some keys and verifying say is damaged; every value read must be right."""
     expected = dict(everything())
     reported = []
     try:

@@ -5,8 +5,10 @@ One cluster for the file, started by `kvcli dev up`; every test has its own key 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import random
 import shlex
 import signal
@@ -25,7 +27,7 @@ KVCLI = Path(sys.executable).with_name("kvcli")
 UNICODE_DATA = Path("/usr/share/unicode/UnicodeData.txt")
 
 # Some seconds of importing: enough to interrupt it in the middle.
-RECORDS = 150_000
+RECORDS = 100_000
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
@@ -196,6 +198,54 @@ def test_a_reader_that_goes_away_means_141(kv: Run, prefix: str, environment: di
         scan.stdout.close()
         assert scan.wait(30) == Exit.BROKEN_PIPE
         assert scan.stderr.read() == b""
+
+
+def test_a_terminal_gets_a_table_and_harmless_text(kv: Run, prefix: str, environment: dict[str, str]) -> None:
+    kv("put", "--hex", (prefix.encode() + b"\xff").hex(), b"\x1b[2J".hex())
+    assert on_a_terminal(["scan", prefix], environment) == (
+        0,
+        ["KEY" + " " * (len(prefix) + 3) + "VALUE", f"{prefix}\\xff  \\x1b[2J"],
+    )
+    code, lines = on_a_terminal(["get", prefix], environment)
+    assert code == Exit.NOT_FOUND
+    assert lines[0].startswith("\x1b[31m\x1b[1merror:\x1b[0m no such key")
+    assert on_a_terminal(["get", prefix], environment | {"NO_COLOR": "1"})[1][0].startswith("error: ")
+    assert on_a_terminal(["get", prefix, "--no-color"], environment)[1][0].startswith("error: ")
+
+
+def on_a_terminal(arguments: list[str], environment: dict[str, str]) -> tuple[int, list[str]]:
+    """Run kvcli with a terminal as stdin, stdout and stderr; its exit code and the lines on the screen."""
+    ours, theirs = pty.openpty()
+    try:
+        with subprocess.Popen(
+            [KVCLI, *arguments], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+        ) as process:
+            os.close(theirs)
+            screen = b""
+            with contextlib.suppress(OSError):  # EIO: the other side was closed
+                while data := os.read(ours, 4096):
+                    screen += data
+            return process.wait(30), screen.decode().splitlines()
+    finally:
+        os.close(ours)
+
+
+def test_ctrl_c_means_130(environment: dict[str, str]) -> None:
+    with subprocess.Popen(
+        [KVCLI, "ping", "-c", "100000", "-i", "10ms", "-o", "json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+        bufsize=0,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.read(1) == b"{"
+        process.send_signal(signal.SIGINT)
+        rest, said = process.communicate(timeout=30)
+    assert process.returncode == Exit.INTERRUPTED
+    assert said == b"interrupted\n"
+    assert isinstance(json.loads(b"{" + rest)["pings"], list)
 
 
 def test_about_the_cluster(kv: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -446,35 +447,40 @@ def test_the_configuration_in_force_is_printed(tmp_path: Path) -> None:
     assert effective["cluster"]["name"] == "test"
 
 
-def test_a_full_disk_refuses_writes_keeps_reads_and_recovers(start: Start, tmp_path: Path) -> None:
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
     mount = tmp_path / "small"
     mount.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(mount)], capture_output=True
-    ).returncode:
+    command = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(mount)]
+    if subprocess.run(command, capture_output=True).returncode:
         pytest.skip("mounting a small file system needs root")
-    try:
-        store = start(data={"dir": str(mount / "data")})
-        assert store.one(protocol.encode_put(b"kept", b"v"), b"kept").status == Status.OK
-        ballast = mount / "ballast"
-        with ballast.open("wb") as file:
-            try:
-                while True:
-                    file.write(bytes(1 << 16))
-                    file.flush()
-            except OSError:
-                pass
-        answers = [
-            store.one(protocol.encode_put(b"new%d" % n, bytes(1 << 20)), b"new%d" % n) for n in range(8)
-        ]
-        refusals = [answer for answer in answers if answer.status == Status.READ_ONLY]
-        assert refusals, [answer.status for answer in answers]
-        assert str(mount) in protocol.decode_error(refusals[0].body)["message"]
-        assert first_result(store.one(protocol.encode_get(b"kept"), b"kept"))[1] == b"v"
-        ballast.unlink()
-        assert store.one(protocol.encode_put(b"after", b"v"), b"after").status == Status.OK
-        assert store.stop() == 0
-    finally:
-        for running in [store]:
-            running.close()
-        subprocess.run(["umount", str(mount)], check=True)
+    yield mount
+    subprocess.run(["umount", str(mount)], check=True)
+
+
+def fill(path: Path) -> None:
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        while file.write(bytes(1 << 16)):
+            pass
+
+
+def test_a_full_disk_refuses_writes_serves_reads_and_is_no_trap(small_disk: Path, start: Start) -> None:
+    store = start(data={"dir": str(small_disk / "data")})
+    assert store.one(protocol.encode_put(b"kept", b"v"), b"kept").status == Status.OK
+    fill(small_disk / "ballast")
+    large = bytes(1 << 20)
+    answers = [store.one(protocol.encode_put(b"new%d" % n, large), b"new%d" % n) for n in range(8)]
+    refusals = [answer for answer in answers if answer.status == Status.READ_ONLY]
+    assert refusals, [answer.status for answer in answers]
+    assert str(small_disk) in protocol.decode_error(refusals[0].body)["message"]
+    assert first_result(store.one(protocol.encode_get(b"kept"), b"kept"))[1] == b"v"
+
+    (small_disk / "ballast").unlink()
+    assert store.one(protocol.encode_put(b"after", b"v"), b"after").status == Status.OK
+
+    fill(small_disk / "ballast")
+    assert store.stop() == 0
+    (small_disk / "ballast").unlink()
+    again = start(data={"dir": str(small_disk / "data")})
+    for key in (b"kept", b"after"):
+        assert first_result(again.one(protocol.encode_get(key), key))[1] == b"v"

@@ -12,7 +12,7 @@ import pytest
 
 from kvclient.cli import importer
 from kvclient.cli.importer import Done, Importer, RejectFile
-from kvclient.cli.records import LinesReader
+from kvclient.cli.records import FormatError, Item, LinesReader
 from kvclient.cli.retrying import Patience
 from kvclient.errors import (
     ConnectError,
@@ -214,6 +214,23 @@ def test_the_last_record_of_a_key_wins(tmp_path: Path) -> None:
     assert run(cluster, b"".join(lines()), tmp_path).imported == 300
     assert overlaps == []
     assert len(cluster.batches) == 30
+
+
+def test_what_is_readable_in_front_of_a_bad_end_is_loaded(tmp_path: Path) -> None:
+    class Torn(LinesReader):
+        def __iter__(self) -> Iterator[Item]:
+            yield from super().__iter__()
+            raise FormatError("cut off")
+
+    cluster = Cluster()
+    done = Done()
+    load = Importer(
+        cluster.put_many, Patience(5, lambda error: None), done, RejectFile(tmp_path / "r"), lambda done: None
+    )
+    with pytest.raises(FormatError):
+        load.run(Torn(io.BytesIO(words(25)), {}))
+    assert sorted(cluster.keys) == words(25).split()
+    assert done.imported == 25
 
 
 def test_at_most_the_window_is_in_flight(tmp_path: Path) -> None:

@@ -129,6 +129,19 @@ def test_an_export_is_continued_at_what_is_known_to_be_good(tmp_path: Path, form
     assert not partial.exists()
 
 
+def test_an_export_that_met_an_error_at_once_is_continued() -> None:
+    class Down(Store):
+        def scan(self, start: bytes) -> Iterator[Entry]:
+            raise ReadOnly("no")
+
+    out = io.BytesIO()
+    done = Exported()
+    with pytest.raises(ReadOnly):
+        export(Down(), out, done)
+    export(Store(), out, Exported(json.loads(json.dumps(done.state()))))
+    assert read("dump", out.getvalue()) == ENTRIES
+
+
 def test_a_shorter_partial_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"12")
     with pytest.raises(ValueError, match="2 bytes, the state file knows of 3"):

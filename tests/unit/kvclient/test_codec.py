@@ -15,8 +15,15 @@ json_values = st.recursive(
     max_leaves=8,
 )
 msgpack_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-(1 << 63), (1 << 64) - 1) | st.floats(allow_nan=False) | st.text() | st.binary(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text() | st.integers(0, 9), inner, max_size=4),
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 63), (1 << 64) - 1)
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.binary(),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text() | st.integers(0, 9), inner, max_size=4)
+    ),
     max_leaves=8,
 )
 
@@ -61,7 +68,12 @@ def test_buffers_are_copied():
 
 @pytest.mark.parametrize(
     ("name", "value", "part"),
-    [("bytes", "text", "codec='str'"), ("bytes", 5, "not int"), ("bytes", None, "NoneType"), ("str", b"x", "not bytes")],
+    [
+        ("bytes", "text", "codec='str'"),
+        ("bytes", 5, "not int"),
+        ("bytes", None, "NoneType"),
+        ("str", b"x", "not bytes"),
+    ],
 )
 def test_wrong_types_are_type_errors_that_say_what_to_do(name, value, part):
     with pytest.raises(TypeError, match=part):
@@ -70,14 +82,23 @@ def test_wrong_types_are_type_errors_that_say_what_to_do(name, value, part):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("str", "\ud800"), ("json", {1, 2}), ("json", float("nan")), ("msgpack", 1 << 70), ("msgpack", object())],
+    [
+        ("str", "\ud800"),
+        ("json", {1, 2}),
+        ("json", float("nan")),
+        ("msgpack", 1 << 70),
+        ("msgpack", object()),
+    ],
 )
 def test_what_cannot_be_written(name, value):
     with pytest.raises(CodecError):
         codec.resolve(name).encode(value)
 
 
-@pytest.mark.parametrize(("name", "data"), [("str", b"\xff"), ("json", b"{"), ("json", b"\xff"), ("msgpack", b"\xc1"), ("msgpack", b"")])
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [("str", b"\xff"), ("json", b"{"), ("json", b"\xff"), ("msgpack", b"\xc1"), ("msgpack", b"")],
+)
 def test_what_cannot_be_read(name, data):
     with pytest.raises(CodecError) as caught:
         codec.resolve(name).decode(data)

@@ -30,7 +30,12 @@ def same_words(text):
     return re.sub(r"\bAsync(?=Client|Pipeline|Scan|Handle)|\bAsync(?=Iterator)", "", text)
 
 
-METHODS = [(sync, twin, name) for sync, twin in PAIRS for name in sorted(public(sync)) if (sync, name) not in SYNC_ONLY]
+METHODS = [
+    (sync, twin, name)
+    for sync, twin in PAIRS
+    for name in sorted(public(sync))
+    if (sync, name) not in SYNC_ONLY
+]
 
 
 @pytest.mark.parametrize(("sync", "twin"), PAIRS)
@@ -49,7 +54,9 @@ def test_signatures_and_docstrings_are_the_same(sync, twin, name):
 @pytest.mark.parametrize(("sync", "twin", "name"), METHODS)
 def test_what_waits_is_awaited(sync, twin, name):
     assert not inspect.iscoroutinefunction(getattr(sync, name))
-    awaited = inspect.iscoroutinefunction(getattr(twin, name)) or inspect.isasyncgenfunction(getattr(twin, name))
+    awaited = inspect.iscoroutinefunction(getattr(twin, name)) or inspect.isasyncgenfunction(
+        getattr(twin, name)
+    )
     assert awaited is (name not in NOT_AWAITED)
 
 

@@ -42,7 +42,9 @@ class Wire:
             for router in range(routers):
                 self.session.connection(router, True, self.now)
 
-    def submit(self, body: bytes = PUT, *, count: int = 1, writes: bool = True, timeout: float = 5.0) -> Pending:
+    def submit(
+        self, body: bytes = PUT, *, count: int = 1, writes: bool = True, timeout: float = 5.0
+    ) -> Pending:
         pending = Pending(protocol.Kind.OPS, body, count, writes, 0, timeout)
         self.session.submit(pending, self.now)
         return pending
@@ -93,7 +95,12 @@ def test_the_first_attempt_says_who_asks_and_how_long_it_may_take():
     wire.submit()
     router, request = wire.one()
     assert router == 0
-    assert (request.kind, request.client_id, request.sequence, request.acked_below) == (protocol.Kind.OPS, 99, 1, 1)
+    assert (request.kind, request.client_id, request.sequence, request.acked_below) == (
+        protocol.Kind.OPS,
+        99,
+        1,
+        1,
+    )
     assert (request.flags, request.body) == (0, PUT)
     assert 4000 <= request.timeout_ms < 5000, "the servers get a little less than the caller has"
 
@@ -121,7 +128,14 @@ def test_answers_to_nobody_and_garbage_are_dropped_and_counted():
     pending = wire.submit()
     _, request = wire.one()
     stranger = protocol.encode_response(1, request.request_id + 1, 0, b"\x91\x01")
-    hostile = [b"", b"\xc1", b"\x95\x01\x01", b"\x95\x01\x01\x91\x01\x00\xc4\x00", protocol.pack("x" * 5), stranger]
+    hostile = [
+        b"",
+        b"\xc1",
+        b"\x95\x01\x01",
+        b"\x95\x01\x01\x91\x01\x00\xc4\x00",
+        protocol.pack("x" * 5),
+        stranger,
+    ]
     wire.session.receive(0, hostile, wire.now)
     assert wire.session.dropped_frames == len(hostile)
     assert not pending.done
@@ -161,15 +175,16 @@ def test_retried_reads_do_not_claim_to_be_retries():
     assert second.flags == 0
 
 
-def test_busy_waits_as_long_as_it_was_told_and_is_a_new_write():
+def test_busy_waits_as_long_as_it_was_told_and_leaves_no_doubt():
     wire = Wire()
     wire.submit()
     _, first = wire.one()
     wire.refuse(first, Status.BUSY, retry_after_ms=300)
     assert wire.advance(0.299) == []
     ((_, second),) = wire.advance(0.1)
-    assert (second.sequence, second.flags) == (first.sequence + 1, 0), "nothing of the refused attempt can have run"
-    assert second.acked_below == second.sequence
+    assert (second.sequence, second.flags) == (first.sequence, 0), (
+        "nothing of the refused attempt can have run"
+    )
 
 
 def test_busy_after_a_lost_attempt_stays_the_same_write():
@@ -201,7 +216,9 @@ def test_no_answer_until_the_deadline(writes, error):
     assert pending.error.maybe_applied is writes
 
 
-@pytest.mark.parametrize(("status", "error"), [(Status.BUSY, Busy), (Status.UNAVAILABLE, Unavailable), (Status.TIMEOUT, KVTimeout)])
+@pytest.mark.parametrize(
+    ("status", "error"), [(Status.BUSY, Busy), (Status.UNAVAILABLE, Unavailable), (Status.TIMEOUT, KVTimeout)]
+)
 def test_a_write_that_was_refused_each_time_ends_with_the_refusal(status, error):
     wire = Wire()
     pending = wire.submit(timeout=1.0)
@@ -212,7 +229,7 @@ def test_a_write_that_was_refused_each_time_ends_with_the_refusal(status, error)
         sent = wire.advance(0.02)
     assert type(pending.error) is error
     assert not pending.error.maybe_applied
-    assert len({request.sequence for _, request in wire.sent}) == len(wire.sent)
+    assert {request.flags for _, request in wire.sent} == {0}
 
 
 def test_without_any_router_it_is_a_connect_error():
@@ -233,14 +250,14 @@ def test_requests_wait_for_the_first_connection():
     assert (router, request.flags) == (1, 0)
 
 
-def test_only_refused_ops_are_sent_again_and_as_a_new_write():
+def test_only_refused_ops_are_sent_again_and_without_doubt():
     wire = Wire()
     pending = wire.submit(A + B + C, count=3)
     _, first = wire.one()
     wire.answer(first, [0, 1], [23, "no leader"], [0, 3])
     ((_, second),) = wire.advance(0.1)
     assert second.body == B
-    assert (second.sequence, second.flags) == (first.sequence + 1, 0)
+    assert (second.sequence, second.flags) == (first.sequence, 0)
     wire.answer(second, [0, 9], router=1)
     assert pending.results == [[0, 1], [0, 9], [0, 3]]
 
@@ -285,7 +302,7 @@ def test_one_op_to_blame_does_not_fail_the_others():
     wire.refuse(first, Status.VALUE_TOO_LARGE, index=1, limit=10, size=11)
     _, second = wire.one()
     assert second.body == A + C
-    assert (second.sequence, second.flags) == (first.sequence + 1, 0)
+    assert (second.sequence, second.flags) == (first.sequence, 0)
     wire.answer(second, [0, 1], [0, 2])
     assert (pending.results[0], pending.results[2]) == ([0, 1], [0, 2])
     status, error = pending.results[1]
@@ -305,6 +322,23 @@ def test_no_attempt_later_than_the_retry_window():
     assert all(300_000 - request.timeout_ms - began <= protocol.RETRY_WINDOW_MS for _, request in attempts)
     wire.answer(attempts[-1][1], [0, 8])
     assert pending.results == [[0, 8]], "an answer may come later than that"
+
+
+def test_a_write_refused_for_longer_than_the_window_goes_on_as_a_new_one():
+    wire = Wire()
+    pending = wire.submit(timeout=200.0)
+    sent = wire.flush()
+    while wire.now < 250:
+        for router, request in sent:
+            wire.refuse(request, Status.UNAVAILABLE, router)
+        sent = wire.advance(0.02)
+    began = {}
+    for _, request in wire.sent:
+        at = 200_000 - request.timeout_ms
+        assert at - began.setdefault(request.sequence, at) <= protocol.RETRY_WINDOW_MS
+        assert request.flags == 0
+    assert len(began) == 3
+    assert not pending.done
 
 
 def test_acked_below_stops_at_the_oldest_unfinished_write():

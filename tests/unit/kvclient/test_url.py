@@ -38,12 +38,22 @@ def test_the_namespace_is_the_path_as_written(text, namespace):
 
 def test_defaults():
     address = url.parse("kv://h")
-    assert (address.timeout, address.connect_timeout, address.read, address.codec) == (5.0, 2.0, "linearizable", "bytes")
+    assert (address.timeout, address.connect_timeout, address.read, address.codec) == (
+        5.0,
+        2.0,
+        "linearizable",
+        "bytes",
+    )
 
 
 def test_options():
     address = url.parse("kv://h?timeout=250ms&connect_timeout=1.5&read=stale:3s&codec=json")
-    assert (address.timeout, address.connect_timeout, address.read, address.codec) == (0.25, 1.5, "stale:3s", "json")
+    assert (address.timeout, address.connect_timeout, address.read, address.codec) == (
+        0.25,
+        1.5,
+        "stale:3s",
+        "json",
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,13 +89,16 @@ def test_what_is_wrong_is_named(text, part):
     assert part in str(caught.value) + str(caught.value.hint)
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("5s", 5), ("250ms", 0.25), ("2m", 120), ("1h", 3600), ("7d", 604800), ("3", 3)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("5s", 5), ("250ms", 0.25), ("2m", 120), ("1h", 3600), ("7d", 604800), ("3", 3)]
+)
 def test_durations(text, seconds):
     assert url.parse_duration(text, "x") == seconds
 
 
 @pytest.mark.parametrize(
-    ("text", "number"), [("linearizable", 0), ("lease", 1), ("stale:5s", 5000), ("stale:1ms", 2), ("stale:999d", 0xFFFFFFFF)]
+    ("text", "number"),
+    [("linearizable", 0), ("lease", 1), ("stale:5s", 5000), ("stale:1ms", 2), ("stale:999d", 0xFFFFFFFF)],
 )
 def test_read_modes(text, number):
     assert url.read_mode(text) == number

@@ -380,7 +380,22 @@ def test_a_file_that_never_ends_is_refused() -> None:
 
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,20}", fullmatch=True)
 surprises = st.sampled_from(
-    ["on", "no", "null", "1e3", "007", "12:30", "2026-01-01", "0x10", "1.5", "~", "- a", "a: b"]
+    [
+        "on",
+        "no",
+        "null",
+        "1e3",
+        "007",
+        "12:30",
+        "2026-01-01",
+        "0x10",
+        "1.5",
+        "~",
+        "- a",
+        "a: b",
+        "\x85",
+        "\u2028",
+    ]
 )
 examples = st.builds(
     Example,

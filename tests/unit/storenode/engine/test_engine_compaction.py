@@ -15,16 +15,44 @@ LAST = LEVELS - 1
 
 
 def table(
-    number: int, level: int, smallest: str, largest: str, size: int = MIB, *, deletions: int = 0, sequence: int | None = None
+    number: int,
+    level: int,
+    smallest: str,
+    largest: str,
+    size: int = MIB,
+    *,
+    deletions: int = 0,
+    sequence: int | None = None,
 ) -> TableMeta:
     newest = number if sequence is None else sequence
     return TableMeta(
-        number, level, number, size, 100, deletions, 0, 1, newest, 0, 0, 0, smallest.encode(), largest.encode()
+        number,
+        level,
+        number,
+        size,
+        100,
+        deletions,
+        0,
+        1,
+        newest,
+        0,
+        0,
+        0,
+        smallest.encode(),
+        largest.encode(),
     )
 
 
 def test_level_0_is_newest_first_and_the_others_are_in_key_order() -> None:
-    version = Version.of([table(1, 0, "a", "z"), table(3, 0, "a", "z"), table(2, 0, "a", "z"), table(5, 3, "m", "n"), table(4, 3, "x", "y")])
+    version = Version.of(
+        [
+            table(1, 0, "a", "z"),
+            table(3, 0, "a", "z"),
+            table(2, 0, "a", "z"),
+            table(5, 3, "m", "n"),
+            table(4, 3, "x", "y"),
+        ]
+    )
     assert [one.number for one in version.levels[0]] == [3, 2, 1]
     assert [one.number for one in version.levels[3]] == [5, 4]
 
@@ -48,7 +76,14 @@ def test_a_small_engine_has_level_0_and_the_last_one() -> None:
 
 
 def test_the_base_level_moves_up_as_the_last_level_grows() -> None:
-    for size, base in [(65 * MIB, 5), (640 * MIB, 5), (641 * MIB, 4), (6400 * MIB, 4), (6500 * MIB, 3), (65000 * MIB, 2)]:
+    for size, base in [
+        (65 * MIB, 5),
+        (640 * MIB, 5),
+        (641 * MIB, 4),
+        (6400 * MIB, 4),
+        (6500 * MIB, 3),
+        (65000 * MIB, 2),
+    ]:
         limits = targets(Version.of([table(1, LAST, "a", "b", size)]), OPTIONS)
         assert limits.base_level == base, size
         assert all(limits.bytes_max[level] >= OPTIONS.base_bytes for level in range(base, LEVELS))
@@ -140,14 +175,25 @@ def test_everything_ends_in_the_last_level_and_then_nothing_is_left_to_do() -> N
 
 
 def test_compacting_any_tree_comes_to_rest_within_its_targets() -> None:
-    """Carry out proposals on made-up trees (merging sizes only): it ends, and every level is within bounds."""
+    """Carry out proposals on made-up trees (merging sizes only): it ends, and every level is within
+    bounds."""
     source = random.Random(7)
     for _ in range(30):
         version, number = Version(), 1
         for _ in range(source.randrange(1, 60)):
             low = source.randrange(900)
             version = version.change(
-                [table(number, 0, f"{low:04d}", f"{low + source.randrange(100):04d}", 16 * MIB, sequence=number)], set()
+                [
+                    table(
+                        number,
+                        0,
+                        f"{low:04d}",
+                        f"{low + source.randrange(100):04d}",
+                        16 * MIB,
+                        sequence=number,
+                    )
+                ],
+                set(),
             )
             number += 1
             for _ in range(1000):

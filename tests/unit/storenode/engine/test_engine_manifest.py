@@ -64,8 +64,8 @@ def test_records_have_the_documented_bytes(written: Path) -> None:
 
     one = (1).to_bytes(4, "little")
     format_key = b"\xff\xff\xff\xff\x00" + bytes(8)
-    table_key = bytes.fromhex("00000004" "02" "0000000000000009")
-    state_key = bytes.fromhex("00000004" "01" "0000000000000000")
+    table_key = bytes.fromhex("00000004020000000000000009")
+    state_key = bytes.fromhex("00000004010000000000000000")
     payload = one + b"\x06" + numbers(4 << 48 | 9, 1000, 10, 2, 1, 5, 50, 300, 400, 1234567)
     payload += (2).to_bytes(4, "little") + b"aa" + (3).to_bytes(4, "little") + b"zzz"
     table_value = sealed(table_key, payload)
@@ -138,7 +138,9 @@ def test_a_file_that_is_no_manifest_is_corruption(tmp_path: Path) -> None:
 def test_the_map_grows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifest, "MAP_BYTES_FIRST", 1 << 16)
     opened = Manifest(str(tmp_path))
-    tables = [TABLE._replace(number=number, smallest=b"s" * 4096, largest=b"t" * 4096) for number in range(200)]
+    tables = [
+        TABLE._replace(number=number, smallest=b"s" * 4096, largest=b"t" * 4096) for number in range(200)
+    ]
     opened.commit(4, State(1, 1, 1, 1), tables, [])
     assert opened.stats()["map_bytes"] > 1 << 20
     opened.close()

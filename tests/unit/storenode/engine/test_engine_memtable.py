@@ -34,7 +34,17 @@ def test_versions_are_in_key_order_and_newest_first() -> None:
 
 
 def test_keys_that_share_their_first_eight_bytes_or_end_in_zeros_keep_their_order() -> None:
-    keys = [b"\x00", b"\x00\x00", b"a", b"a\x00", b"prefix--", b"prefix--\x00", b"prefix--a", b"\xff" * 7, b"\xff" * 9]
+    keys = [
+        b"\x00",
+        b"\x00\x00",
+        b"a",
+        b"a\x00",
+        b"prefix--",
+        b"prefix--\x00",
+        b"prefix--a",
+        b"\xff" * 7,
+        b"\xff" * 9,
+    ]
     memtable = Memtable()
     for sequence, key in enumerate(random.Random(3).sample(keys, len(keys)), start=1):
         memtable.add(key, sequence)
