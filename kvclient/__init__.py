@@ -6,9 +6,8 @@
         db.put("hello", "world", ttl=60)
         assert db.get("hello") == "world"
 
-`await kvclient.aconnect(...)` gives the asyncio twin with the same methods. Everything is imported when it is first used: the servers share
-`kvclient.protocol`, and a command line tool should not wait for asyncio.
-"""
+`await kvclient.aconnect(...)` gives the asyncio twin with the same methods. Everything is imported when it is
+first used: the servers share `kvclient.protocol`, and a command line tool should not wait for asyncio."""
 
 from __future__ import annotations
 
@@ -140,10 +139,12 @@ def connect(
 ) -> Client[Any]:
     """Open a client: `kv://host:port,host2:port[/namespace][?timeout=5s&read=lease&codec=json]`.
 
-    Without a URL, RINGKV_URL or else kv://127.0.0.1:7100. What is given here beats the URL. Returns once a router has answered;
-    ConnectError, within `connect_timeout` (2 s), lists what was tried and why it failed. A codec in the URL is not seen by type checkers.
-    """
-    from kvclient import client, codec as codecs, options, url as urls
+    Without a URL, RINGKV_URL or else kv://127.0.0.1:7100. What is given here beats the URL. Returns once a
+    router has answered; ConnectError, within `connect_timeout` (2 s), lists what was tried and why it failed.
+    A codec in the URL is not seen by type checkers."""
+    from kvclient import client, options
+    from kvclient import codec as codecs
+    from kvclient import url as urls
 
     address = urls.parse(urls.default_url() if url is None else url)
     name = codec if isinstance(codec, str) else None
@@ -205,10 +206,12 @@ async def aconnect(
 ) -> AsyncClient[Any]:
     """Open a client: `kv://host:port,host2:port[/namespace][?timeout=5s&read=lease&codec=json]`.
 
-    Without a URL, RINGKV_URL or else kv://127.0.0.1:7100. What is given here beats the URL. Returns once a router has answered;
-    ConnectError, within `connect_timeout` (2 s), lists what was tried and why it failed. A codec in the URL is not seen by type checkers.
-    """
-    from kvclient import aio, codec as codecs, options, url as urls
+    Without a URL, RINGKV_URL or else kv://127.0.0.1:7100. What is given here beats the URL. Returns once a
+    router has answered; ConnectError, within `connect_timeout` (2 s), lists what was tried and why it failed.
+    A codec in the URL is not seen by type checkers."""
+    from kvclient import aio, options
+    from kvclient import codec as codecs
+    from kvclient import url as urls
 
     address = urls.parse(urls.default_url() if url is None else url)
     name = codec if isinstance(codec, str) else None

@@ -1,8 +1,8 @@
 """The asyncio client: the same methods as `client.Client`, awaited.
 
-Owns the public methods and nothing else. Bound to the event loop it was opened on; on another loop, or after a fork, ForkedError. A cancelled call
-is forgotten: its answer is dropped, and a write of it may have been applied.
-"""
+Owns the public methods and nothing else. Bound to the event loop it was opened on; on another loop, or after
+a fork, ForkedError. A cancelled call is forgotten: its answer is dropped, and a write of it may have been
+applied."""
 
 from __future__ import annotations
 
@@ -33,9 +33,8 @@ V2 = TypeVar("V2")
 class AsyncClient(Generic[V]):
     """A cluster, seen through a key prefix and a codec. Made by `kvclient.aconnect`.
 
-    `timeout` is the deadline in seconds of a whole call, retries included; the client's own unless given. `read` is "linearizable",
-    "lease" or "stale:5s".
-    """
+    `timeout` is the deadline in seconds of a whole call, retries included; the client's own unless given.
+    `read` is "linearizable", "lease" or "stale:5s"."""
 
     def __init__(
         self, connection: AsyncConnection, calls: Calls[V], options: Options, *, owner: bool
@@ -79,7 +78,9 @@ class AsyncClient(Generic[V]):
         if_value: V | Unset = UNSET,
         timeout: float | None = None,
     ) -> int:
-        """Set `key`, for `ttl` seconds or for ever; returns its new version. Conflict if the condition does not hold."""
+        """Set `key`, for `ttl` seconds or for ever; returns its new version. Conflict if the condition does
+        not hold.
+        """
         return await self._run(
             self._calls.put(key, value, ttl, if_absent, if_present, if_version, if_value), None, timeout
         )
@@ -101,10 +102,11 @@ class AsyncClient(Generic[V]):
         return await self._run(self._calls.exists(key), read, timeout)
 
     async def increment(self, key: Key, delta: int = 1, *, timeout: float | None = None) -> int:
-        """Add to the decimal 64-bit integer that `key` holds (0 if missing) and return the sum; its TTL stays.
+        """Add to the decimal 64-bit integer that `key` holds (0 if missing) and return the sum; its TTL
+        stays.
 
-        NotAnInteger if the value is none or the sum does not fit. The value is stored as decimal text, whatever the codec.
-        """
+        NotAnInteger if the value is none or the sum does not fit. The value is stored as decimal text,
+        whatever the codec."""
         return await self._run(self._calls.increment(key, delta), None, timeout)
 
     async def touch(self, key: Key, ttl: float | None, *, timeout: float | None = None) -> bool:
@@ -118,9 +120,8 @@ class AsyncClient(Generic[V]):
     ) -> dict[K, V]:
         """The values of many keys, in the order of `keys`, without the missing ones.
 
-        Sent in requests of up to 512 keys; `timeout` is for each request. If only some keys could be read, BatchError with `errors`
-        and `details["results"]`; if none, the first error.
-        """
+        Sent in requests of up to 512 keys; `timeout` is for each request. If only some keys could be read,
+        BatchError with `errors` and `details["results"]`; if none, the first error."""
         wanted = list(keys)
         values: list[Any] = [MISSING] * len(wanted)
         bulk = await self._bulk(
@@ -137,11 +138,11 @@ class AsyncClient(Generic[V]):
         ttl: float | None = None,
         timeout: float | None = None,
     ) -> BatchResult:
-        """Set many keys; items may be an endless iterator. Returns what failed instead of raising it: call `raise_for_errors()`.
+        """Set many keys; items may be an endless iterator. Returns what failed instead of raising it: call
+        `raise_for_errors()`.
 
-        Sent in requests of up to 512 items or 1 MiB; `timeout` is for each request. The same key twice ends with the later value. Raises
-        ConnectError if no router could be reached at all.
-        """
+        Sent in requests of up to 512 items or 1 MiB; `timeout` is for each request. The same key twice ends
+        with the later value. Raises ConnectError if no router could be reached at all."""
         arguments = ((key, value, ttl) for key, value in pairs(items))
         bulk = await self._bulk(self._calls.put, _ignore, arguments, None, timeout)
         if bulk.unreachable is not None:
@@ -151,9 +152,8 @@ class AsyncClient(Generic[V]):
     async def delete_many(self, keys: Iterable[Key], *, timeout: float | None = None) -> int:
         """Remove many keys; returns how many were there.
 
-        Sent in requests of up to 512 keys; `timeout` is for each request. If only some keys could be served, BatchError with `errors`
-        and `details["results"]`; if none, the first error.
-        """
+        Sent in requests of up to 512 keys; `timeout` is for each request. If only some keys could be served,
+        BatchError with `errors` and `details["results"]`; if none, the first error."""
         there: list[int] = []
         bulk = await self._bulk(
             self._calls.delete,
@@ -175,9 +175,8 @@ class AsyncClient(Generic[V]):
     ) -> AsyncPipeline[V]:
         """Ops that travel together: a context manager whose methods return handles with `.result()`.
 
-        Requests of up to `batch` ops, up to `max_in_flight` of them under way; `timeout` is for each request. Not atomic; the ops of one
-        key keep their order.
-        """
+        Requests of up to `batch` ops, up to `max_in_flight` of them under way; `timeout` is for each request.
+        Not atomic; the ops of one key keep their order."""
         return AsyncPipeline(
             self._connection,
             self._calls,
@@ -200,7 +199,8 @@ class AsyncClient(Generic[V]):
         read: str | None = None,
         timeout: float | None = None,
     ) -> AsyncScan[V]:
-        """The entries with this prefix, from `start` on and before `stop`, in key order; an iterator with `resume` and `pages()`.
+        """The entries with this prefix, from `start` on and before `stop`, in key order; an iterator with
+        `resume` and `pages()`.
 
         Fetched `page` entries at a time; `timeout` is for each page.
         """
@@ -253,7 +253,9 @@ class AsyncClient(Generic[V]):
     def namespace(self, prefix: Key, *, codec: Codec[V2]) -> AsyncClient[V2]: ...
 
     def namespace(self, prefix: Key, *, codec: str | Codec[Any] | None = None) -> AsyncClient[Any]:
-        """The same client for the keys that begin with `prefix`, which is added and taken off; closing it does nothing."""
+        """The same client for the keys that begin with `prefix`, which is added and taken off; closing it
+        does nothing.
+        """
         calls = self._calls.narrowed(prefix, None if codec is None else resolve(codec))
         return AsyncClient(self._connection, calls, self._options, owner=False)
 
@@ -279,7 +281,8 @@ class AsyncClient(Generic[V]):
     def __repr__(self) -> str:
         state = "closed" if self._connection.closed else "open"
         routers = ",".join(map(str, self._connection.address.endpoints))
-        return f"<kvclient.AsyncClient {routers} prefix={self._calls.prefix!r} codec={self._calls.codec.name} {state}>"
+        view = f"prefix={self._calls.prefix!r} codec={self._calls.codec.name}"
+        return f"<kvclient.AsyncClient {routers} {view} {state}>"
 
     # How it is done
 

@@ -1,8 +1,8 @@
 """The asyncio shell's engine: a session with its sockets, driven by the event loop it was made on.
 
-The sockets' descriptors are readers of the loop. They are edge-triggered, and a send may eat the edge, so every socket that was touched is drained
-to EAGAIN in the same or the next pass of the loop. One timer serves all deadlines.
-"""
+The sockets' descriptors are readers of the loop. They are edge-triggered, and a send may eat the edge, so
+every socket that was touched is drained to EAGAIN in the same or the next pass of the loop. One timer serves
+all deadlines."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """Many ops under way at once: how they are put into requests, and in which order requests may go.
 
-`Batcher` fills requests, holds back what must wait, and counts. Pipelines and the bulk methods of both clients are built on it. Knows no
-sockets: the shell hands in a function that sends a request.
+`Batcher` fills requests, holds back what must wait, and counts. Pipelines and the bulk methods of both
+clients are built on it. Knows no sockets: the shell hands in a function that sends a request.
 
-Order: the writes of one pipeline to one key are applied in the order in which they were added, and an op sees all earlier writes of its
-pipeline to its key. Requests that are under way together may be executed in any order once one of them is retried, so a request
-waits until no earlier one that writes one of its keys is unfinished. (A read may see a write that was added after it.)
-"""
+Order: the writes of one pipeline to one key are applied in the order in which they were added, and an op sees
+all earlier writes of its pipeline to its key. Requests that are under way together may be executed in any
+order once one of them is retried, so a request waits until no earlier one that writes one of its keys is
+unfinished. (A read may see a write that was added after it.)"""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from kvclient.protocol import OPS_MAX, REQUEST_BYTES_MAX, Kind
 T = TypeVar("T")
 
 BATCH_OPS = 512
-# A request is sent when its ops reach this size: large enough to amortise everything, small enough not to delay heartbeats behind it.
+# A request is sent when its ops reach this size: large enough to amortise everything, small enough not to
+# delay heartbeats behind it.
 BATCH_BYTES = 1 << 20
 # What a pipeline may have in flight: the memory it can cost a router.
 IN_FLIGHT_BYTES_MAX = 8 << 20
@@ -36,7 +37,9 @@ _OPS = int(Kind.OPS)
 
 
 class Batch(Pending):
-    """A request that is being filled or is under way. `first` is the number of its first op; the keys may hold duplicates."""
+    """A request that is being filled or is under way. `first` is the number of its first op; the keys may
+    hold duplicates.
+    """
 
     __slots__ = ("blockers", "dependents", "first", "keys_read", "keys_written", "ops", "size")
 
@@ -147,7 +150,9 @@ class Batcher:
             self._start(batch)
 
     def discard(self, live: Iterable[Pending]) -> list[Batch]:
-        """Drop what was not sent; returns the requests of this batcher among the session's `live` ones, to be abandoned."""
+        """Drop what was not sent; returns the requests of this batcher among the session's `live` ones, to be
+        abandoned.
+        """
         if self._filling is not None:
             _drop(self._filling)
             self._filling = None

@@ -1,8 +1,8 @@
-"""get_many, put_many and delete_many: what they send and how their results come together. Shared by both shells.
+"""get_many, put_many and delete_many: what they send and how their results come together. Shared by both
+shells.
 
-A `Bulk` is fed item by item; the shell waits where its batcher is full. Items may be more than fit into memory: only results and failures are
-kept. Sans-I/O.
-"""
+A `Bulk` is fed item by item; the shell waits where its batcher is full. Items may be more than fit into
+memory: only results and failures are kept. Sans-I/O."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ MISSING = object()
 
 
 class BatchResult:
-    """How a put_many went: `ok` counts the items that were written, `errors` lists (index of the item, exception) in order."""
+    """How a put_many went: `ok` counts the items that were written, `errors` lists (index of the item,
+    exception) in order.
+    """
 
     __slots__ = ("errors", "ok")
 
@@ -41,7 +43,9 @@ class BatchResult:
 
 
 class Bulk(Generic[T]):
-    """The outcomes of a series of calls of one kind. `keep(index, result)` is called for every item that succeeds, in no order."""
+    """The outcomes of a series of calls of one kind. `keep(index, result)` is called for every item that
+    succeeds, in no order.
+    """
 
     def __init__(
         self,
@@ -76,7 +80,8 @@ class Bulk(Generic[T]):
         except InvalidRequest as error:
             self._errors.append((index, error))
             return
-        # The batch may be finished within add() only by a later turn of the shell, so its items are known before.
+        # The batch may be finished within add() only by a later turn of the shell, so its items are known
+        # before.
         batch = self.batcher.add(call)
         self._items.setdefault(batch, []).append((index, call))
 

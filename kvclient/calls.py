@@ -1,8 +1,7 @@
 """One description per SDK method: the op's bytes in, the result out. Shared by both shells and by pipelines.
 
-Owns the checks of keys, values, TTLs and conditions (the same exceptions as the server's, before anything is sent) and the meaning of
-results. Knows no sockets, sessions or time.
-"""
+Owns the checks of keys, values, TTLs and conditions (the same exceptions as the server's, before anything is
+sent) and the meaning of results. Knows no sockets, sessions or time."""
 
 from __future__ import annotations
 
@@ -47,7 +46,9 @@ UNSET: Final = Unset()
 
 
 class Entry(NamedTuple, Generic[V]):
-    """A key with its value (None where only keys were asked for), its version, and the seconds it has left (entry() only)."""
+    """A key with its value (None where only keys were asked for), its version, and the seconds it has left
+    (entry() only).
+    """
 
     key: bytes
     value: V

@@ -1,8 +1,8 @@
 """The synchronous client.
 
-Owns the public methods and nothing else: what they send is in `calls`, how it travels in `session` and `connection`. Thread-safe: every thread
-has its own connections. Usable after a fork: the child opens its own connections and a session of its own.
-"""
+Owns the public methods and nothing else: what they send is in `calls`, how it travels in `session` and
+`connection`. Thread-safe: every thread has its own connections. Usable after a fork: the child opens its own
+connections and a session of its own."""
 
 from __future__ import annotations
 
@@ -35,9 +35,8 @@ V2 = TypeVar("V2")
 class Client(Generic[V]):
     """A cluster, seen through a key prefix and a codec. Made by `kvclient.connect`.
 
-    `timeout` is the deadline in seconds of a whole call, retries included; the client's own unless given. `read` is "linearizable",
-    "lease" or "stale:5s".
-    """
+    `timeout` is the deadline in seconds of a whole call, retries included; the client's own unless given.
+    `read` is "linearizable", "lease" or "stale:5s"."""
 
     def __init__(self, connections: Connections, calls: Calls[V], options: Options, *, owner: bool) -> None:
         self._connections = connections
@@ -79,7 +78,9 @@ class Client(Generic[V]):
         if_value: V | Unset = UNSET,
         timeout: float | None = None,
     ) -> int:
-        """Set `key`, for `ttl` seconds or for ever; returns its new version. Conflict if the condition does not hold."""
+        """Set `key`, for `ttl` seconds or for ever; returns its new version. Conflict if the condition does
+        not hold.
+        """
         return self._run(
             self._calls.put(key, value, ttl, if_absent, if_present, if_version, if_value), None, timeout
         )
@@ -101,10 +102,11 @@ class Client(Generic[V]):
         return self._run(self._calls.exists(key), read, timeout)
 
     def increment(self, key: Key, delta: int = 1, *, timeout: float | None = None) -> int:
-        """Add to the decimal 64-bit integer that `key` holds (0 if missing) and return the sum; its TTL stays.
+        """Add to the decimal 64-bit integer that `key` holds (0 if missing) and return the sum; its TTL
+        stays.
 
-        NotAnInteger if the value is none or the sum does not fit. The value is stored as decimal text, whatever the codec.
-        """
+        NotAnInteger if the value is none or the sum does not fit. The value is stored as decimal text,
+        whatever the codec."""
         return self._run(self._calls.increment(key, delta), None, timeout)
 
     def touch(self, key: Key, ttl: float | None, *, timeout: float | None = None) -> bool:
@@ -118,9 +120,8 @@ class Client(Generic[V]):
     ) -> dict[K, V]:
         """The values of many keys, in the order of `keys`, without the missing ones.
 
-        Sent in requests of up to 512 keys; `timeout` is for each request. If only some keys could be read, BatchError with `errors`
-        and `details["results"]`; if none, the first error.
-        """
+        Sent in requests of up to 512 keys; `timeout` is for each request. If only some keys could be read,
+        BatchError with `errors` and `details["results"]`; if none, the first error."""
         wanted = list(keys)
         values: list[Any] = [MISSING] * len(wanted)
         bulk = self._bulk(
@@ -137,11 +138,11 @@ class Client(Generic[V]):
         ttl: float | None = None,
         timeout: float | None = None,
     ) -> BatchResult:
-        """Set many keys; items may be an endless iterator. Returns what failed instead of raising it: call `raise_for_errors()`.
+        """Set many keys; items may be an endless iterator. Returns what failed instead of raising it: call
+        `raise_for_errors()`.
 
-        Sent in requests of up to 512 items or 1 MiB; `timeout` is for each request. The same key twice ends with the later value. Raises
-        ConnectError if no router could be reached at all.
-        """
+        Sent in requests of up to 512 items or 1 MiB; `timeout` is for each request. The same key twice ends
+        with the later value. Raises ConnectError if no router could be reached at all."""
         arguments = ((key, value, ttl) for key, value in pairs(items))
         bulk = self._bulk(self._calls.put, _ignore, arguments, None, timeout)
         if bulk.unreachable is not None:
@@ -151,9 +152,8 @@ class Client(Generic[V]):
     def delete_many(self, keys: Iterable[Key], *, timeout: float | None = None) -> int:
         """Remove many keys; returns how many were there.
 
-        Sent in requests of up to 512 keys; `timeout` is for each request. If only some keys could be served, BatchError with `errors`
-        and `details["results"]`; if none, the first error.
-        """
+        Sent in requests of up to 512 keys; `timeout` is for each request. If only some keys could be served,
+        BatchError with `errors` and `details["results"]`; if none, the first error."""
         there: list[int] = []
         bulk = self._bulk(
             self._calls.delete,
@@ -175,9 +175,8 @@ class Client(Generic[V]):
     ) -> Pipeline[V]:
         """Ops that travel together: a context manager whose methods return handles with `.result()`.
 
-        Requests of up to `batch` ops, up to `max_in_flight` of them under way; `timeout` is for each request. Not atomic; the ops of one
-        key keep their order.
-        """
+        Requests of up to `batch` ops, up to `max_in_flight` of them under way; `timeout` is for each request.
+        Not atomic; the ops of one key keep their order."""
         return Pipeline(
             self._connections.current(),
             self._calls,
@@ -200,7 +199,8 @@ class Client(Generic[V]):
         read: str | None = None,
         timeout: float | None = None,
     ) -> Scan[V]:
-        """The entries with this prefix, from `start` on and before `stop`, in key order; an iterator with `resume` and `pages()`.
+        """The entries with this prefix, from `start` on and before `stop`, in key order; an iterator with
+        `resume` and `pages()`.
 
         Fetched `page` entries at a time; `timeout` is for each page.
         """
@@ -253,7 +253,9 @@ class Client(Generic[V]):
     def namespace(self, prefix: Key, *, codec: Codec[V2]) -> Client[V2]: ...
 
     def namespace(self, prefix: Key, *, codec: str | Codec[Any] | None = None) -> Client[Any]:
-        """The same client for the keys that begin with `prefix`, which is added and taken off; closing it does nothing."""
+        """The same client for the keys that begin with `prefix`, which is added and taken off; closing it
+        does nothing.
+        """
         calls = self._calls.narrowed(prefix, None if codec is None else resolve(codec))
         return Client(self._connections, calls, self._options, owner=False)
 
@@ -279,7 +281,8 @@ class Client(Generic[V]):
     def __repr__(self) -> str:
         state = "closed" if self._connections.closed else "open"
         routers = ",".join(map(str, self._connections.address.endpoints))
-        return f"<kvclient.Client {routers} prefix={self._calls.prefix!r} codec={self._calls.codec.name} {state}>"
+        view = f"prefix={self._calls.prefix!r} codec={self._calls.codec.name}"
+        return f"<kvclient.Client {routers} {view} {state}>"
 
     # How it is done
 

@@ -1,7 +1,7 @@
 """Codecs: how the values an application uses become the bytes that are stored.
 
-A codec is chosen once per client (or view) and typed by it. Keys are never coded: they are bytes, or str as UTF-8.
-"""
+A codec is chosen once per client (or view) and typed by it. Keys are never coded: they are bytes, or str as
+UTF-8."""
 
 from __future__ import annotations
 

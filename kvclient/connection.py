@@ -1,9 +1,10 @@
-"""The synchronous shell's engine: a session with its sockets, driven by whoever waits for an answer; and one such pair for each thread.
+"""The synchronous shell's engine: a session with its sockets, driven by whoever waits for an answer; and one
+such pair for each thread.
 
-A `Connection` is used under its lock. The lock is free of contention in normal use (every thread has its own connection); it makes it safe to
-close a client, or to ask for a pipeline's result, from another thread. There is no background thread: time passes for a session only in calls.
-After a fork the child finds all connections of its parent closed, without their sockets having been touched, and opens its own.
-"""
+A `Connection` is used under its lock. The lock is free of contention in normal use (every thread has its own
+connection); it makes it safe to close a client, or to ask for a pipeline's result, from another thread. There
+is no background thread: time passes for a session only in calls. After a fork the child finds all connections
+of its parent closed, without their sockets having been touched, and opens its own."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ from kvclient.url import Address
 WAIT_SECONDS_MAX = 0.25
 
 _monotonic = time.monotonic
-# What a forked child inherited: kept for its lifetime, because collecting it would touch the parent's sockets.
+# What a forked child inherited: kept for its lifetime, because collecting it would touch the parent's
+# sockets.
 _inherited: list[object] = []
 
 
@@ -172,7 +174,9 @@ class Connections:
             self._context.term()
 
     def abandon_in_child(self) -> object:
-        """After a fork, in the child: begin anew; returns what to keep so that the parent's sockets are not touched."""
+        """After a fork, in the child: begin anew; returns what to keep so that the parent's sockets are not
+        touched.
+        """
         parents = (self._context, self._all, self._local)
         for _, connection in self._all:
             connection.closed = True

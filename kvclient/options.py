@@ -40,7 +40,9 @@ def overridden(
     connect_timeout: float | None,
     read: str | None,
 ) -> tuple[Address, Options]:
-    """The address with what the caller of connect() wants differently. Connecting never takes longer than a call may."""
+    """The address with what the caller of connect() wants differently. Connecting never takes longer than a
+    call may.
+    """
     if timeout is not None:
         address = address._replace(timeout=checked_timeout(timeout))
     if connect_timeout is not None:

@@ -1,7 +1,7 @@
 """One request on its way, and what is known of its answer while attempts fail in part.
 
-Owns the fields that the session works on and the bookkeeping of per-op results over several attempts. Knows no routers and no time.
-"""
+Owns the fields that the session works on and the bookkeeping of per-op results over several attempts. Knows
+no routers and no time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ DONE = 4
 
 
 class Pending:
-    """One request on its way. When `done`, either `error` is set or `results` is (for kinds other than OPS: `[value]`)."""
+    """One request on its way. When `done`, either `error` is set or `results` is (for kinds other than OPS:
+    `[value]`).
+    """
 
     __slots__ = (
         "attempts", "body", "count", "deadline", "done", "due", "error", "first_sent", "frame", "indexes", "kind", "on_done",

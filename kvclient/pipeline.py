@@ -1,12 +1,11 @@
 """Pipelines: ops are added one by one and travel together; each returns a handle for its result.
 
-Two shells over `batching.Batcher`. Not atomic; ordered per key. Adding waits (and takes answers in) while the pipeline is full, so a pipeline of
-millions of ops runs in bounded memory as long as its handles are not kept.
+Two shells over `batching.Batcher`. Not atomic; ordered per key. Adding waits (and takes answers in) while the
+pipeline is full, so a pipeline of millions of ops runs in bounded memory as long as its handles are not kept.
 
-Leaving the block sends the rest, waits for everything and raises BatchError if an op failed for a reason other than the data it met;
-a condition that did not hold, or an increment of something that is no number, is for whoever asks the handle. An exception inside
-the block discards what was not sent.
-"""
+Leaving the block sends the rest, waits for everything and raises BatchError if an op failed for a reason
+other than the data it met; a condition that did not hold, or an increment of something that is no number, is
+for whoever asks the handle. An exception inside the block discards what was not sent."""
 
 from __future__ import annotations
 
@@ -175,7 +174,9 @@ class AsyncHandle(Generic[T]):
 
 
 class AsyncPipeline(Generic[V]):
-    """Made by `AsyncClient.pipeline()`; for one task at a time. Awaiting a method waits for room, not for the answer."""
+    """Made by `AsyncClient.pipeline()`; for one task at a time. Awaiting a method waits for room, not for the
+    answer.
+    """
 
     def __init__(
         self,

@@ -1,19 +1,22 @@
 """Which router a request goes through: the health of each one, as far as this client can tell.
 
-Owns the rules of failover. It sticks to one router (`primary`) until that one loses its connection or stays silent twice in a row; then the
-next in the ring becomes primary and stays it. A router that does not answer is *suspect*: it is pinged once a second, and any frame from it
-clears it. If pings stay unanswered, its socket is replaced, because libzmq gives up for good on some protocol errors.
-Knows no sockets, clocks or requests: the session tells it what happened and when.
+Owns the rules of failover. It sticks to one router (`primary`) until that one loses its connection or stays
+silent twice in a row; then the next in the ring becomes primary and stays it. A router that does not answer
+is *suspect*: it is pinged once a second, and any frame from it clears it. If pings stay unanswered, its
+socket is replaced, because libzmq gives up for good on some protocol errors. Knows no sockets, clocks or
+requests: the session tells it what happened and when.
 
-Invariant: `primary` is the index of a connected router, or -1 when none is connected; a suspect is primary only if all connected ones are.
-"""
+Invariant: `primary` is the index of a connected router, or -1 when none is connected; a suspect is primary
+only if all connected ones are."""
 
 from __future__ import annotations
 
-# A request in flight when a router pauses for a moment is no proof; a second one sent after the first timed out is.
+# A request in flight when a router pauses for a moment is no proof; a second one sent after the first timed
+# out is.
 STRIKES_TO_SUSPECT = 2
 PING_INTERVAL = 1.0
-# Three lost pings, then a new socket; the patience doubles, so that a host that is gone for good costs next to nothing.
+# Three lost pings, then a new socket; the patience doubles, so that a host that is gone for good costs next
+# to nothing.
 PINGS_TO_REBUILD = 3
 PINGS_TO_REBUILD_MAX = 32
 
@@ -53,7 +56,9 @@ class Routers:
         return self._health[router].connected
 
     def after(self, router: int) -> int:
-        """The router to try next when `router` did not serve a request: another trusted one if there is one; -1 = none."""
+        """The router to try next when `router` did not serve a request: another trusted one if there is one;
+        -1 = none.
+        """
         best = -1
         for step in range(1, len(self._health) + 1):
             candidate = (router + step) % len(self._health)

@@ -1,8 +1,8 @@
 """Scans: a range of keys, page by page, in key order.
 
-`Cursor` is the sans-I/O part: it says what to ask next and takes pages in. `Scan` and `AsyncScan` are iterators over it. A page is a consistent
-cut of each partition; the pages of one scan are not taken at one moment.
-"""
+`Cursor` is the sans-I/O part: it says what to ask next and takes pages in. `Scan` and `AsyncScan` are
+iterators over it. A page is a consistent cut of each partition; the pages of one scan are not taken at one
+moment."""
 
 from __future__ import annotations
 
@@ -128,7 +128,9 @@ class Cursor(Generic[V]):
             self._start = resume
 
     def resume_after(self, last: bytes | None, pending: bool) -> bytes | None:
-        """The bound to go on with when `last` is the last key given out and more of its page is `pending`; None at the end."""
+        """The bound to go on with when `last` is the last key given out and more of its page is `pending`;
+        None at the end.
+        """
         if pending and last is not None:
             return last if self._reverse else last + b"\0"
         if self.exhausted:
@@ -147,7 +149,9 @@ class _Pages(Generic[V]):
 
     @property
     def resume(self) -> bytes | None:
-        """Where another scan of the same prefix goes on after the entries given out so far: its `start` (or `stop`, in reverse). None once the range is used up."""
+        """Where another scan of the same prefix goes on after the entries given out so far: its `start` (or
+        `stop`, in reverse). None once the range is used up.
+        """
         last = self._page[self._position - 1].key if self._position else None
         pending = self._position < len(self._page)
         if pending and last is None:

@@ -1,20 +1,21 @@
 """The request machine: what a client does between "send this" and "here is the answer", without any I/O.
 
-Owns request ids, the client id and the sequences, deadlines, attempts and back-off, and the decision how a request ends. Time is handed in; frames to
-send are left in `outbox`, sockets to replace in `rebuilds`. Knows no sockets, threads, event loops or clocks, and no keys or values.
+Owns request ids, the client id and the sequences, deadlines, attempts and back-off, and the decision how a
+request ends. Time is handed in; frames to send are left in `outbox`, sockets to replace in `rebuilds`. Knows
+no sockets, threads, event loops or clocks, and no keys or values.
 
 The shell's duties, in every turn of its loop:
 1. hand in the frames that came (`receive`) and whether each socket has a connection (`connection`);
 2. call `tick` when `next_due` has passed;
 3. after each of these, and after `submit`: send what is in `outbox`, call `unsent` for what a socket refused, replace the sockets in `rebuilds`.
 
-Invariants: a live request is in `_live` under the id of its current attempt and under the ids of earlier attempts without an answer (`open`).
-Each attempt has its own request id and the same sequence. It carries RETRY if an earlier attempt is open, that is, may have had an effect.
-While one is open, the ops stay the same. Ops that were refused for certain, with no attempt open, go on alone and without RETRY: the
-stores that refused them have not seen the sequence, and one that has just restarted need not wonder about it. (A partition's ops are refused
-together.) No attempt is sent later than RETRY_WINDOW_MS after the first of its sequence; what was refused until then gets a new one.
-`_acked_below` never passes an unfinished sequence.
-"""
+Invariants: a live request is in `_live` under the id of its current attempt and under the ids of earlier
+attempts without an answer (`open`). Each attempt has its own request id and the same sequence. It carries
+RETRY if an earlier attempt is open, that is, may have had an effect. While one is open, the ops stay the
+same. Ops that were refused for certain, with no attempt open, go on alone and without RETRY: the stores that
+refused them have not seen the sequence, and one that has just restarted need not wonder about it. (A
+partition's ops are refused together.) No attempt is sent later than RETRY_WINDOW_MS after the first of its
+sequence; what was refused until then gets a new one. `_acked_below` never passes an unfinished sequence."""
 
 from __future__ import annotations
 
@@ -52,18 +53,21 @@ from kvclient.routers import Routers
 
 # Half of the sockets' send high-water mark: with resends the requests in flight never reach it.
 IN_FLIGHT_MAX = 512
-# An attempt waits for an eighth of the caller's patience, doubled for each further one: the default of 5 s makes tries of 0.6, 1.25 and 2.5 s.
+# An attempt waits for an eighth of the caller's patience, doubled for each further one: the default of 5 s
+# makes tries of 0.6, 1.25 and 2.5 s.
 TRY_FRACTION = 0.125
 # Below a quarter of a second a busy two-core machine would make healthy requests look lost.
 TRY_FLOOR = 0.25
 # A large body may take its time: 8 MiB/s is far below any network this runs on.
 TRY_SECONDS_PER_BYTE = 1 / (8 << 20)
-# An attempt with less time than this is not worth the doubt it leaves about what was refused for certain so far.
+# An attempt with less time than this is not worth the doubt it leaves about what was refused for certain so
+# far.
 LAST_TRY_MIN = 0.05
 BACKOFF_BASE = 0.01
 BACKOFF_MAX = 1.0
 PING_PATIENCE = 1.0
-# The servers get a little less time than we have left, so that their verdict ("nothing was applied") is here before our clock gives up.
+# The servers get a little less time than we have left, so that their verdict ("nothing was applied") is here
+# before our clock gives up.
 VERDICT_SHARE = 0.05
 VERDICT_MARGIN_MAX = 0.1
 

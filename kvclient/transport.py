@@ -1,9 +1,9 @@
 """The client's sockets: one DEALER per router, every option set here.
 
-Owns sockets, their file descriptors and the wait for them. Knows no message formats and no retries: frames out, frames in, "has a connection".
-One thread at a time uses a `Sockets`. The descriptor of a ZeroMQ socket is edge-triggered, and any call on the socket may eat the edge; so
-the rule is: a socket that was touched is *dirty*, and before anybody waits, each dirty socket is drained to EAGAIN and asked for its events.
-"""
+Owns sockets, their file descriptors and the wait for them. Knows no message formats and no retries: frames
+out, frames in, "has a connection". One thread at a time uses a `Sockets`. The descriptor of a ZeroMQ socket
+is edge-triggered, and any call on the socket may eat the edge; so the rule is: a socket that was touched is
+*dirty*, and before anybody waits, each dirty socket is drained to EAGAIN and asked for its events."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ _seeded_pid = 0
 
 
 def _seed_libzmq() -> None:
-    """libzmq draws its reconnect jitter from rand() and never seeds it: all clients of a host would come back in step."""
+    """libzmq draws its reconnect jitter from rand() and never seeds it: all clients of a host would come back
+    in step.
+    """
     global _seeded_pid
     if _seeded_pid != os.getpid():
         import ctypes
@@ -139,7 +141,9 @@ class Sockets:
         return list(self._dirty)
 
     def drain(self, index: int) -> list[bytes]:
-        """The frames that wait, at most DRAIN_BUDGET; the socket is clean, and `connected` up to date, once all were taken."""
+        """The frames that wait, at most DRAIN_BUDGET; the socket is clean, and `connected` up to date, once
+        all were taken.
+        """
         socket = self._sockets[index]
         frames: list[bytes] = []
         append, recv = frames.append, socket.recv
@@ -168,7 +172,9 @@ class Sockets:
 
 
 def diagnose(endpoints: Sequence[Endpoint]) -> ConnectError:
-    """Why nobody could be reached, found out with plain TCP: ZeroMQ only knows that it keeps trying. Blocks for half a second at most."""
+    """Why nobody could be reached, found out with plain TCP: ZeroMQ only knows that it keeps trying. Blocks
+    for half a second at most.
+    """
     until = time.monotonic() + _DIAGNOSIS_SECONDS
     attempts = [(str(endpoint), _reason(endpoint, until)) for endpoint in endpoints]
     tried = ", ".join(f"{endpoint}: {reason}" for endpoint, reason in attempts)

@@ -2,9 +2,9 @@
 
     kv://host[:port][,host2[:port]]...[/namespace][?timeout=5s&connect_timeout=2s&read=lease&codec=json]
 
-Owns the grammar, the defaults and the units. The namespace is a key prefix, exactly as written after the first slash and percent-decoded: a
-separator such as ":" is part of it. IPv6 addresses stand in brackets. What is not understood is refused by name.
-"""
+Owns the grammar, the defaults and the units. The namespace is a key prefix, exactly as written after the
+first slash and percent-decoded: a separator such as ":" is part of it. IPv6 addresses stand in brackets. What
+is not understood is refused by name."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ Errors of the cluster stay what they are: only a key that is not there is a KeyE
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
+from collections.abc import ItemsView, Iterator, MutableMapping, ValuesView
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar, overload
 
 from kvclient.bulk import MISSING, pairs
@@ -17,16 +17,17 @@ if TYPE_CHECKING:
 V = TypeVar("V")
 D = TypeVar("D")
 
-# pop() and setdefault() try again when another writer was faster. Every lost race means that somebody else got on.
+# pop() and setdefault() try again when another writer was faster. Every lost race means that somebody else
+# got on.
 _RACES_MAX: Final = 100
 
 
 class KVMap(MutableMapping[str, V]):
     """The keys of a namespace as a mapping from str to values; made by `Client.map()`.
 
-    Keys are UTF-8; others appear with surrogate escapes and work all the same. `len()` counts on the servers, in time proportional to
-    the number of keys. Iteration reads page by page and may see changes made meanwhile. Comparison and `popitem` are refused.
-    """
+    Keys are UTF-8; others appear with surrogate escapes and work all the same. `len()` counts on the servers,
+    in time proportional to the number of keys. Iteration reads page by page and may see changes made
+    meanwhile. Comparison and `popitem` are refused."""
 
     __hash__ = None  # type: ignore[assignment]
 

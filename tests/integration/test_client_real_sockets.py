@@ -1,8 +1,7 @@
 """The real client on real sockets, against a router that the test scripts.
 
-The peer speaks `kvclient.protocol` on a ROUTER socket in a thread of its own, with a dict behind it; it executes a write once per (client id,
-sequence), as the stores do.
-"""
+The peer speaks `kvclient.protocol` on a ROUTER socket in a thread of its own, with a dict behind it; it
+executes a write once per (client id, sequence), as the stores do."""
 
 from __future__ import annotations
 
@@ -29,12 +28,12 @@ DROP_AFTER = object()  # executed, but no answer
 
 
 class ScriptedRouter:
-    """A router that speaks kvclient.protocol on a real ROUTER socket, with a dict behind it, in a thread of its own.
+    """A router that speaks kvclient.protocol on a real ROUTER socket, with a dict behind it, in a thread of
+    its own.
 
-    `script` sees every request before it is executed: None executes it, DROP leaves it without an answer (executed or not: see
-    DROP_AFTER), a (status, body) pair answers it as a whole, a list of results is the answer. Writes are executed once per
-    (client id, sequence), as the stores do it.
-    """
+    `script` sees every request before it is executed: None executes it, DROP leaves it without an answer
+    (executed or not: see DROP_AFTER), a (status, body) pair answers it as a whole, a list of results is the
+    answer. Writes are executed once per (client id, sequence), as the stores do it."""
 
     def __init__(self, store=None, port=None):
         self.store = {} if store is None else store

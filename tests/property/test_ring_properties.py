@@ -156,3 +156,24 @@ def test_any_history_ends_in_a_table_that_holds_the_rules(
     check_shape(table, nodes, replicas)
     assert make(tuple(map(tuple, current)), moves) == [set(row) for row in table]
     assert place(nodes, replicas, partitions, table) == (table, [])
+
+
+@given(st.data(), single_zone_clusters(), st.integers(1, 4), partition_counts)
+@settings(max_examples=150, deadline=None)
+def test_overloaded_nodes_are_relieved(
+    data: st.DataObject, nodes: list[Member], replicas: int, partitions: int
+) -> None:
+    """From tables that crowd a few nodes to loads within the share and 10 % either way."""
+    assume(replicas <= len(nodes))
+    favourites = data.draw(st.permutations([node.id for node in nodes]))
+    crowd = st.lists(st.sampled_from(favourites[: replicas + 2]), max_size=replicas, unique=True)
+    current = data.draw(st.lists(crowd, min_size=partitions, max_size=partitions))
+    table, moves = place(nodes, replicas, partitions, current)
+    check_shape(table, nodes, replicas)
+    loads = Counter(node for row in table for node in row)
+    share = partitions * replicas / len(nodes)
+    for node in nodes:
+        assert floor(share * 0.9) <= loads[node.id] <= max(ceil(share), floor(share * 1.1))
+    needed = sum(replicas - len(row) for row in current)
+    before = Counter(node for row in current for node in row)
+    assert len(moves) <= needed + sum(max(0, before[node.id] - floor(share)) for node in nodes)

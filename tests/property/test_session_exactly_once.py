@@ -1,8 +1,8 @@
-"""The session against a hostile network: lost and late messages, dying connections, refusals, a store that answers a sequence once.
+"""The session against a hostile network: lost and late messages, dying connections, refusals, a store that
+answers a sequence once.
 
-One seed is one run. Whatever happens, an increment that the caller was told about was applied exactly once, one that failed for certain was not
-applied, and every request ends at its deadline.
-"""
+One seed is one run. Whatever happens, an increment that the caller was told about was applied exactly once,
+one that failed for certain was not applied, and every request ends at its deadline."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ TIMEOUT = 3.0
 
 
 class Network:
-    """Time, messages lost and late both ways, and stores: every key is a partition with a session table of its own."""
+    """Time, messages lost and late both ways, and stores: every key is a partition with a session table of
+    its own.
+    """
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -46,7 +48,9 @@ class Network:
         return self.random.choice([0.001, 0.01, 0.3, 1.5])
 
     def carry(self, action: Callable[[], None]) -> None:
-        """Soon, late, or never; not twice: ZeroMQ delivers a message at most once, what comes again was sent again."""
+        """Soon, late, or never; not twice: ZeroMQ delivers a message at most once, what comes again was sent
+        again.
+        """
         if self.random.random() >= self.trouble:
             self.at(self.delay(), action)
 

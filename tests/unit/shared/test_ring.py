@@ -134,6 +134,22 @@ def test_a_lost_node_is_replaced_in_its_position_and_first() -> None:
         assert [node for node in new if node in old] == [node for node in old if node in new]
 
 
+def test_moves_restore_first_then_balance_then_drop() -> None:
+    table, _ = place(members(5), 3, 64)
+    short = tuple(row[:2] for row in table[:8]) + table[8:]
+    changed, moves = place([*members(4), Member(6), Member(7), Member(8)], 2, 64, short)
+
+    def kind(move: Move) -> int:
+        if move.target is None:
+            return 2
+        return 0 if move.source in (None, 5) else 1
+
+    kinds = [kind(move) for move in moves]
+    assert kinds == sorted(kinds)
+    assert set(kinds) == {0, 1, 2}
+    assert make(short, moves) == changed
+
+
 def test_more_replicas_are_added_and_fewer_are_dropped_last() -> None:
     two, _ = place(members(4), 2, 64)
     three, moves = place(members(4), 3, 64, two)
