@@ -7,7 +7,8 @@
         assert db.get("hello") == "world"
 
 `await kvclient.aconnect(...)` gives the asyncio twin with the same methods. Everything is imported when it is
-first used: the servers share `kvclient.protocol`, and a command line tool should not wait for asyncio."""
+first used: the servers share `kvclient.protocol`, and a command line tool should not wait for asyncio.
+"""
 
 from __future__ import annotations
 
@@ -141,7 +142,8 @@ def connect(
 
     Without a URL, RINGKV_URL or else kv://127.0.0.1:7100. What is given here beats the URL. Returns once a
     router has answered; ConnectError, within `connect_timeout` (2 s), lists what was tried and why it failed.
-    A codec in the URL is not seen by type checkers."""
+    A codec in the URL is not seen by type checkers.
+    """
     from kvclient import client, options
     from kvclient import codec as codecs
     from kvclient import url as urls
@@ -208,7 +210,8 @@ async def aconnect(
 
     Without a URL, RINGKV_URL or else kv://127.0.0.1:7100. What is given here beats the URL. Returns once a
     router has answered; ConnectError, within `connect_timeout` (2 s), lists what was tried and why it failed.
-    A codec in the URL is not seen by type checkers."""
+    A codec in the URL is not seen by type checkers.
+    """
     from kvclient import aio, options
     from kvclient import codec as codecs
     from kvclient import url as urls

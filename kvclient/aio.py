@@ -2,7 +2,8 @@
 
 Owns the public methods and nothing else. Bound to the event loop it was opened on; on another loop, or after
 a fork, ForkedError. A cancelled call is forgotten: its answer is dropped, and a write of it may have been
-applied."""
+applied.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +35,8 @@ class AsyncClient(Generic[V]):
     """A cluster, seen through a key prefix and a codec. Made by `kvclient.aconnect`.
 
     `timeout` is the deadline in seconds of a whole call, retries included; the client's own unless given.
-    `read` is "linearizable", "lease" or "stale:5s"."""
+    `read` is "linearizable", "lease" or "stale:5s".
+    """
 
     def __init__(
         self, connection: AsyncConnection, calls: Calls[V], options: Options, *, owner: bool
@@ -106,7 +108,8 @@ class AsyncClient(Generic[V]):
         stays.
 
         NotAnInteger if the value is none or the sum does not fit. The value is stored as decimal text,
-        whatever the codec."""
+        whatever the codec.
+        """
         return await self._run(self._calls.increment(key, delta), None, timeout)
 
     async def touch(self, key: Key, ttl: float | None, *, timeout: float | None = None) -> bool:
@@ -121,7 +124,8 @@ class AsyncClient(Generic[V]):
         """The values of many keys, in the order of `keys`, without the missing ones.
 
         Sent in requests of up to 512 keys; `timeout` is for each request. If only some keys could be read,
-        BatchError with `errors` and `details["results"]`; if none, the first error."""
+        BatchError with `errors` and `details["results"]`; if none, the first error.
+        """
         wanted = list(keys)
         values: list[Any] = [MISSING] * len(wanted)
         bulk = await self._bulk(
@@ -142,7 +146,8 @@ class AsyncClient(Generic[V]):
         `raise_for_errors()`.
 
         Sent in requests of up to 512 items or 1 MiB; `timeout` is for each request. The same key twice ends
-        with the later value. Raises ConnectError if no router could be reached at all."""
+        with the later value. Raises ConnectError if no router could be reached at all.
+        """
         arguments = ((key, value, ttl) for key, value in pairs(items))
         bulk = await self._bulk(self._calls.put, _ignore, arguments, None, timeout)
         if bulk.unreachable is not None:
@@ -153,7 +158,8 @@ class AsyncClient(Generic[V]):
         """Remove many keys; returns how many were there.
 
         Sent in requests of up to 512 keys; `timeout` is for each request. If only some keys could be served,
-        BatchError with `errors` and `details["results"]`; if none, the first error."""
+        BatchError with `errors` and `details["results"]`; if none, the first error.
+        """
         there: list[int] = []
         bulk = await self._bulk(
             self._calls.delete,
@@ -176,7 +182,8 @@ class AsyncClient(Generic[V]):
         """Ops that travel together: a context manager whose methods return handles with `.result()`.
 
         Requests of up to `batch` ops, up to `max_in_flight` of them under way; `timeout` is for each request.
-        Not atomic; the ops of one key keep their order."""
+        Not atomic; the ops of one key keep their order.
+        """
         return AsyncPipeline(
             self._connection,
             self._calls,

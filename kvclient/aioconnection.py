@@ -2,7 +2,8 @@
 
 The sockets' descriptors are readers of the loop. They are edge-triggered, and a send may eat the edge, so
 every socket that was touched is drained to EAGAIN in the same or the next pass of the loop. One timer serves
-all deadlines."""
+all deadlines.
+"""
 
 from __future__ import annotations
 
@@ -91,6 +92,8 @@ class AsyncConnection:
             await waiter
         finally:
             self._waiters.pop(waiter, None)
+        if self.closed and not condition():
+            raise ClosedError("the client was closed")
 
     async def explained(self, error: KVError) -> KVError:
         """The same error, with the reasons when nobody could be reached."""

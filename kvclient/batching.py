@@ -6,7 +6,8 @@ clients are built on it. Knows no sockets: the shell hands in a function that se
 Order: the writes of one pipeline to one key are applied in the order in which they were added, and an op sees
 all earlier writes of its pipeline to its key. Requests that are under way together may be executed in any
 order once one of them is retried, so a request waits until no earlier one that writes one of its keys is
-unfinished. (A read may see a write that was added after it.)"""
+unfinished. (A read may see a write that was added after it.)
+"""
 
 from __future__ import annotations
 
@@ -102,7 +103,7 @@ class Batcher:
         self._last_writer: dict[bytes, Batch] = {}
 
     def add(self, call: Call[Any]) -> Batch:
-        """Put an op into the request that is being filled, whose last op it is now; sends it when it is full."""
+        """Put an op at the end of the request that is being filled; sends that when it is full."""
         batch = self._filling
         if batch is None or batch.size + len(call[0]) > BATCH_BYTES:
             if len(call[0]) > _OP_BYTES_MAX:
@@ -186,7 +187,7 @@ class Batcher:
             if last_writer.get(key) is batch:
                 del last_writer[key]
         self._on_batch(batch)
-        if batch.dependents is not None:
+        if batch.dependents is not None and not isinstance(batch.error, ClosedError):
             for dependent in batch.dependents:
                 dependent.blockers -= 1
                 if not dependent.blockers and not dependent.done:

@@ -2,7 +2,8 @@
 shells.
 
 A `Bulk` is fed item by item; the shell waits where its batcher is full. Items may be more than fit into
-memory: only results and failures are kept. Sans-I/O."""
+memory: only results and failures are kept. Sans-I/O.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """One description per SDK method: the op's bytes in, the result out. Shared by both shells and by pipelines.
 
 Owns the checks of keys, values, TTLs and conditions (the same exceptions as the server's, before anything is
-sent) and the meaning of results. Knows no sockets, sessions or time."""
+sent) and the meaning of results. Knows no sockets, sessions or time.
+"""
 
 from __future__ import annotations
 
@@ -123,7 +124,7 @@ class Calls(Generic[V]):
         def decode(result: list[Any]) -> V | D:
             status = result[0]
             if status == 0:
-                return decode_value(result[1])
+                return decode_value(_bytes(result))
             if status == 1:
                 return default
             raise failure(result)
@@ -141,7 +142,7 @@ class Calls(Generic[V]):
                 raise failure(result)
             ttl_ms = result[3] if len(result) > 3 else None
             ttl = None if ttl_ms is None else ttl_ms / 1000
-            return Entry(full[len(self.prefix) :], self.decode_value(result[1]), result[2], ttl)
+            return Entry(full[len(self.prefix) :], self.decode_value(_bytes(result)), result[2], ttl)
 
         return Call(protocol.encode_get(full), full, False, decode)
 
@@ -158,7 +159,7 @@ class Calls(Generic[V]):
         full = self.key(key)
         wanted = self._condition(if_absent, if_present, if_version, if_value)
         op = protocol.encode_put(full, self.value(value), None if ttl is None else ttl_ms(ttl), wanted)
-        return Call(op, full, True, _version)
+        return Call(op, full, True, _number)
 
     def delete(
         self,
@@ -252,9 +253,17 @@ def failure(result: list[Any]) -> KVError:
     return from_status(status, message, **({} if after is None else {"retry_after_ms": after}))
 
 
-def _version(result: list[Any]) -> int:
+def _bytes(result: list[Any]) -> bytes:
+    if len(result) < 3 or type(result[1]) is not bytes:
+        raise ProtocolError("malformed answer: the result of a get is [0, value, version]")
+    return result[1]
+
+
+def _number(result: list[Any]) -> int:
     if result[0] == 0:
-        return result[1]  # type: ignore[no-any-return]
+        if len(result) < 2 or type(result[1]) is not int:
+            raise ProtocolError("malformed answer: a number is missing")
+        return result[1]
     raise failure(result)
 
 
@@ -264,9 +273,6 @@ def _found(result: list[Any]) -> bool:
     if result[0] == Status.NOT_FOUND:
         return False
     raise failure(result)
-
-
-_number = _version
 
 
 def decode_pong(answer: Any, round_trip: float) -> Pong:

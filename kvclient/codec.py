@@ -1,7 +1,8 @@
 """Codecs: how the values an application uses become the bytes that are stored.
 
 A codec is chosen once per client (or view) and typed by it. Keys are never coded: they are bytes, or str as
-UTF-8."""
+UTF-8.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +36,7 @@ class BytesCodec:
         if isinstance(value, (bytearray, memoryview, bytes)):
             return bytes(value)
         raise TypeError(
-            f"a value is bytes, not {type(value).__name__}: encode it, or use codec='str', 'json' or 'msgpack'"
+            f"a value is bytes, not {type(value).__name__}: encode it, or use codec='str' (or json, msgpack)"
         )
 
     def decode(self, data: bytes) -> bytes:

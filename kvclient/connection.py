@@ -4,7 +4,8 @@ such pair for each thread.
 A `Connection` is used under its lock. The lock is free of contention in normal use (every thread has its own
 connection); it makes it safe to close a client, or to ask for a pipeline's result, from another thread. There
 is no background thread: time passes for a session only in calls. After a fork the child finds all connections
-of its parent closed, without their sockets having been touched, and opens its own."""
+of its parent closed, without their sockets having been touched, and opens its own.
+"""
 
 from __future__ import annotations
 

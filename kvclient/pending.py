@@ -1,16 +1,17 @@
 """One request on its way, and what is known of its answer while attempts fail in part.
 
 Owns the fields that the session works on and the bookkeeping of per-op results over several attempts. Knows
-no routers and no time."""
+no routers and no time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import msgpack
 
-from kvclient.errors import KVError, Status
+from kvclient.errors import ConnectError, KVError, KVTimeout, OutcomeUnknown, Status
 
 # Per-op statuses after which the op certainly was not applied and may be sent again.
 OP_RETRYABLE: Final = frozenset(
@@ -31,9 +32,9 @@ class Pending:
     """
 
     __slots__ = (
-        "attempts", "body", "count", "deadline", "done", "due", "error", "first_sent", "frame", "indexes", "kind", "on_done",
-        "open", "patience", "pinned", "read_mode", "refusal", "request_id", "results", "router", "sent_at", "sequence",
-        "state", "timeout", "writes",
+        "attempts", "body", "count", "deadline", "done", "due", "error", "first_sent", "frame", "indexes",
+        "kind", "on_done", "open", "patience", "pinned", "read_mode", "refusal", "request_id", "results",
+        "router", "sent_at", "sequence", "state", "timeout", "writes",
     )  # fmt: skip
 
     def __init__(
@@ -111,7 +112,29 @@ def blame(pending: Pending, index: int, error: KVError) -> None:
     cut(pending)
 
 
-def doubt(results: list[Any]) -> None:
+def settle(pending: Pending, endpoints: Sequence[str]) -> None:
+    """The deadline has passed: set the results or the error that follow from what is known."""
+    uncertain = pending.writes and (bool(pending.open) or pending.state == SENT)
+    tries = f"no answer within {pending.timeout:.3g} s"
+    if pending.results:
+        if uncertain:
+            _doubt(pending.results)
+    elif uncertain:
+        pending.error = OutcomeUnknown(
+            f"{tries}; the write may have been applied", hint="read the key before you write it again"
+        )
+    elif pending.refusal is not None:
+        pending.error = pending.refusal
+    elif pending.state == PARKED:
+        pending.error = ConnectError(
+            f"cannot reach any router (tried {', '.join(endpoints)})",
+            attempts=[(endpoint, "no connection") for endpoint in endpoints],
+        )
+    else:
+        pending.error = KVTimeout(f"{tries}; nothing was applied" if pending.writes else tries)
+
+
+def _doubt(results: list[Any]) -> None:
     """After a later attempt without an answer, ops that were refused before may have run."""
     for index, result in enumerate(results):
         if result[0] in OP_RETRYABLE:

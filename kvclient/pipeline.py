@@ -5,7 +5,8 @@ pipeline is full, so a pipeline of millions of ops runs in bounded memory as lon
 
 Leaving the block sends the rest, waits for everything and raises BatchError if an op failed for a reason
 other than the data it met; a condition that did not hold, or an increment of something that is no number, is
-for whoever asks the handle. An exception inside the block discards what was not sent."""
+for whoever asks the handle. An exception inside the block discards what was not sent.
+"""
 
 from __future__ import annotations
 

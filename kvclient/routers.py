@@ -7,7 +7,8 @@ socket is replaced, because libzmq gives up for good on some protocol errors. Kn
 requests: the session tells it what happened and when.
 
 Invariant: `primary` is the index of a connected router, or -1 when none is connected; a suspect is primary
-only if all connected ones are."""
+only if all connected ones are.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 `Cursor` is the sans-I/O part: it says what to ask next and takes pages in. `Scan` and `AsyncScan` are
 iterators over it. A page is a consistent cut of each partition; the pages of one scan are not taken at one
-moment."""
+moment.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ PAGE_DEFAULT = 1000
 
 
 def successor(prefix: bytes) -> bytes | None:
-    """The first key after all keys with this prefix; None if there is none (the prefix is empty or all 0xFF)."""
+    """The first key after all keys with this prefix; None if there is none (empty, or all 0xFF)."""
     stripped = prefix.rstrip(b"\xff")
     return stripped[:-1] + bytes([stripped[-1] + 1]) if stripped else None
 
@@ -86,7 +87,9 @@ class Cursor(Generic[V]):
         """The result of a `count_op`."""
         if result[0] != 0:
             raise failure(result)
-        return result[1]  # type: ignore[no-any-return]
+        if len(result) < 2 or type(result[1]) is not int:
+            raise ProtocolError("malformed answer: a count is missing")
+        return result[1]
 
     def next_op(self) -> bytes:
         """The op that asks for the next page."""
@@ -97,6 +100,8 @@ class Cursor(Generic[V]):
         """Take a page in; the cursor stands behind it."""
         if result[0] != 0:
             raise failure(result)
+        if len(result) < 3 or type(result[2]) is not bytes:
+            raise ProtocolError("malformed answer: a page's entries are missing")
         skip = len(self._calls.prefix)
         decode = self._calls.decode_value
         if self._keys_only:
@@ -127,16 +132,17 @@ class Cursor(Generic[V]):
         else:
             self._start = resume
 
-    def resume_after(self, last: bytes | None, pending: bool) -> bytes | None:
-        """The bound to go on with when `last` is the last key given out and more of its page is `pending`;
-        None at the end.
-        """
-        if pending and last is not None:
-            return last if self._reverse else last + b"\0"
-        if self.exhausted:
-            return None
+    def after_page(self) -> bytes | None:
+        """The bound to go on with behind the pages taken in; None at the end."""
         bound = self._stop if self._reverse else self._start
-        return None if bound is None else bound[len(self._calls.prefix) :]
+        return None if self.exhausted or bound is None else bound[len(self._calls.prefix) :]
+
+    def after_key(self, last: bytes) -> bytes | None:
+        """The bound to go on with behind one entry; None if no key can follow."""
+        if self._reverse:
+            return last
+        room = len(self._calls.prefix) + len(last) < protocol.KEY_BYTES_MAX
+        return last + b"\0" if room else successor(last)
 
 
 class _Pages(Generic[V]):
@@ -149,15 +155,12 @@ class _Pages(Generic[V]):
 
     @property
     def resume(self) -> bytes | None:
-        """Where another scan of the same prefix goes on after the entries given out so far: its `start` (or
-        `stop`, in reverse). None once the range is used up.
+        """Where another scan of the same prefix goes on after the entries given out so far: its `start`, or in
+        reverse its `stop`. None once the range is used up.
         """
-        last = self._page[self._position - 1].key if self._position else None
-        pending = self._position < len(self._page)
-        if pending and last is None:
-            key = self._page[0].key
-            return key + b"\0" if self._cursor._reverse else key
-        return self._cursor.resume_after(last, pending)
+        if self._position < len(self._page):
+            return self._cursor.after_key(self._page[self._position - 1].key)
+        return self._cursor.after_page()
 
     def _take(self, entries: list[Entry[V]]) -> None:
         self._page = entries

@@ -7,7 +7,8 @@ no sockets, threads, event loops or clocks, and no keys or values.
 The shell's duties, in every turn of its loop:
 1. hand in the frames that came (`receive`) and whether each socket has a connection (`connection`);
 2. call `tick` when `next_due` has passed;
-3. after each of these, and after `submit`: send what is in `outbox`, call `unsent` for what a socket refused, replace the sockets in `rebuilds`.
+3. after each of these, and after `submit`: send what is in `outbox`, call `unsent` for what a socket refused,
+   replace the sockets in `rebuilds`.
 
 Invariants: a live request is in `_live` under the id of its current attempt and under the ids of earlier
 attempts without an answer (`open`). Each attempt has its own request id and the same sequence. It carries
@@ -15,7 +16,8 @@ RETRY if an earlier attempt is open, that is, may have had an effect. While one 
 same. Ops that were refused for certain, with no attempt open, go on alone and without RETRY: the stores that
 refused them have not seen the sequence, and one that has just restarted need not wonder about it. (A
 partition's ops are refused together.) No attempt is sent later than RETRY_WINDOW_MS after the first of its
-sequence; what was refused until then gets a new one. `_acked_below` never passes an unfinished sequence."""
+sequence; what was refused until then gets a new one. `_acked_below` never passes an unfinished sequence.
+"""
 
 from __future__ import annotations
 
@@ -26,16 +28,7 @@ from typing import Any, Final, Protocol
 import msgpack
 
 from kvclient import protocol
-from kvclient.errors import (
-    ConnectError,
-    KVError,
-    KVTimeout,
-    OutcomeUnknown,
-    ProtocolError,
-    Status,
-    VersionMismatch,
-    from_status,
-)
+from kvclient.errors import KVError, ProtocolError, Status, VersionMismatch, from_status
 from kvclient.pending import (
     DONE,
     OP_RETRYABLE,
@@ -46,8 +39,8 @@ from kvclient.pending import (
     Pending,
     blame,
     cut,
-    doubt,
     merge,
+    settle,
 )
 from kvclient.routers import Routers
 
@@ -106,7 +99,7 @@ class Session:
         self._routers = Routers(len(self.endpoints), now)
         self._live: dict[int, Pending] = {}
         self._queue: deque[Pending] = deque()
-        self._parked: deque[Pending] = deque()
+        self._parked: dict[Pending, None] = {}  # in order
         self._started = 0
         self._last_id = 0
         self._last_sequence = 0
@@ -171,15 +164,14 @@ class Session:
             return
         if connected:
             self._routers.up(router)
-            parked, self._parked = self._parked, deque()
+            parked, self._parked = self._parked, {}
             for pending in parked:
-                if pending.state == PARKED:
-                    self._attempt(pending, self._routers.primary, now)
+                self._attempt(pending, self._routers.primary, now)
             return
         self._routers.down(router, now)
         for pending in list(self._live.values()):
             if pending.state == SENT and pending.router == router:
-                self._attempt_lost(pending, now)
+                self._attempt_lost(pending)
                 if pending.pinned >= 0:
                     self._lose_ping(pending, now)
                 else:
@@ -193,6 +185,8 @@ class Session:
             try:
                 version, _, request_id, status, body = _unpack(frame)
                 pending = live.get(request_id)
+                if type(status) is not int:
+                    raise TypeError("a status is an integer")
             except Exception:  # noqa: BLE001 - any bytes may come; msgpack raises many types on them
                 self.dropped_frames += 1
                 continue
@@ -241,8 +235,16 @@ class Session:
         if router < 0:
             pending.state = PARKED
             pending.due = pending.deadline
-            self._parked.append(pending)
+            self._parked[pending] = None
             return
+        if pending.attempts and pending.writes and now > pending.first_sent + _RETRY_WINDOW:
+            if pending.open:  # too late for this sequence; an attempt that is out may still be answered
+                pending.state = PAUSED
+                pending.due = pending.deadline
+                return
+            self._acknowledge(pending.sequence)
+            self._number(pending)
+            pending.first_sent = now
         left = pending.deadline - now
         margin = left * VERDICT_SHARE
         timeout_ms = int((left - (margin if margin < VERDICT_MARGIN_MAX else VERDICT_MARGIN_MAX)) * 1000)
@@ -270,16 +272,16 @@ class Session:
         pending.due = due if due < pending.deadline else pending.deadline
         self.outbox.append(pending)
 
-    def _attempt_lost(self, pending: Pending, now: float) -> None:
-        """The current attempt has no answer and may have been delivered; prepare the next under its own id."""
+    def _attempt_lost(self, pending: Pending) -> None:
+        """The current attempt has no answer and may have been delivered; get ready for the next."""
         if not pending.open:
             pending.open = []
         pending.open.append(pending.request_id)
+        pending.patience *= 2
         self._next_attempt(pending)
 
     def _next_attempt(self, pending: Pending) -> None:
         pending.attempts += 1
-        pending.patience *= 2
         self._last_id = pending.request_id = self._last_id + 1
         self._live[pending.request_id] = pending
 
@@ -294,20 +296,11 @@ class Session:
             if pending.pinned >= 0:
                 self._lose_ping(pending, now)
             else:
-                self._expire(pending, now)
-        elif pending.writes and pending.first_sent >= 0 and now > pending.first_sent + _RETRY_WINDOW:
-            if pending.state == SENT or pending.open:
-                pending.due = (
-                    pending.deadline
-                )  # too late for another attempt; one that is out may still be answered
-            else:
-                self._acknowledge(pending.sequence)
-                self._number(pending)
-                pending.first_sent = -1.0
-                self._attempt(pending, self._routers.after(pending.router), now)
+                settle(pending, self.endpoints)
+                self._finish(pending, now)
         elif pending.state == SENT:
             self._routers.silent(pending.router, pending.sent_at, now)
-            self._attempt_lost(pending, now)
+            self._attempt_lost(pending)
             self._pause(pending, 0.0, now)
         elif pending.deadline - now < LAST_TRY_MIN:
             pending.due = pending.deadline
@@ -320,22 +313,29 @@ class Session:
         try:
             if pending.kind != _OPS:
                 results = [_unpack(body, strict_map_key=False)]
+                refused = False
             else:
                 results = [_unpack(body)] if pending.count == 1 else protocol.decode_results(body)
+                refused = False
+                for result in results:
+                    if type(result) is not list:
+                        raise ProtocolError("a result is an array")
+                    if result[0] in OP_RETRYABLE:
+                        refused = True
                 if len(results) != pending.count:
                     raise ProtocolError(f"{len(results)} results for {pending.count} ops")
-                for result in results:
-                    if result[0] in OP_RETRYABLE:
-                        self._refused_ops(pending, request_id, results, now)
-                        return
-        except Exception as error:  # noqa: BLE001 - see receive(); everything that fails here is a malformed answer
+        except Exception as error:  # noqa: BLE001 - see receive()
             pending.error = ProtocolError(f"malformed answer from {self.endpoints[pending.router]}: {error}")
             pending.error.maybe_applied = pending.writes
+            self._finish(pending, now)
+            return
+        if refused:
+            self._refused_ops(pending, request_id, results, now)
+            return
+        if pending.results:
+            merge(pending, results)
         else:
-            if pending.results:
-                merge(pending, results)
-            else:
-                pending.results = results
+            pending.results = results
         self._finish(pending, now)
 
     def _refused_ops(self, pending: Pending, request_id: int, results: list[Any], now: float) -> None:
@@ -393,27 +393,6 @@ class Session:
 
     # Endings
 
-    def _expire(self, pending: Pending, now: float) -> None:
-        uncertain = pending.writes and (bool(pending.open) or pending.state == SENT)
-        tries = f"no answer within {now - pending.deadline + pending.timeout:.3g} s"
-        if pending.results:
-            if uncertain:
-                doubt(pending.results)
-        elif uncertain:
-            pending.error = OutcomeUnknown(
-                f"{tries}; the write may have been applied", hint="read the key before you write it again"
-            )
-        elif pending.refusal is not None:
-            pending.error = pending.refusal
-        elif pending.first_sent < 0 and pending.state == PARKED:
-            pending.error = ConnectError(
-                f"cannot reach any router (tried {', '.join(self.endpoints)})",
-                attempts=[(endpoint, "no connection") for endpoint in self.endpoints],
-            )
-        else:
-            pending.error = KVTimeout(f"{tries}; nothing was applied" if pending.writes else tries)
-        self._finish(pending, now)
-
     def _finish(self, pending: Pending, now: float) -> None:
         live = self._live
         live.pop(pending.request_id, None)
@@ -421,6 +400,8 @@ class Session:
             live.pop(request_id, None)
         if pending.writes:
             self._acknowledge(pending.sequence)
+        if pending.state == PARKED:
+            self._parked.pop(pending, None)
         if pending.state != QUEUED:
             self._started -= 1
         pending.state = DONE

@@ -3,7 +3,8 @@
 Owns sockets, their file descriptors and the wait for them. Knows no message formats and no retries: frames
 out, frames in, "has a connection". One thread at a time uses a `Sockets`. The descriptor of a ZeroMQ socket
 is edge-triggered, and any call on the socket may eat the edge; so the rule is: a socket that was touched is
-*dirty*, and before anybody waits, each dirty socket is drained to EAGAIN and asked for its events."""
+*dirty*, and before anybody waits, each dirty socket is drained to EAGAIN and asked for its events.
+"""
 
 from __future__ import annotations
 
@@ -55,20 +56,18 @@ def _dealer(context: zmq.Context[zmq.Socket[bytes]], endpoint: Endpoint) -> zmq.
     socket = context.socket(zmq.DEALER)
     jitter = int.from_bytes(os.urandom(2), "little")
     for option, value in (
-        (
-            zmq.IMMEDIATE,
-            1,
-        ),  # no connection = EAGAIN at once, instead of a queue that delivers stale requests later
-        (zmq.LINGER, 0),  # nobody waits for what is still unsent at close
+        # No connection = EAGAIN at once, instead of a queue that delivers stale requests later.
+        (zmq.IMMEDIATE, 1),
+        # Nobody waits for what is still unsent at close.
+        (zmq.LINGER, 0),
         (zmq.SNDHWM, SEND_HIGH_WATER_MARK),
-        (
-            zmq.RCVHWM,
-            0,
-        ),  # answers are bounded by our requests in flight; a full queue would leave heartbeats unread
+        # Answers are bounded by our requests in flight; a full queue would leave heartbeats unread.
+        (zmq.RCVHWM, 0),
         (zmq.HEARTBEAT_IVL, 2000),
         (zmq.HEARTBEAT_TIMEOUT, 6000),
         (zmq.HEARTBEAT_TTL, 6000),
-        (zmq.CONNECT_TIMEOUT, 2000),  # the kernel alone would try for two minutes
+        # The kernel alone would try for two minutes.
+        (zmq.CONNECT_TIMEOUT, 2000),
         (zmq.HANDSHAKE_IVL, 3000),
         (zmq.RECONNECT_IVL, 100 + jitter % 201),
         (zmq.RECONNECT_IVL_MAX, 2000 + jitter % 3001),
@@ -118,7 +117,7 @@ class Sockets:
         self._sockets[index].close(0)
 
     def rebuild(self, index: int) -> None:
-        """Replace a socket that libzmq may have given up on; what was in it is lost. Its descriptor changes."""
+        """Replace a socket that libzmq may have given up on; what was in it is lost."""
         self._drop(index)
         self._open(index)
 

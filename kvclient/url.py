@@ -4,7 +4,8 @@
 
 Owns the grammar, the defaults and the units. The namespace is a key prefix, exactly as written after the
 first slash and percent-decoded: a separator such as ":" is part of it. IPv6 addresses stand in brackets. What
-is not understood is refused by name."""
+is not understood is refused by name.
+"""
 
 from __future__ import annotations
 

@@ -27,7 +27,8 @@ class KVMap(MutableMapping[str, V]):
 
     Keys are UTF-8; others appear with surrogate escapes and work all the same. `len()` counts on the servers,
     in time proportional to the number of keys. Iteration reads page by page and may see changes made
-    meanwhile. Comparison and `popitem` are refused."""
+    meanwhile. Comparison and `popitem` are refused.
+    """
 
     __hash__ = None  # type: ignore[assignment]
 

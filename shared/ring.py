@@ -25,6 +25,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from functools import lru_cache
+from itertools import zip_longest
 from math import ceil, floor
 from typing import NamedTuple, Protocol
 
@@ -92,29 +93,29 @@ def place(
     if current is None:
         placement.spread_leaders()
         return placement.table(), []
-    table = tuple(_in_place(old, new) for old, new in zip(before, placement.table(), strict=True))
-    return table, _moves(before, table, {node.id for node in members})
+    return _make_moves(before, placement.table(), {node.id for node in members})
 
 
-def _in_place(old: Sequence[int], new: Sequence[int]) -> tuple[int, ...]:
-    """`new` with every node that stays in its old position, newcomers in the positions that became free."""
-    newcomers = iter([node for node in new if node not in old])
-    row = [node if node in new else next(newcomers, None) for node in old]
-    return (*(node for node in row if node is not None), *newcomers)
+def _make_moves(before: Sequence[Sequence[int]], after: Table, alive: set[int]) -> tuple[Table, list[Move]]:
+    """The moves from one table to the other, and the rows of `after` in the order in which those leave them.
 
-
-def _moves(before: Sequence[Sequence[int]], after: Table, alive: set[int]) -> list[Move]:
+    What stays keeps its position, a newcomer gets the position of the node it replaces.
+    """
     restore: list[Move] = []
     shift: list[Move] = []
     drop: list[Move] = []
+    rows = []
     for partition, (old, new) in enumerate(zip(before, after, strict=True)):
         gone = sorted((node for node in old if node not in new), key=lambda node: node in alive)
         come = [node for node in new if node not in old]
-        for source, target in zip(gone, come, strict=False):
-            (shift if source in alive else restore).append(Move(partition, source, target))
-        restore += [Move(partition, None, target) for target in come[len(gone) :]]
-        drop += [Move(partition, source, None) for source in gone[len(come) :]]
-    return restore + shift + drop
+        replaced = {}
+        for source, target in zip_longest(gone, come):
+            replaced[source] = target
+            kind = drop if target is None else shift if source in alive else restore
+            kind.append(Move(partition, source, target))
+        row = [replaced.get(node, node) for node in old] + come[len(gone) :]
+        rows.append(tuple(node for node in row if node is not None))
+    return tuple(rows), restore + shift + drop
 
 
 @lru_cache(maxsize=8)

@@ -6,11 +6,12 @@ that `kvcli --help` and `kvcli dev` never load pyzmq.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, BinaryIO, NoReturn
 
 import click
 
@@ -55,7 +56,7 @@ class App:
         if self._output is None:
             terminal = sys.stdout.isatty()
             form = self.settings.output or ("table" if terminal else "plain")
-            self._output = Output(sys.stdout.buffer, form, self.settings.encoding, terminal)
+            self._output = Output(_buffered_stdout(), form, self.settings.encoding, terminal)
         return self._output
 
     def client(self) -> Client[bytes]:
@@ -114,6 +115,14 @@ class App:
             )
         if not click.confirm(question, err=True, default=False):
             raise failure.Failure(Exit.ERROR, "nothing was done.", "DECLINED")
+
+
+def _buffered_stdout() -> BinaryIO:
+    """stdout with a buffer, even where PYTHONUNBUFFERED took it away: a raw file may write a part only."""
+    stream = sys.stdout.buffer
+    if isinstance(stream, io.RawIOBase):
+        return io.BufferedWriter(io.FileIO(stream.fileno(), "wb", closefd=False))
+    return stream
 
 
 def current() -> App:

@@ -14,7 +14,7 @@ from kvclient.cli.output import Cell
 from kvclient.cli.units import DURATION, show_bytes, show_latency, show_seconds
 from kvclient.errors import BY_STATUS, ConnectError, Exit, KVError, Status
 
-_NODE_COLUMNS = ("node", "state", "partitions", "keys", "disk", "memory", "uptime", "address")
+_NODE_COLUMNS = ("node", "state", "partitions", "entries", "disk", "memory", "uptime", "address")
 _PARTITIONS_NAMED = 8
 
 # Between two tries of `wait`: short for a script, nothing for the cluster.
@@ -52,13 +52,14 @@ def status() -> None:
 
 def _headline(answer: dict[str, Any], nodes: list[dict[str, Any]], found: list[str]) -> str:
     live = sum(node["state"] == "up" for node in nodes)
-    keys = sum(node.get("keys", 0) for node in nodes)
+    # Deleted and overwritten entries count until compaction drops them: this is no count of keys.
+    entries = sum(node.get("keys", 0) for node in nodes)
     parts = [
         f"cluster {answer['name']}",
         "DEGRADED" if found else "healthy",
         f"{live} of {len(nodes)} nodes up",
         f"{answer['partitions']} partitions, replicas {answer['replicas']}",
-        f"{keys:,} keys",
+        f"{entries:,} entries stored",
         f"epoch {answer['epoch']}",
         f"via {answer['router']}",
     ]
@@ -145,7 +146,7 @@ def ping(count: int, interval: float) -> None:
                 time.sleep(interval)
             pong = client.ping()
             trips.append(pong.round_trip)
-            rows.add(pong.router, pong.version, pong.epoch, pong.round_trip * 1000)
+            rows.add(pong.router, pong.version, pong.epoch, round(pong.round_trip * 1000, 3))
             rows.show()
     if count > 1:
         average = sum(trips) / count

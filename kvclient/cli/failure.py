@@ -38,7 +38,7 @@ class Quit(Exception):
 
 
 def report(error: BaseException, verbosity: int, color: bool = False) -> Exit:
-    """Tell the user and give the exit code; `color` is for terminals, unless NO_COLOR is set. Never raises."""
+    """Tell the user and give the exit code; `color` holds for terminals without NO_COLOR. Never raises."""
     if isinstance(error, (StdoutClosed, BrokenPipeError)):
         return Exit.BROKEN_PIPE
     if isinstance(error, Quit):

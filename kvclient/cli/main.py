@@ -113,7 +113,9 @@ def main() -> None:
     """Console script `kvcli`."""
     if "_KVCLI_COMPLETE" in os.environ:
         cli.main(prog_name="kvcli")
-    signal.signal(signal.SIGTERM, _interrupt)
+    # Also where a script started us in the background, which ignores SIGINT.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     code = run(sys.argv[1:])
     if code == Exit.BROKEN_PIPE:
         # The interpreter flushes stdout at exit and would complain about the closed pipe.

@@ -97,13 +97,16 @@ class Engine:
         Entries must be applied in the order in which they were logged. InvalidRequest: the stream is
         malformed, nothing was executed.
         """
+        view = self._view()
         if self._applying:
             raise RuntimeError("two threads apply to one engine")
+        if self._broken:
+            raise EngineFailed(self._broken)
         if wal != self._applied_log:
             self._change_log(wal)
+            view = self._view()
         if not self.next_sequence <= first_sequence <= SEQUENCE_MAX - len(ops):
             raise ValueError(f"first_sequence is {first_sequence}, the next one is {self.next_sequence}")
-        view = self._view()
         self._applying = True
         try:
             if now_ms < self._now_ms:
@@ -111,6 +114,7 @@ class Engine:
             results, count, damage = view.apply(ops, first_sequence, now_ms)
         except MemoryError:
             self._broken = "out of memory in the middle of an entry; open the engine anew"
+            self.background.stop()  # half an entry must not get into a table
             raise
         finally:
             self._applying = False
@@ -181,13 +185,14 @@ class Engine:
         self._wait_until(lambda: not self.background.wants_everything)
 
     def verify(self) -> list[str]:
-        """Check every block of every table, and manifest against tables; what is wrong, empty if nothing
-        is."""
-        view = self._view()
+        """Check every block of every table, and the manifest against what is in use; what is wrong, empty if
+        nothing is.
+        """
         problems: list[str] = []
-        for table in (table for run in view.runs for table in run):
+        checks = [table.verify for run in self._view().runs for table in run]
+        for check in (self.tree.check_manifest, *checks):
             try:
-                table.verify()
+                check()
             except (Corruption, OSError) as error:
                 problems.append(str(error))
         return problems

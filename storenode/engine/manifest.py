@@ -98,7 +98,11 @@ class Manifest:
                 writemap=False,
                 max_spare_txns=1,
             )
-        except (lmdb.InvalidError, lmdb.VersionMismatchError, lmdb.CorruptedError) as error:
+        except lmdb.DiskError as error:
+            raise OSError(errno.ENOSPC, str(error), self._directory) from error
+        except lmdb.ReadonlyError as error:
+            raise OSError(errno.EACCES, str(error), self._directory) from error
+        except lmdb.Error as error:
             raise Corruption(f"{os.path.join(self._directory, 'data.mdb')}: {error}") from error
         try:
             with env.begin() as transaction:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from kvclient.errors import Corruption
+from kvclient.errors import Corruption, InvalidRequest
 from storenode.engine.manifest import State
 from storenode.engine.options import Options
 from storenode.engine.shared import Shared
@@ -120,7 +120,10 @@ def _replay(tree: Tree, logs: list[Log], options: Options) -> tuple[int, int]:
                 tree.retire(log.number, next_sequence - 1, now_ms)
             now_ms = max(now_ms, entry_now_ms)
             assert tree.view is not None
-            _, count, _ = tree.view.apply(ops, first_sequence, now_ms)
+            try:
+                _, count, _ = tree.view.apply(ops, first_sequence, now_ms)
+            except InvalidRequest:
+                continue  # it was refused as a whole when it was applied, too
             next_sequence = first_sequence + count
     return next_sequence, now_ms
 

@@ -81,11 +81,15 @@ class Shared:
         return sum(engine.memtable_bytes for engine in list(self.engines.values()))
 
     def enforce_memtable_budget(self) -> None:
-        """Over budget: retire the largest memtable of all. Called by the applying thread, which alone may
-        do that."""
-        if self.memtable_bytes() > self.memtable_bytes_max:
-            largest = max(self.engines.values(), key=lambda engine: engine.active_bytes)
-            largest.retire_memtable()
+        """Over budget: retire the largest memtable of all. Only by the applying thread.
+
+        Not while most of the memory is retired already and waits for its flush: that would only make many
+        small tables.
+        """
+        engines = list(self.engines.values())
+        growing = sum(engine.active_bytes for engine in engines)
+        if growing >= self.memtable_bytes_max // 2 and self.memtable_bytes() > self.memtable_bytes_max:
+            max(engines, key=lambda engine: engine.active_bytes).retire_memtable()
 
     def discard(self, path: str) -> None:
         """Remove a file that nobody needs, soon, by a worker. May be called from a finalizer, on any

@@ -15,6 +15,7 @@ from collections.abc import Collection, Sequence
 from functools import partial
 from typing import NamedTuple
 
+from kvclient.errors import Corruption
 from storenode.engine.manifest import State
 from storenode.engine.memtable import Memtable
 from storenode.engine.shared import Shared
@@ -122,6 +123,18 @@ class Tree:
     def tables_of(self, metas: Sequence[TableMeta]) -> tuple[Table, ...]:
         with self._lock:
             return tuple(self._tables[meta.number] for meta in metas)
+
+    def check_manifest(self) -> None:
+        """Corruption if the manifest is not what it was made to be."""
+        with self._commit_lock:
+            state, tables = self.shared.manifest.load(self.engine_id)
+            if set(tables) != set(self.version.tables()):
+                raise Corruption(f"{self.directory}: the manifest names other tables than are in use")
+            if state and (state.log_number, state.flushed_sequence) != (
+                self.log_number,
+                self.flushed_sequence,
+            ):
+                raise Corruption(f"{self.directory}: the manifest is not at the state in use")
 
     def memtable_bytes(self) -> int:
         return self.active.memory_bytes + sum(one.memtable.memory_bytes for one in self.retired)

@@ -94,7 +94,7 @@ class Vfs:
         file = File(path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
         try:
             fcntl.flock(file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BaseException:
+        except BlockingIOError as error:
             file.close()
-            raise
+            raise BlockingIOError(error.errno, "in use by another process", path) from None
         return file

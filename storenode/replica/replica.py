@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from math import inf
 from typing import Any, Final, Protocol
 
 import msgpack
@@ -84,7 +85,8 @@ class Replica:
     ) -> None:
         self.partition = partition
         self.engine = engine
-        self.sessions = SessionTable(clock.monotonic())
+        nothing_ever_ran = engine.next_sequence == 1
+        self.sessions = SessionTable(-inf if nothing_ever_ran else clock.monotonic())
         self.failure: str | None = None
         self._clock = clock
         self._budget = budget

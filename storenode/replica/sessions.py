@@ -5,7 +5,8 @@ seconds.
 
 The rule that makes a write run at most once is one number, the **horizon**: every write of a session that
 finished at or after the horizon is still in the table. It starts as the moment the table was made (the table
-lives in memory: what ran before is not in it) and moves up to the last use of each session that is evicted.
+lives in memory: what ran before is not in it; in a partition where nothing ever ran it starts at minus
+infinity) and moves up to the last use of each session that is evicted.
 No attempt arrives later than RETRY_WINDOW_S after the first attempt of the same sequence. So a sequence that
 is not in the table, asked for with RETRY at t, certainly never ran here if horizon <= t - RETRY_WINDOW_S;
 then it is executed. Otherwise nobody can tell, and the answer is OUTCOME_UNKNOWN. Without RETRY it is a first

@@ -21,10 +21,22 @@ class Cluster:
         self.directory = directory
         self.url = ""
 
-    def kvcli(self, *arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
-        """Run kvcli against this cluster; `check=True` unless told otherwise, output captured as bytes."""
-        options = {"check": True, "timeout": 110, "capture_output": True} | options
-        return subprocess.run([KVCLI, *arguments], env=self.environment(), **options)
+    def kvcli(
+        self, *arguments: str, check: bool = True, timeout: float = 110, **options: Any
+    ) -> subprocess.CompletedProcess[bytes]:
+        """Run kvcli against this cluster, its output captured as bytes; `check`: it must exit 0."""
+        done = subprocess.run(
+            [KVCLI, *arguments],
+            env=self.environment(),
+            capture_output=True,
+            timeout=timeout,
+            check=False,
+            **options,
+        )
+        assert not check or done.returncode == 0, (
+            f"kvcli {arguments}: {done.returncode} {done.stderr.decode()}"
+        )
+        return done
 
     def environment(self) -> dict[str, str]:
         return {**os.environ, "RINGKV_URL": self.url, "NO_COLOR": "1"}

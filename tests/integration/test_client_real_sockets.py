@@ -1,14 +1,17 @@
 """The real client on real sockets, against a router that the test scripts.
 
 The peer speaks `kvclient.protocol` on a ROUTER socket in a thread of its own, with a dict behind it; it
-executes a write once per (client id, sequence), as the stores do."""
+executes a write once per (client id, sequence), as the stores do.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 import os
+import pathlib
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -33,7 +36,8 @@ class ScriptedRouter:
 
     `script` sees every request before it is executed: None executes it, DROP leaves it without an answer
     (executed or not: see DROP_AFTER), a (status, body) pair answers it as a whole, a list of results is the
-    answer. Writes are executed once per (client id, sequence), as the stores do it."""
+    answer. Writes are executed once per (client id, sequence), as the stores do it.
+    """
 
     def __init__(self, store=None, port=None):
         self.store = {} if store is None else store
@@ -103,10 +107,7 @@ class ScriptedRouter:
             return None
         if isinstance(verdict, tuple):
             return protocol.encode_response(request.kind, request.request_id, *verdict)
-        if isinstance(verdict, list):
-            body = b"".join(map(protocol.pack, verdict))
-        else:
-            body = self._execute(request)
+        body = b"".join(map(protocol.pack, verdict)) if isinstance(verdict, list) else self._execute(request)
         if verdict is DROP_AFTER:
             return None
         return protocol.encode_response(request.kind, request.request_id, 0, body)
@@ -317,7 +318,7 @@ def test_many(router, db):
     assert max(len(protocol.decode_results(request.body)) for request in of_kind(router)) == 512
     asked = ["k00007", "missing", b"k00001", "k02999"]
     assert list(db.get_many(asked).items()) == [("k00007", b"7"), (b"k00001", b"1"), ("k02999", b"2999")]
-    assert db.delete_many(list(items)[:2000] + ["missing"]) == 2000
+    assert db.delete_many([*list(items)[:2000], "missing"]) == 2000
     assert db.count() == 1000
 
 
@@ -439,7 +440,7 @@ def test_a_result_may_be_asked_for_inside_the_block(db):
 
 
 def test_an_exception_in_the_block_discards_what_was_not_sent(router, db):
-    with pytest.raises(RuntimeError, match="mine"), db.pipeline() as pipe:
+    with pytest.raises(RuntimeError, match="mine"), db.pipeline() as pipe:  # noqa: PT012
         handle = pipe.put("k", b"v")
         raise RuntimeError("mine")
     with pytest.raises(kvclient.ClosedError):
@@ -451,7 +452,7 @@ def test_an_exception_in_the_block_leaves_what_was_sent_in_doubt(router, db):
     router.script = lambda request: (
         DROP_AFTER if request.kind == protocol.Kind.OPS and request.sequence else None
     )
-    with pytest.raises(RuntimeError), db.pipeline(batch=1) as pipe:
+    with pytest.raises(RuntimeError), db.pipeline(batch=1) as pipe:  # noqa: PT012
         sent = pipe.put("k", b"v")
         held_back = pipe.get("k")
         raise RuntimeError
@@ -581,8 +582,7 @@ def test_connect_tells_why_nobody_answers():
 def test_a_call_without_any_router_is_a_connect_error(router, db):
     router.stop()
     with pytest.raises(kvclient.ConnectError) as caught:
-        for _ in range(2):
-            db.get("k", timeout=0.4)
+        db.get("k", timeout=0.4)
     assert dict(caught.value.attempts)[f"127.0.0.1:{router.port}"] == "refused"
 
 
@@ -649,6 +649,27 @@ def test_hostile_bytes_from_the_router_harm_nobody(router, db):
         answers.pop()
         router.script = router.script if answers else (lambda request: None)
     assert db.get("k") is None
+
+
+@pytest.mark.parametrize("result", [[0], [0, "text", 1], [0, None, 1], [0, b"v"]])
+def test_results_of_the_wrong_shape_are_protocol_errors(router, db, result):
+    router.script = lambda request: [result] if request.kind == protocol.Kind.OPS else None
+    with pytest.raises(errors.ProtocolError):
+        db.get("k")
+    with pytest.raises(errors.ProtocolError):
+        list(db.scan())
+
+
+def test_the_documentation_works(router, monkeypatch):
+    page = pathlib.Path(__file__).parents[2] / "docs" / "api.md"
+    blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 4
+    monkeypatch.setenv("RINGKV_URL", router.url)
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(block, names)
+    assert router.store[b"visits"][0] == b"100"
+    assert b"task:99" in router.store
 
 
 # Threads, forks, closing
@@ -817,6 +838,9 @@ def test_closing_frees_all_descriptors(router):
     for _ in range(20):
         with kvclient.connect(router.url) as client:
             client.get("k")
+    deadline = time.monotonic() + 10  # the router, in the same process, notices a little later
+    while len(os.listdir("/proc/self/fd")) > before and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
@@ -869,7 +893,7 @@ def test_async_pipeline(router, batch):
             handles = [await pipe.increment("n") for _ in range(200)]
             assert await handles[3].result() == 4
         assert [await handle.result() for handle in handles] == list(range(1, 201))
-        with pytest.raises(RuntimeError):
+        with pytest.raises(RuntimeError):  # noqa: PT012
             async with db.pipeline() as pipe:
                 handle = await pipe.put("k", b"v")
                 raise RuntimeError
@@ -975,7 +999,7 @@ def test_a_forgotten_async_client_warns(router):
     async def main():
         client = await kvclient.aconnect(router.url)
         connection = client._connection
-        with pytest.warns(ResourceWarning, match="kvclient.AsyncClient"):
+        with pytest.warns(ResourceWarning, match="kvclient.AsyncClient"):  # noqa: PT031
             del client
             gc.collect()
         connection.close()

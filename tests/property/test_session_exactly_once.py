@@ -2,7 +2,8 @@
 answers a sequence once.
 
 One seed is one run. Whatever happens, an increment that the caller was told about was applied exactly once,
-one that failed for certain was not applied, and every request ends at its deadline."""
+one that failed for certain was not applied, and every request ends at its deadline.
+"""
 
 from __future__ import annotations
 

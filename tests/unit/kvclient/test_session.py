@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from kvclient import protocol
@@ -324,6 +326,30 @@ def test_no_attempt_later_than_the_retry_window():
     assert pending.results == [[0, 8]], "an answer may come later than that"
 
 
+def test_a_connection_lost_after_the_window_sends_nothing_again():
+    wire = Wire()
+    pending = wire.submit(timeout=300.0)
+    wire.flush()
+    wire.advance(61)
+    for router in (0, 1):
+        wire.session.connection(router, False, wire.now)
+    wire.flush()
+    wire.session.connection(0, True, wire.now)
+    assert of_kind(protocol.Kind.OPS, wire.flush()) == []
+    wire.advance(300)
+    assert type(pending.error) is OutcomeUnknown
+
+
+def test_expired_requests_leave_nothing_behind():
+    wire = Wire(connected=False)
+    for _ in range(5):
+        wire.submit()
+    wire.advance(6)
+    assert wire.session.live == []
+    wire.session.connection(0, True, wire.now)
+    assert wire.flush() == []
+
+
 def test_a_write_refused_for_longer_than_the_window_goes_on_as_a_new_one():
     wire = Wire()
     pending = wire.submit(timeout=200.0)
@@ -417,7 +443,7 @@ def test_unanswered_pings_get_a_new_socket_with_growing_patience():
         wire.advance(1.0)
         rebuilt += [second] * len(wire.session.rebuilds)
         wire.session.rebuilds.clear()
-    pauses = [after - before for before, after in zip(rebuilt, rebuilt[1:], strict=False)]
+    pauses = [after - before for before, after in pairwise(rebuilt)]
     assert rebuilt[0] == 2
     assert pauses == [6, 12, 24]
 
@@ -466,7 +492,7 @@ def test_another_protocol_version_is_named():
     assert "1" in pending.error.message
 
 
-@pytest.mark.parametrize("body", [b"", b"\x93\x00", b"\x91\x01\x91\x01", b"\x00", b"\x90"])
+@pytest.mark.parametrize("body", [b"", b"\x93\x00", b"\x91\x01\x91\x01", b"\x00", b"\x90", b"\x81\x00\x00"])
 def test_a_malformed_answer_is_an_error_and_leaves_the_write_in_doubt(body):
     wire = Wire()
     pending = wire.submit()

@@ -67,7 +67,7 @@ def test_options():
         ("kv://h:0", "port '0'"),
         ("kv://h:65536", "port '65536'"),
         ("kv://h:", "port ''"),
-        ("kv://h:7١", "port"),
+        ("kv://h:7\u0661", "port"),
         ("kv://::1", "brackets"),
         ("kv://[::1", "IPv6"),
         ("kv://[::1]x", "IPv6"),

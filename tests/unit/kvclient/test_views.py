@@ -264,11 +264,19 @@ def test_scans_against_a_sorted_list(stored, prefix, start, stop, reverse, limit
         scan = db.scan(prefix, **options)
         first = [entry.key for entry in islice(scan, taken)]
         resume = scan.resume
-        if resume is None:
-            assert first == whole
+        if resume is None:  # the end, or a scan from the very end that has not begun
+            assert first == whole or (reverse and taken == 0)
         else:
             options["stop" if reverse else "start"] = resume
             assert first + [entry.key for entry in db.scan(prefix, **options)] == whole
+
+
+def test_a_scan_resumes_behind_the_longest_keys(db):
+    longest = [byte * 4096 for byte in (b"a", b"b", b"\xff")]
+    db.put_many((key, "v") for key in [*longest, b"c"])
+    scan = db.scan()
+    assert next(scan).key == longest[0]
+    assert [entry.key for entry in db.scan(start=scan.resume)] == [longest[1], b"c", longest[2]]
 
 
 @pytest.mark.parametrize("options", [{"page": 0}, {"page": 10_001}, {"limit": -1}, {"start": b"x" * 5000}])

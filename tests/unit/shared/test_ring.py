@@ -124,6 +124,16 @@ def test_a_settled_table_does_not_move() -> None:
     assert place(members(7, zones=3), 3, 256, table) == (table, [])
 
 
+def test_loads_that_only_a_chain_of_moves_reaches() -> None:
+    """Shares without room to spare: 12 replicas after weights of 600, at most one per zone and partition."""
+    nodes = [Member(1, "a"), Member(2, "b", 50), Member(3, "", 200), Member(4, "a", 50), Member(5, "", 200)]
+    table, _ = place(nodes, 3, 4)
+    assert loads(table) == {1: 2, 2: 1, 3: 4, 4: 1, 5: 4}
+    nodes = [Member(1, "", 200), Member(2, "a", 100), Member(3, "b", 50), Member(4, "b", 50)]
+    table, _ = place(nodes, 2, 4, [(1, 4), (4, 1), (3, 2), (2, 4)])
+    assert loads(table) == {1: 4, 2: 2, 3: 1, 4: 1}
+
+
 def test_a_lost_node_is_replaced_in_its_position_and_first() -> None:
     table, _ = place(members(5), 3, 64)
     changed, moves = place([*members(4), Member(6)], 3, 64, table)

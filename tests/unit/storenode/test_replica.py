@@ -97,6 +97,19 @@ def reason(body: bytes) -> str:
     return message
 
 
+def test_a_partition_without_history_judges_every_retry_and_one_with_history_does_not(tmp_path: Path) -> None:
+    partition = Partition(tmp_path)
+    partition.replica = partition.make()  # made this moment, as after a start
+    partition.propose(1, increment(), 1, retry=True)
+    partition.log()
+    assert partition.statuses() == [(1, Status.OK)]
+    partition.replica = partition.make()
+    partition.propose(2, increment(), 2, retry=True)
+    assert partition.statuses() == [(2, Status.OUTCOME_UNKNOWN)]
+    assert partition.get(b"n")[1] == b"1"
+    partition.engine.close()
+
+
 def test_a_write_is_answered_after_the_log_and_read_from_then_on(partition: Partition) -> None:
     partition.propose(1, protocol.encode_put(b"k", b"v"), 1)
     entries = partition.replica.seal(partition.clock.monotonic())
