@@ -155,8 +155,8 @@ class _Pages(Generic[V]):
 
     @property
     def resume(self) -> bytes | None:
-        """Where another scan of the same prefix goes on after the entries given out so far: its `start`, or in
-        reverse its `stop`. None once the range is used up.
+        """Where another scan of the same prefix goes on after the entries given out so far: its `start`, or
+        in reverse its `stop`. None once the range is used up.
         """
         if self._position < len(self._page):
             return self._cursor.after_key(self._page[self._position - 1].key)

@@ -1,75 +1,22 @@
-"""kv-router: one router.
-
-Exit codes: 0 stopped by SIGTERM or SIGINT, 1 cannot run (one line on standard error says why), 2 wrong usage
-or configuration.
-"""
+"""kv-router: one router. Command line and exit codes: shared/commandline.py."""
 
 from __future__ import annotations
 
-import os
-import sys
-from pathlib import Path
-from typing import NoReturn
-
-import click
-
 from router.config import RouterConfig
-from shared import config as configuration
-from shared.config import ConfigError
+from shared.commandline import CannotStart, server_command
 
 
-def _overrides(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
-    found = {}
-    for value in values:
-        key, equals, text = value.partition("=")
-        if not equals or not key:
-            raise click.BadParameter(f"write section.key=value, not {value!r:.80}")
-        found[key] = text
-    return found
-
-
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option(
-    "--config",
-    "path",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="The YAML configuration file.",
-)
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="SECTION.KEY=VALUE",
-    callback=_overrides,
-    help="Override one key; may be given several times. "
-    "Stronger than RINGKV_SECTION__KEY, which is stronger than the file.",
-)
-@click.option("--print-config", is_flag=True, help="Print the configuration in force and exit.")
-def main(path: Path, overrides: dict[str, str], print_config: bool) -> None:
+@server_command("kv-router", RouterConfig)
+def main(config: RouterConfig) -> int:
     """Run one router until SIGTERM or SIGINT."""
-    try:
-        config = configuration.load(RouterConfig, path, os.environ, overrides)
-    except ConfigError as error:
-        _fail(str(error), 2)
-    if print_config:
-        click.echo(configuration.dump(config), nl=False)
-        return
     from router.service import run  # only now: usage errors and --help need no sockets
     from shared.sockets import ListenError
 
     try:
         run(config)
-    except ConfigError as error:
-        _fail(str(error), 2)
     except ListenError as error:
-        _fail(error.strerror or str(error), 1)
-
-
-def _fail(text: str, code: int) -> NoReturn:
-    for line in text.splitlines():
-        click.echo(f"kv-router: {line}", err=True)
-    sys.exit(code)
+        raise CannotStart(error.strerror or str(error)) from error
+    return 0
 
 
 if __name__ == "__main__":

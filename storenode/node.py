@@ -16,6 +16,7 @@ from kvclient.errors import Corruption
 from shared import logs, sockets
 from shared.clock import SystemClock
 from shared.clustermap import ClusterMap, Node
+from shared.commandline import CannotStart
 from shared.config import ConfigError, Problem
 from shared.opstream import Limits
 from shared.reactor import Reactor
@@ -40,10 +41,6 @@ that does not return.
 """
 
 _log = logs.get("node")
-
-
-class CannotStart(Exception):
-    """The node cannot run; the text is one line that says why and what to do."""
 
 
 def run(config: StoreConfig, *, noop: bool) -> int:

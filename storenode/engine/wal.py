@@ -203,9 +203,8 @@ def read_log(vfs: Vfs, directory: str, engine_id: int, number: int, *, is_last: 
         if not is_last:
             raise Corruption(f"{path}: damaged record (offset {end}) in a log that was complete")
     if is_last:
-        _cut(
-            vfs, path, end
-        )  # also makes durable what only the page cache still held: the next log will vouch for it
+        # Also makes durable what only the page cache still held: the next log will vouch for it.
+        _cut(vfs, path, end)
     previous = int.from_bytes(content[24:32], "little")
     return Log(number, path, entries, end, previous, int.from_bytes(content[32:40], "little"))
 

@@ -356,6 +356,15 @@ def test_unfinished_tables_of_a_crash_are_removed_and_newer_ones_are_not(tables:
     assert files(tables, "sst") == newest
 
 
+def test_tables_without_the_manifest_that_names_them_are_not_taken_for_orphans(tables: Path) -> None:
+    for path in [*files(tables, "wal"), tables / "manifest" / "data.mdb"]:
+        path.unlink()
+    kept = files(tables, "sst")
+    with pytest.raises(Corruption, match="the manifest is not the newest"):
+        engine_package.open(str(tables))
+    assert files(tables, "sst") == kept
+
+
 FLIPS = """
 import os, sys
 import storenode.engine

@@ -176,6 +176,8 @@ def test_the_clock_and_the_sequence_outlive_flush_compaction_and_reopening(tmp_p
         assert engine.next_sequence == 4
         assert read(engine, protocol.encode_get(b"k"), now=5000) == [[1]]
         assert engine.stats()["table_entries"] == 1, "the expired key was dropped"
+        run(engine, protocol.encode_put(b"m", b"v", ttl_ms=10), now=5000)
+        assert read(engine, protocol.encode_get(b"m"), now=5500) == [[0, b"v", 4, 10]]
 
 
 def test_malformed_streams_are_refused_whole_and_change_nothing(engine: Engine) -> None:

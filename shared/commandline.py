@@ -1,0 +1,83 @@
+"""The command line that every server process has: --config, --set, --print-config, and how it ends.
+
+Knows no server. Exit codes: 0 stopped by SIGTERM or SIGINT, 1 cannot run (one line on standard error says
+why), 2 wrong usage or configuration.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+import click
+
+from shared.config import ConfigError, dump, load
+
+C = TypeVar("C", bound=attrs.AttrsInstance)
+
+
+class CannotStart(Exception):
+    """The process cannot run; the text says why and what to do."""
+
+
+def server_command(program: str, config_class: type[C]) -> Callable[[Callable[..., int]], click.Command]:
+    """Makes a command of `run(config, **options) -> exit code`; its docstring is the help text.
+
+    Further `click.option` decorators go on top. `run` may raise ConfigError and CannotStart.
+    """
+
+    def decorate(run: Callable[..., int]) -> click.Command:
+        @click.command(help=run.__doc__, context_settings={"help_option_names": ["-h", "--help"]})
+        @click.option(
+            "--config",
+            "path",
+            type=click.Path(path_type=Path),
+            required=True,
+            help="The YAML configuration file.",
+        )
+        @click.option(
+            "--set",
+            "overrides",
+            multiple=True,
+            metavar="SECTION.KEY=VALUE",
+            callback=_overrides,
+            help="Override one key; may be given several times. "
+            "Stronger than RINGKV_SECTION__KEY, which is stronger than the file.",
+        )
+        @click.option("--print-config", is_flag=True, help="Print the configuration in force and exit.")
+        def main(path: Path, overrides: dict[str, str], print_config: bool, **options: Any) -> None:
+            try:
+                config = load(config_class, path, os.environ, overrides)
+                if print_config:
+                    click.echo(dump(config), nl=False)
+                    return
+                code = run(config, **options)
+            except ConfigError as error:
+                code = _say(program, error, 2)
+            except CannotStart as error:
+                code = _say(program, error, 1)
+            sys.exit(code)
+
+        return main
+
+    return decorate
+
+
+def _overrides(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    found = {}
+    for value in values:
+        key, equals, text = value.partition("=")
+        if not equals or not key:
+            raise click.BadParameter(f"write section.key=value, not {value!r:.80}")
+        found[key] = text
+    return found
+
+
+def _say(program: str, error: Exception, code: int) -> int:
+    for line in str(error).splitlines():
+        click.echo(f"{program}: {line}", err=True)
+    return code
