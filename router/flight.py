@@ -57,6 +57,7 @@ class Part:
         "gather",
         "index",
         "item",
+        "lost",
         "node",
         "refusal",
         "request_id",
@@ -88,6 +89,7 @@ class Part:
         self.gather = gather
         self.index = index  # position among the gather's parts
         self.attempts = 0
+        self.lost = False  # a store went down with an attempt of ours: this write may have been applied
         self.refusal: Refusal | None = None  # the store's last "no, but try again"
 
 

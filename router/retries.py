@@ -39,6 +39,7 @@ def prepare_resend(part: Part) -> bool:
         if not part.item.client_id or not part.item.sequence:
             return False
         part.item = part.item._replace(flags=part.item.flags | FLAG_RETRY)
+        part.lost = True
     return True
 
 
@@ -51,12 +52,16 @@ def outcome_unknown(part: Part, topology: Topology) -> Refusal:
 
 
 def give_up(part: Part, topology: Topology) -> Refusal:
-    """Why a part ends without an answer: its deadline is here, or there is no time for another attempt."""
+    """Why a part ends without an answer: its deadline is here, or there is no time for another attempt.
+
+    It speaks of what this router did. What became of attempts that the client made before (RETRY), the client
+    knows better: each of them has an answer of its own, or none.
+    """
     if part.node != NOT_SENT:
         if is_write(part):
             return outcome_unknown(part, topology)
         return Refusal(Status.TIMEOUT, f"{topology.describe(part.node)} did not answer within the deadline")
-    if part.item.flags & FLAG_RETRY and is_write(part):
+    if part.lost:
         reason = part.refusal.message if part.refusal else topology.why_unreachable(part.item.partition)
         return Refusal(
             Status.OUTCOME_UNKNOWN,

@@ -309,6 +309,13 @@ class TestLostStores:
         assert f"partition {partition_of(key, 3)}" in message
         assert harness.idle
 
+    def test_a_clients_retry_that_went_nowhere_says_so_of_itself_only(self, harness: Harness) -> None:
+        """The client knows what became of its first attempt; this router does not."""
+        harness.router.on_backend(2, False)
+        harness.send(put(harness.keys(2, 1)[0]), timeout_ms=1000, flags=FLAG_RETRY)
+        harness.pass_time(1)
+        assert harness.results()[0][0] == Status.UNAVAILABLE
+
     def test_that_nobody_is_there_says_more_than_an_earlier_refusal(self, harness: Harness) -> None:
         key = harness.keys(1, 1)[0]
         harness.send(put(key), timeout_ms=1000)
