@@ -6,6 +6,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 
 ROOMS = ("shared", "storenode")
+NATIVE = ("shared/native", "storenode/engine/native")
 
 
 def extensions() -> list[Extension]:
@@ -15,7 +16,8 @@ def extensions() -> list[Extension]:
             source.removesuffix(".pyx").replace("/", "."),
             [source],
             extra_compile_args=["-O3", "-fno-plt"],
-            include_dirs=["shared/native", "storenode/engine/native"],
+            include_dirs=list(NATIVE),
+            depends=[str(header) for folder in NATIVE for header in sorted(Path(folder).glob("*.h"))],
         )
         for source in sources
     ]

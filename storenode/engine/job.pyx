@@ -101,7 +101,8 @@ cdef class Job:
         return result
 
     cdef object failed(self, failure *f):
-        return failed(f.code, f"{self.directory}/{f.file_number:06d}.sst", f.offset, f.what.decode(), f.os_error)
+        path = f"{self.directory}/{f.file_number:06d}.sst"
+        return failed(f.code, path, f.offset, f.what.decode(), f.os_error)
 
     def finished(self):
         cdef job *j = &self.native

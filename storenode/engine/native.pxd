@@ -226,7 +226,8 @@ cdef extern from "view.h" nogil:
     ctypedef struct scratch:
         pass
     void scratch_free(scratch *s)
-    int view_get(const view *v, reader *r, scratch *s, slice key, uint64_t sequence, lookup *l, int *in_active)
+    int view_get(const view *v, reader *r, scratch *s, slice key, uint64_t sequence, lookup *l,
+                 int *in_active)
 
 
 cdef extern from "scan.h" nogil:
@@ -281,8 +282,9 @@ cdef extern from "wal.h" nogil:
         uint64_t synced
         slice ops
         uint64_t following
-    void wal_put_record(buffer *out, uint64_t file_id, uint64_t offset, uint64_t synced, uint64_t first_sequence,
-                        uint64_t now_ms, slice ops)
-    void wal_put_header(uint8_t *header, uint32_t engine_id, uint64_t number, uint64_t previous, uint64_t previous_length)
+    void wal_put_record(buffer *out, uint64_t file_id, uint64_t offset, uint64_t synced,
+                        uint64_t first_sequence, uint64_t now_ms, slice ops)
+    void wal_put_header(uint8_t *header, uint32_t engine_id, uint64_t number, uint64_t previous,
+                        uint64_t previous_length)
     int wal_read_record(slice file, uint64_t file_id, uint64_t offset, wal_record *record)
     uint64_t wal_find_proof(slice file, uint64_t file_id, uint64_t bad)

@@ -98,7 +98,8 @@ cdef class View:
         free(self.table_pointers)
 
     cdef object failed(self, failure *f):
-        return failed(f.code, f"{self.directory}/{f.file_number:06d}.sst", f.offset, f.what.decode(), f.os_error)
+        path = f"{self.directory}/{f.file_number:06d}.sst"
+        return failed(f.code, path, f.offset, f.what.decode(), f.os_error)
 
     cdef void open_reader(self, reader *r, bint keeps_lock) noexcept:
         memset(r, 0, sizeof(reader))
@@ -291,6 +292,8 @@ cdef list unpack_pairs(scan *page):
         p = msgpack_bin(p, end, &key)
         p = msgpack_bin(p, end, &value)
         p = msgpack_uint(p, end, &version)
+        if p == NULL:
+            raise AssertionError("a scan page that was just made is malformed")
         pairs.append((
             PyBytes_FromStringAndSize(<char *>key.data, key.size),
             PyBytes_FromStringAndSize(<char *>value.data, value.size),
