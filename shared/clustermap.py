@@ -14,6 +14,7 @@ import attrs
 import msgpack
 
 from kvclient.errors import ProtocolError
+from shared import frames
 from shared.hashing import xxh64
 from shared.ring import NODES_MAX, PARTITIONS_MAX, WEIGHT_MAX, place
 
@@ -128,9 +129,9 @@ class ClusterMap:
     def decode(cls, encoded: bytes) -> ClusterMap:
         """The map with these bytes; ProtocolError names what is wrong with any others."""
         try:
-            fields = msgpack.unpackb(encoded, raw=False, use_list=False, strict_map_key=False, max_ext_len=0)
-        except Exception as error:  # noqa: BLE001 - hostile bytes raise many types
-            raise ProtocolError(f"cluster map: not a MessagePack value: {type(error).__name__}") from None
+            fields = frames.decode(encoded)
+        except ProtocolError as error:
+            raise ProtocolError(f"cluster map: {error.message}") from None
         try:
             _array(fields, 8, "it")
             if type(fields[0]) is not int or fields[0] != FORMAT:

@@ -2,11 +2,13 @@
 
 Owns the format; must not know what is logged. Keys and values of users never go into a log. Nothing here
 passes through the `logging` module: a call below the level is an empty method, an enabled one renders and
-writes at once.
+writes at once. A line that cannot be written (a full disk, a reader that is gone) is lost: whoever logs has
+something better to do than to fail for it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import sys
@@ -65,7 +67,7 @@ def configure(level: Level, format: Format, *, stream: TextIO | None = None, **b
     structlog.configure(
         processors=[*processors, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(_NUMBERS[level]),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Lossy(stream))),
     )
     for logger in _loggers:
         logger._follow()
@@ -94,6 +96,21 @@ class _Deferred:
 
     def _follow(self) -> None:
         self.__dict__ = {"_name": self._name}
+
+
+class _Lossy:
+    """A stream whose failures nobody hears of. A stream that was closed raises ValueError."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
 
 
 _loggers: list[_Deferred] = []  # as many as there are names in the source

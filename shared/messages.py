@@ -2,7 +2,7 @@
 
 Owns the numbers and the bytes of the messages. Knows nothing of sockets, maps or ops: `ops` and `body` are
 bytes that pass through. Encoders trust their caller; decoders trust nobody, check every field once and raise
-ProtocolError, nothing else. A batch is one unpack and one pass over its items.
+ProtocolError, nothing else. A batch is one unpack (`shared.frames`) and one pass over its items.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import msgpack
 
 from kvclient.errors import ProtocolError
+from shared import frames
 
 VERSION = 1
 
@@ -161,7 +162,7 @@ def encode_map_reply(token: int, encoded_map: bytes) -> bytes:
 
 
 def encode_status_reply(token: int, figures: dict[str, Any]) -> bytes:
-    """STATUS_REPLY; figures are numbers, strings, lists and maps of them."""
+    """STATUS_REPLY; figures are numbers, strings, lists and maps of them by name."""
     return _pack((VERSION, Kind.STATUS_REPLY, token, figures))
 
 
@@ -177,21 +178,17 @@ def encode_fault(message: str) -> bytes:
 
 def decode_to_store(frame: bytes) -> ToStore:
     """A message that a store may get; ProtocolError for any other bytes."""
-    message: ToStore = _decode(frame, _TO_STORE)
+    message: ToStore = _decode(frames.decode(frame), _TO_STORE)
     return message
 
 
 def decode_to_router(frame: bytes) -> ToRouter:
     """A message that a router may get from a store; ProtocolError for any other bytes."""
-    message: ToRouter = _decode(frame, _TO_ROUTER)
+    message: ToRouter = _decode(frames.decode(frame), _TO_ROUTER)
     return message
 
 
-def _decode(frame: bytes, decoders: Decoders) -> Any:
-    try:
-        fields = msgpack.unpackb(frame, raw=False, use_list=False, strict_map_key=False, max_ext_len=0)
-    except Exception as error:  # noqa: BLE001 - hostile bytes raise many types
-        raise ProtocolError(f"not a MessagePack value: {type(error).__name__}") from None
+def _decode(fields: Any, decoders: Decoders) -> Any:
     if (
         type(fields) is not tuple
         or len(fields) < 3

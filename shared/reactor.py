@@ -12,7 +12,7 @@ Invariants:
 - zmq_poll looks at the state of each socket on every call (unlike the edge-triggered ZMQ_FD), so a drain
   that stops at its budget and a send that swallowed a wake-up both lead to another look at once.
 - A message is always read to its last frame: a peer that sends more frames than asked cannot shift the next
-  message's frames.
+  message's frames. Of the frames that no message of ours has only FRAMES_KEPT are handed over.
 - No handler, however it fails, ends the loop or the drain. What the failed call was given is lost; handlers
   of hostile bytes therefore catch per message.
 """
@@ -43,6 +43,10 @@ BatchHandler = Callable[[list[Frames]], object]
 # other sockets only a little. A batch ends with the message that reaches either.
 BUDGET = 512
 BUDGET_BYTES = 16 << 20
+# Nothing of ours has more than an identity and two frames; a handler that gets more refuses the message.
+FRAMES_KEPT = 4
+# A frame beyond the first costs as much time as a message does, so it counts as one, in bytes.
+_FRAME_COST = BUDGET_BYTES // BUDGET
 # Failures logged per second; all are counted. A handler that fails on every batch must not turn the log
 # into the load.
 FAILURES_LOGGED = 10
@@ -275,8 +279,10 @@ def drain_plain(recv: Callable[..., Any]) -> list[Frames]:
         for _ in range(BUDGET):
             frame = recv(_NOBLOCK, False)
             body = frame.bytes
-            messages.append([body] if not frame.more else _read_on(recv, [body]))
+            messages.append(message := [body])
             size += len(body)
+            if frame.more:
+                size += _read_on(recv, message)
             if size >= BUDGET_BYTES:
                 break
     except zmq.Again:
@@ -293,8 +299,10 @@ def drain_router(recv: Callable[..., Any]) -> list[Frames]:
             identity = recv(_NOBLOCK)
             frame = recv(_NOBLOCK, False)
             body = frame.bytes
-            messages.append([identity, body] if not frame.more else _read_on(recv, [identity, body]))
+            messages.append(message := [identity, body])
             size += len(body)
+            if frame.more:
+                size += _read_on(recv, message)
             if size >= BUDGET_BYTES:
                 break
     except zmq.Again:
@@ -302,14 +310,19 @@ def drain_router(recv: Callable[..., Any]) -> list[Frames]:
     return messages
 
 
-def _read_on(recv: Callable[..., Any], message: Frames) -> Frames:
-    """The rest of a message; libzmq hands one over only when all of it is there, so it is."""
+def _read_on(recv: Callable[..., Any], message: Frames) -> int:
+    """Reads the rest of a message; libzmq hands one over only when all of it is there, so it is. What that
+    takes from BUDGET_BYTES.
+    """
+    cost = 0
     more = True
     while more:
         frame = recv(_NOBLOCK, False)
-        message.append(frame.bytes)
+        cost += len(frame) + _FRAME_COST
+        if len(message) < FRAMES_KEPT:
+            message.append(frame.bytes)
         more = frame.more
-    return message
+    return cost
 
 
 def _name(callback: object) -> str:

@@ -8,6 +8,7 @@ what to do.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -90,8 +91,10 @@ def _lock(path: Path) -> int:
             f"data directory {path} is in use by process {holder or 'unknown'}: "
             "stop that store, or give this one its own data.dir"
         ) from None
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)  # for the message above; the lock itself is the flock
+    # For the message above; the lock itself is the flock, and a full disk must not keep a store from reading.
+    with contextlib.suppress(OSError):
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     return lock
 
 
@@ -167,20 +170,28 @@ def _check(path: Path, found: Identity, wanted: Identity) -> None:
 
 
 def _write_identity(path: Path, identity: Identity) -> None:
-    """Writes the file durably under another name first: it is there whole or not at all."""
+    """Writes the file durably under another name first: it is there whole or not at all, and once it is
+    there, so is the way to it.
+    """
     temporary = path / (IDENTITY + ".new")
     with temporary.open("w") as file:
         json.dump({"format": FORMAT_VERSION, **identity._asdict()}, file)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
+    for above in path.resolve().parents:  # any of them may be new; one that we may not read is not
+        with contextlib.suppress(PermissionError):
+            _sync_directory(above)
     temporary.replace(path / IDENTITY)
-    for directory in (path, path.parent):  # the second for the directory's own entry, which may be new
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    _sync_directory(path)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _explain(path: Path, error: OSError) -> str:

@@ -28,7 +28,13 @@ LOG_THREADS: Final = 4
 threads, 1.5 ms by 8.
 """
 
-_REFUSAL_LOG_INTERVAL_S: Final = 10.0  # a full disk is one line now and then, not one per write
+LATE_LOOK_S: Final = 1.0
+"""How often what waits for a log write that does not end is looked through for deadlines that passed."""
+
+STUCK_S: Final = 5.0
+"""A log write that takes longer is worth a line: a healthy disk needs milliseconds, a busy one a second."""
+
+_LOG_INTERVAL_S: Final = 10.0  # a full disk is one line now and then, not one per write; a stuck one as well
 
 _log = logs.get("groupcommit")
 
@@ -39,13 +45,17 @@ class GroupCommit:
     def __init__(self, clock: Clock, notify: Callable[[Callable[[], None]], None]) -> None:
         self.writes = 0
         self.entries = 0
+        self.refused = 0
+        self.failed = 0
         self.append_time = Histogram()
         self.apply_time = Histogram()
         self._clock = clock
         self._notify = notify
         self._dirty: dict[Replica, None] = {}
-        self._writing: set[Replica] = set()
+        self._writing: dict[Replica, float] = {}  # since when
+        self._late_look_at = float("-inf")
         self._refusal_logged_at = float("-inf")
+        self._stuck_logged_at = float("-inf")
         self._work: SimpleQueue[tuple[Replica, list[Entry]] | None] = (
             SimpleQueue()
         )  # holds a replica at most once
@@ -60,6 +70,10 @@ class GroupCommit:
     def idle(self) -> bool:
         """Nothing is being logged and nothing waits for it."""
         return not self._writing and not self._dirty
+
+    def longest_s(self) -> float:
+        """How long the oldest log write has been under way; 0.0 when there is none."""
+        return self._clock.monotonic() - next(iter(self._writing.values())) if self._writing else 0.0
 
     def dirty(self, replica: Replica) -> None:
         """`replica` has pending writes."""
@@ -76,10 +90,22 @@ class GroupCommit:
             del self._dirty[replica]
             entries = replica.seal(now)
             if entries:
-                self._writing.add(replica)
+                self._writing[replica] = now
                 self.writes += 1
                 self.entries += len(entries)
                 self._work.put((replica, entries))
+        if self._dirty and now >= self._late_look_at:
+            self._late_look_at = now + LATE_LOOK_S
+            self._look_late(now)
+
+    def _look_late(self, now: float) -> None:
+        """What is still dirty waits for a log write under way."""
+        for replica in self._dirty:
+            replica.drop_late(now)
+        stuck = [replica.partition for replica in self._dirty if now - self._writing[replica] >= STUCK_S]
+        if stuck and now - self._stuck_logged_at >= _LOG_INTERVAL_S:
+            self._stuck_logged_at = now
+            _log.error("log_write_stuck", partitions=sorted(stuck), seconds=round(self.longest_s(), 1))
 
     def close(self, timeout_s: float) -> bool:
         """Ends the log threads; False if one is still in a system call after `timeout_s`, when its engine
@@ -100,13 +126,14 @@ class GroupCommit:
             self._notify(partial(self._done, replica, outcome, time.perf_counter_ns() - begin))
 
     def _done(self, replica: Replica, outcome: int | Exception, elapsed_ns: int) -> None:
-        self._writing.remove(replica)
+        del self._writing[replica]
         self.append_time.observe(elapsed_ns)
         if isinstance(outcome, int):
             self._apply(replica, outcome)
         elif isinstance(outcome, EngineReadOnly):
             self._refuse(replica, outcome)
         else:
+            self.failed += 1
             error = f"{type(outcome).__name__}: {outcome}"
             _log.error("log_write_failed", partition=replica.partition, error=error)
             replica.lost(f"the log write failed: {error}")
@@ -120,9 +147,10 @@ class GroupCommit:
         self.apply_time.observe(time.perf_counter_ns() - begin)
 
     def _refuse(self, replica: Replica, error: EngineReadOnly) -> None:
+        self.refused += 1
         replica.refused(str(error))
         now = self._clock.monotonic()
-        if now - self._refusal_logged_at >= _REFUSAL_LOG_INTERVAL_S:
+        if now - self._refusal_logged_at >= _LOG_INTERVAL_S:
             self._refusal_logged_at = now
             _log.error("log_write_refused", partition=replica.partition, error=str(error))
 

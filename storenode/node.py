@@ -119,7 +119,7 @@ class StoreNode:
         self._figures.directory = directory
         shared = self._open_shared(directory)
         stack.callback(shared.close)
-        budget = Budget(self._config.limits.in_flight_bytes)
+        budget = self._figures.budget = Budget(self._config.limits.in_flight_bytes)
         options = engine.Options(memtable_bytes=self._config.engine.memtable)
         replicas = {}
         for partition in self._map.partitions_of(self._config.node.id):

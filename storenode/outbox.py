@@ -10,12 +10,15 @@ from collections.abc import Callable
 from typing import Final
 
 from kvclient.errors import Status
-from shared import messages
+from shared import frames, messages
 
 REPLY_BYTES_MAX: Final = 4 << 20
 """Answers are sent before the turn ends when they reach this: memory stays bounded, and a frame does not hold
 up heartbeats for long.
 """
+
+ANSWER_OVERHEAD: Final = REPLY_BYTES_MAX // frames.ITEMS_MAX
+"""What an answer counts beside its body, so that a reply never has more answers than a router decodes."""
 
 
 class Outbox:
@@ -35,7 +38,7 @@ class Outbox:
         if box is None:
             box = self._boxes[router] = []
         box.append((token, status, body))
-        self._bytes += len(body)
+        self._bytes += len(body) + ANSWER_OVERHEAD
         if self._bytes >= REPLY_BYTES_MAX:
             self.flush()
 

@@ -3,6 +3,10 @@
 Owns the rpc socket. Every message but a FAULT is answered, whatever it holds; nothing that a message holds
 can end the loop or the drain. Reads are answered at once, writes go to their partition, and all answers of a
 turn leave at its end, one frame per router. One thread, the reactor's.
+
+Stopping: nothing more is read until the writes taken so far are answered; then what has arrived meanwhile is
+read once more and its writes refused. A write that nobody answers may have been applied, as far as its router
+can tell.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from shared.clock import Clock
 from shared.clustermap import ClusterMap
 from shared.metrics import Counters
 from shared.opstream import Limits, inspect
-from shared.reactor import Reactor
+from shared.reactor import Reactor, drain_router
 from shared.sockets import send_or_drop
 from storenode.groupcommit import GroupCommit
 from storenode.outbox import Outbox
@@ -32,6 +36,9 @@ STOP_GRACE_S: Final = 4.0
 """How long a stopping store waits for its log write; less than the 5 s and 10 s after which supervisors kill.
 """
 
+STOP_DRAIN_S: Final = 0.2
+"""How long a stopping store reads what has arrived, at most: routers send on until its socket is gone."""
+
 DEFECT_LOG_INTERVAL_S: Final = 1.0
 
 _COUNTERS: Final = (
@@ -42,6 +49,7 @@ _COUNTERS: Final = (
 
 _TIMEOUT: Final = encode_error("the deadline passed before the store could serve it; nothing was applied")
 _EMPTY: Final = encode_error("an empty op stream asks for nothing")
+_STOPPING: Final = encode_error("this store is stopping; nothing was applied")
 
 _log = logs.get("service")
 
@@ -115,7 +123,16 @@ class Service:
         self._commit.flush()
         self.outbox.flush()
         if self._stopping and self._commit.idle:
+            self._refuse_unread()
             self._reactor.stop()
+
+    def _refuse_unread(self) -> None:
+        """Answers what has arrived since `stop`."""
+        assert self._socket is not None, "stop() does nothing before start()"
+        deadline = self._clock.monotonic() + STOP_DRAIN_S
+        while self._clock.monotonic() < deadline and (batch := drain_router(self._socket.recv)):
+            self._on_messages(batch)
+            self.outbox.flush()
 
     def _on_messages(self, batch: list[list[bytes]]) -> None:
         arrived = self._clock.monotonic()
@@ -130,7 +147,7 @@ class Service:
 
     def _on_message(self, message: list[bytes], arrived: float) -> None:
         if len(message) != 2:
-            raise ProtocolError(f"a message is one frame, this one has {len(message) - 1}")
+            raise ProtocolError("a message is one frame, this one has more")
         router, frame = message
         request = messages.decode_to_store(frame)
         if isinstance(request, messages.Batch):
@@ -170,6 +187,9 @@ class Service:
         shape = inspect(ops, self._limits)
         deadline = arrived + timeout_ms / 1000
         if shape.writes or (not ops and flags & FLAG_BARRIER):
+            if self._stopping:
+                self.outbox.add(router, token, Status.UNAVAILABLE, _STOPPING)
+                return
             self.counters.values[WRITES] += 1
             retry = flags & FLAG_RETRY != 0
             route = (router, token)
@@ -203,6 +223,10 @@ class Service:
         answers are dropped.
         """
         assert self._socket is not None, "nothing is answered before start()"
-        dropped = send_or_drop(self._socket, (router, frame))
+        try:
+            dropped = send_or_drop(self._socket, (router, frame))
+        except zmq.ZMQError:  # whoever answers is in the middle of a partition's work, which must go on
+            self._defect()
+            return
         if dropped is not None:
             self.counters.values[DROPPED_FULL if dropped == "full" else DROPPED_GONE] += 1

@@ -154,6 +154,27 @@ static inline int mp_skip(mp_cursor *cursor) {
     return 1;
 }
 
+enum mp_extent { MP_WHOLE, MP_BROKEN, MP_TOO_MANY };
+
+/* Steps over one whole value as mp_skip() does, unless it and all that it holds are more than `most` values. */
+static inline enum mp_extent mp_skip_within(mp_cursor *cursor, uint64_t most) {
+    uint64_t pending = 1;
+    mp_value value;
+    while (pending) {
+        if (pending > most)
+            return MP_TOO_MANY;
+        if (!mp_next(cursor, &value) || value.type == MP_INVALID)
+            return MP_BROKEN;
+        pending -= 1;
+        most -= 1;
+        if (value.type == MP_ARRAY)
+            pending += value.number;
+        else if (value.type == MP_MAP)
+            pending += 2 * value.number;
+    }
+    return MP_WHOLE;
+}
+
 /* Bytes that mp_write_bin() and mp_write_uint() may need for their header at most. */
 #define MP_HEADER_MAX 9
 

@@ -63,13 +63,13 @@ class Background:
         tree: Tree,
         options: Options,
         counters: Counters,
-        now_ms: Callable[[], int],
+        before_flush: Callable[[], None],
         after_flush: Callable[[], None],
     ) -> None:
         self._tree = tree
         self._options = options
         self._counters = counters
-        self._now_ms = now_ms
+        self._before_flush = before_flush
         self._after_flush = after_flush
         self._proposed: tuple[Version, Proposal | None] | None = None
         self._jobs: dict[str, Job] = {}
@@ -143,6 +143,7 @@ class Background:
 
     def _flush(self) -> None:
         started = time.monotonic()
+        self._before_flush()
         result = flush(self._tree, self._tree.retired[-1], self._options, partial(self._watch, FLUSH))
         self._counters.flushed(result, time.monotonic() - started)
         self._after_flush()
@@ -156,9 +157,7 @@ class Background:
             else propose(self._tree.version, self._options)
         )
         if proposal is not None:
-            result = compact(
-                self._tree, proposal, self._options, self._now_ms(), partial(self._watch, COMPACTION)
-            )
+            result = compact(self._tree, proposal, self._options, partial(self._watch, COMPACTION))
             self._counters.compacted(result, time.monotonic() - started)
         if everything:
             self.wants_everything = False

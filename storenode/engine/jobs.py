@@ -59,8 +59,12 @@ def flush(tree: Tree, retired: Retired, options: Options, watch: Watch) -> JobRe
     return JobResult(retired.memtable.memory_bytes, sum(table.size for table in outputs), len(outputs))
 
 
-def compact(tree: Tree, proposal: Proposal, options: Options, now_ms: int, watch: Watch) -> JobResult:
-    """Carry out a proposal for the tree's current version."""
+def compact(tree: Tree, proposal: Proposal, options: Options, watch: Watch) -> JobResult:
+    """Carry out a proposal for the tree's current version.
+
+    What counts as expired is what had expired at the last flush: entries that are only in the log are
+    replayed from that moment on, and must find what they found the first time.
+    """
     if proposal.move:
         tree.install([table._replace(level=proposal.output_level) for table in proposal.upper], ())
         return JobResult(0, 0, 0, moved=True)
@@ -77,14 +81,14 @@ def compact(tree: Tree, proposal: Proposal, options: Options, now_ms: int, watch
         _tables(tree, runs),
         _tables(tree, below),
         tree.tables_of(deeper[0]) if deeper else (),
-        now_ms=now_ms,
+        now_ms=tree.flushed_now_ms,
         table_bytes=options.table_bytes,
         overlap_bytes_max=OVERLAP_TABLES_MAX * options.table_bytes,
         block_bytes=options.block_bytes,
         bits_per_key=options.bits_per_key,
     )
     outputs = _run(tree, job, proposal.output_level, watch)
-    _install(tree, outputs, numbers, now_ms=now_ms)
+    _install(tree, outputs, numbers)
     return JobResult(sum(table.size for table in inputs), sum(table.size for table in outputs), len(outputs))
 
 
@@ -130,10 +134,9 @@ def _install(
     removed: set[int] | tuple[()],
     *,
     flushed: Retired | None = None,
-    now_ms: int = 0,
 ) -> None:
     try:
-        tree.install(outputs, removed, flushed=flushed, now_ms=now_ms)
+        tree.install(outputs, removed, flushed=flushed)
     except OSError:
         _remove(tree, [table_path(tree.directory, table.number) for table in outputs])
         raise

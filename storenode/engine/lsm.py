@@ -20,7 +20,7 @@ from typing import Any
 from kvclient.errors import Corruption
 from kvclient.protocol import encode_delete, encode_put
 from storenode.engine import statistics
-from storenode.engine.background import Background
+from storenode.engine.background import COMPACTION, FLUSH, Background
 from storenode.engine.errors import EngineClosed, EngineFailed, EngineReadOnly
 from storenode.engine.options import Options
 from storenode.engine.recovery import recover
@@ -75,7 +75,7 @@ class Engine:
         self.damage: Corruption | None = None
         """The first damaged block that a write op met, if any: this copy of the data should be rebuilt."""
         self.counters = statistics.Counters()
-        self.background = Background(self.tree, options, self.counters, lambda: self._now_ms, self._drop_logs)
+        self.background = Background(self.tree, options, self.counters, self._log.sync, self._drop_logs)
         shared.register(self)
         shared.wake()
 
@@ -175,14 +175,17 @@ class Engine:
         self._view()
         self.retire_memtable()
         if wait:
-            self._wait_until(lambda: not self.tree.retired)
+            self._wait_until(lambda: not self.tree.retired, FLUSH)
 
     def compact(self) -> None:
         """Merge everything into one level, dropping all that can be dropped. Needs room for a second copy;
         returns when done."""
         self.flush()
         self.background.wants_everything = True
-        self._wait_until(lambda: not self.background.wants_everything)
+        try:
+            self._wait_until(lambda: not self.background.wants_everything, COMPACTION)
+        finally:
+            self.background.wants_everything = False  # smaller compactions may do what this one could not
 
     def verify(self) -> list[str]:
         """Check every block of every table, and the manifest against what is in use; what is wrong, empty if
@@ -215,14 +218,19 @@ class Engine:
         )
 
     def close(self) -> None:
-        """Stop the jobs, end the log, give up the files. Snapshots stay usable. Closing twice is fine."""
+        """Stop the jobs, end the log, give up the files. Snapshots stay usable. Closing twice is fine.
+        RuntimeError while another thread appends."""
         if self._closed:
             return
+        if not self._append_lock.acquire(blocking=False):
+            raise RuntimeError("the engine cannot be closed while another thread appends to it")
         self._closed = True
+        self._append_lock.release()
         self.background.stop()
         self.shared.forget(self)
         self._log.close()
         self.tree.close()
+        self.shared.release(self.engine_id)
         if self._owns_shared:
             self.shared.close()
 
@@ -262,14 +270,14 @@ class Engine:
         return view
 
     def _append(self, entries: Sequence[Entry], *, sync: bool) -> int:
-        if self._closed:
-            raise EngineClosed(f"{self.directory}: the engine is closed")
-        failure = self._broken or self.background.broken
-        if failure:
-            raise EngineFailed(failure)
         if not self._append_lock.acquire(blocking=False):
             raise RuntimeError("two threads append to one engine")
         try:
+            if self._closed:
+                raise EngineClosed(f"{self.directory}: the engine is closed")
+            failure = self._broken or self.background.broken
+            if failure:
+                raise EngineFailed(failure)
             number = self._log.append(entries, sync=sync)
             self._logs.add(number)
             return number
@@ -299,24 +307,32 @@ class Engine:
 
     def _wait_for_room(self) -> None:
         started = time.monotonic()
-        self._wait_until(lambda: self.pressure() < 2)
+        self._wait_until(lambda: self.pressure() < 2, FLUSH, COMPACTION)
         self.counters.stalls += 1
         self.counters.stall_seconds += time.monotonic() - started
 
-    def _wait_until(self, done: Callable[[], bool]) -> None:
-        """Wait for the workers; raise what keeps them from getting there."""
+    def _wait_until(self, done: Callable[[], bool], *kinds: str) -> None:
+        """Wait for the workers to do jobs of these kinds; raise what keeps them from it."""
         background = self.background
         background.retry_now()
         self.shared.wake()
-        self.shared.wait_for(lambda: done() or self._closed or bool(background.broken or background.failures))
+
+        def broken() -> str | None:
+            return self._broken or background.broken
+
+        def failures() -> list[Exception]:
+            return [failure.error for kind, failure in background.failures.copy().items() if kind in kinds]
+
+        self.shared.wait_for(lambda: done() or self._closed or bool(broken() or failures()))
         if done():
             return
-        if background.broken:
-            raise EngineFailed(background.broken)
-        for failure in list(background.failures.values()):
-            if isinstance(failure.error, OSError):
-                raise EngineReadOnly(str(failure.error)) from failure.error
-            raise failure.error
+        reason = broken()
+        if reason:
+            raise EngineFailed(reason)
+        for error in failures():
+            if isinstance(error, OSError):
+                raise EngineReadOnly(str(error)) from error
+            raise error
         raise EngineClosed(f"{self.directory}: the engine was closed")
 
 
@@ -333,9 +349,11 @@ def open(
         raise ValueError(f"engine_id must be in 0..65534, not {engine_id}")
     owned = shared is None
     used = Shared(path) if shared is None else shared
+    used.claim(engine_id)
     try:
         return Engine(path, options or Options(), used, engine_id, owns_shared=owned)
     except BaseException:
+        used.release(engine_id)
         if owned:
             used.close()
         raise

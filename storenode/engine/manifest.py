@@ -139,16 +139,17 @@ class Manifest:
                     found = cursor.next()
         except (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, struct.error) as error:
             raise Corruption(f"{self._directory}: engine {engine_id}: {error}") from error
-        self._digests[engine_id] = digests
         if state is None:
             if tables:
                 raise Corruption(f"{self._directory}: engine {engine_id} has tables but no state")
+            self._digests[engine_id] = digests
             return None, []
         version, next_file, log_number, flushed_sequence, now_ms, count, digest = state
         if version != VERSION:
             raise Corruption(f"{self._directory}: engine {engine_id}: unknown state version {version}")
         if (count, digest) != (len(tables), sum(digests.values()) & _DIGEST_MASK):
             raise Corruption(f"{self._directory}: engine {engine_id}: table records are missing or foreign")
+        self._digests[engine_id] = digests  # not earlier: a later commit must not vouch for damage
         return State(next_file, log_number, flushed_sequence, now_ms), tables
 
     def _commit(

@@ -118,13 +118,13 @@ def _replay(tree: Tree, logs: list[Log], options: Options) -> tuple[int, int]:
                 raise Corruption(f"{log.path}: sequence {first_sequence} comes after {next_sequence - 1}")
             if tree.active.memory_bytes >= options.memtable_bytes:
                 tree.retire(log.number, next_sequence - 1, now_ms)
-            now_ms = max(now_ms, entry_now_ms)
+            at_ms = max(now_ms, entry_now_ms)
             assert tree.view is not None
             try:
-                _, count, _ = tree.view.apply(ops, first_sequence, now_ms)
+                _, count, _ = tree.view.apply(ops, first_sequence, at_ms)
             except InvalidRequest:
                 continue  # it was refused as a whole when it was applied, too
-            next_sequence = first_sequence + count
+            next_sequence, now_ms = first_sequence + count, at_ms
     return next_sequence, now_ms
 
 
@@ -146,10 +146,11 @@ def _remove_orphans(
 
 
 def _newest_sequence(shared: Shared, directory: str, engine_id: int, number: int) -> int:
-    """The highest sequence in a complete table, 0 for one that was never finished."""
-    size = shared.vfs.size(table_path(directory, number))
-    meta = TableMeta(number, 0, engine_id << 48 | number, size, 0, 0, 0, 0, 0, 0, 0, 0, b"", b"")
+    """The highest sequence in a complete table, 0 for one that was never finished or that a worker of the
+    same process has just removed."""
     try:
+        size = shared.vfs.size(table_path(directory, number))
+        meta = TableMeta(number, 0, engine_id << 48 | number, size, 0, 0, 0, 0, 0, 0, 0, 0, b"", b"")
         newest = open_table(shared, directory, meta).properties().get("max_sequence", 0)
     except (Corruption, OSError):
         return 0

@@ -57,17 +57,28 @@ class Shared:
             self._lock_file.close()
             raise
         self.engines: dict[int, Engine] = {}
+        self._claimed: set[int] = set()
         self._worker_count = workers
         self._threads: list[threading.Thread] = []
         self._condition = threading.Condition()
         self._obsolete: deque[str] = deque()  # bounded by the tables that there are
         self._closed = False
 
-    def register(self, engine: Engine) -> None:
-        """Let the workers look after an engine. ValueError if its id is taken."""
+    def claim(self, engine_id: int) -> None:
+        """Take an id, before anything of the engine is touched. ValueError if it is taken."""
         with self._condition:
-            if engine.engine_id in self.engines:
-                raise ValueError(f"engine {engine.engine_id} is open already")
+            if engine_id in self._claimed:
+                raise ValueError(f"engine {engine_id} is open already")
+            self._claimed.add(engine_id)
+
+    def release(self, engine_id: int) -> None:
+        """The engine of this id is closed, or could not be opened."""
+        with self._condition:
+            self._claimed.discard(engine_id)
+
+    def register(self, engine: Engine) -> None:
+        """Let the workers look after an engine whose id is claimed."""
+        with self._condition:
             self.engines[engine.engine_id] = engine
 
     def forget(self, engine: Engine) -> None:
@@ -116,7 +127,7 @@ class Shared:
         with self._condition:
             if self._closed:
                 return
-            if self.engines:
+            if self._claimed:
                 raise RuntimeError("close the engines before what they share")
             self._closed = True
             self._condition.notify_all()
@@ -143,9 +154,13 @@ class Shared:
             self._run_one(only_flushes)
 
     def _remove_obsolete(self) -> None:
-        while self._obsolete:
+        while True:
+            try:
+                path = self._obsolete.popleft()
+            except IndexError:  # never asked before: another worker may take the last one meanwhile
+                return
             with contextlib.suppress(OSError):  # an orphan is removed when the engine is opened next
-                self.vfs.unlink(self._obsolete.popleft())
+                self.vfs.unlink(path)
 
     def _claim(self, only_flushes: bool) -> tuple[Engine, str] | float | None:
         """A job to do, seconds to wait for the next try of one, or None if nothing is due. The condition

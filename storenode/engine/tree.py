@@ -62,6 +62,7 @@ class Tree:
         self._lock = threading.Lock()
         self._commit_lock = threading.Lock()
         self.active = Memtable(state.log_number)
+        self._covered = (state.flushed_sequence, state.now_ms)  # by what comes before `active`
         self.view: View | None = None
         self._make_view()
 
@@ -73,15 +74,20 @@ class Tree:
             return number
 
     def retire(self, first_wal: int, last_sequence: int, now_ms: int) -> bool:
-        """Begin a new memtable, whose first entry will be in log `first_wal`. False if the old one was
-        empty and is just dropped."""
+        """Begin a new memtable, whose first entry will be in log `first_wal`. False if the old one is just
+        dropped.
+
+        An empty one is kept if entries were applied to it: they changed nothing, but they took sequences and
+        moved time, which its flush records before their log may go.
+        """
         with self._lock:
-            filled = self.active.count > 0
-            if filled:
+            kept = self.active.count > 0 or self._covered != (last_sequence, now_ms)
+            if kept:
                 self.retired = (Retired(self.active, last_sequence, now_ms), *self.retired)
+                self._covered = (last_sequence, now_ms)
             self.active = Memtable(first_wal)
             self._make_view()
-            return filled
+            return kept
 
     def install(
         self,
@@ -89,7 +95,6 @@ class Tree:
         removed: Collection[int],
         *,
         flushed: Retired | None = None,
-        now_ms: int = 0,
     ) -> None:
         """Make a finished job's result the engine's state, durably. A table in `added` that exists already
         only moves.
@@ -101,7 +106,7 @@ class Tree:
             opened = {table.number: self.open_table(table) for table in added if table.number not in moved}
             version = self.version.change(added, {*removed, *moved})
             flushed_sequence = flushed.last_sequence if flushed else self.flushed_sequence
-            flushed_now_ms = max(self.flushed_now_ms, flushed.now_ms if flushed else now_ms)
+            flushed_now_ms = flushed.now_ms if flushed else self.flushed_now_ms
             log_number = self._log_number_without(flushed)
             state = State(self._next_file, log_number, flushed_sequence, flushed_now_ms)
             self.shared.manifest.commit(self.engine_id, state, added, removed)

@@ -2,13 +2,14 @@
 
 Invariants: what `append` returned for with sync is durable. A log is complete and durable before the next one
 is begun. A failed write leaves the file as it was; a failed sync ends all writing, since nobody can say then
-what is on the disk. `append` is called by one thread at a time; `want_new_file` by any.
+what is on the disk. `append` is called by one thread at a time; `sync` and `want_new_file` by any.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -52,6 +53,7 @@ class LogWriter:
         self._take_number = take_number
         self._file: File | None = None
         self._wants_new_file = False
+        self._lock = threading.Lock()
         self.number, self._length = last
         self._synced = self._length
         self.bytes_written = 0
@@ -67,21 +69,28 @@ class LogWriter:
 
     def append(self, entries: Sequence[Entry], *, sync: bool) -> int:
         """Write all entries with one call; the number of the log they are in."""
-        if self.failure is not None:
-            raise EngineFailed(self.failure)
-        if self._file is None or self._length >= self._file_bytes or self._wants_new_file:
-            self._begin(entries)
-        else:
-            data = codec.wal_records(entries, self._file_id, self._length, self._synced)
-            self._write(self._file, data)
-        if sync:
-            self.sync()
-        return self.number
+        with self._lock:
+            if self.failure is not None:
+                raise EngineFailed(self.failure)
+            if self._file is None or self._length >= self._file_bytes or self._wants_new_file:
+                self._begin(entries)
+            else:
+                data = codec.wal_records(entries, self._file_id, self._length, self._synced)
+                self._write(self._file, data)
+            if sync:
+                self._sync()
+            return self.number
 
     def sync(self) -> None:
-        """Make all that was appended durable."""
+        """Make all that was appended durable. EngineFailed also if that failed once before."""
+        with self._lock:
+            self._sync()
+
+    def _sync(self) -> None:
         if self._file is None or self._synced == self._length:
             return
+        if self.failure is not None:
+            raise EngineFailed(self.failure)
         try:
             self._file.sync()
         except OSError as error:
@@ -91,20 +100,24 @@ class LogWriter:
 
     def close(self) -> None:
         """End the log with a mark that says that all of it is durable, as far as the disk lets us."""
-        if self._file is None:
-            return
-        try:
-            if self.failure is None and self._length > HEADER_BYTES:
-                self.sync()
-                self._write(
-                    self._file, codec.wal_records([(0, 0, b"")], self._file_id, self._length, self._synced)
-                )
-                self.sync()
-        except (EngineReadOnly, EngineFailed):
-            pass  # without the mark the log is as good as after a crash
-        finally:
-            self._file.close()
-            self._file = None
+        with self._lock:
+            if self._file is None:
+                return
+            try:
+                if self._length > HEADER_BYTES:
+                    self._end(self._file)
+            except (EngineReadOnly, EngineFailed):
+                pass  # without the mark the log is as good as after a crash
+            finally:
+                self._file.close()
+                self._file = None
+
+    def _end(self, file: File) -> None:
+        if self.failure is not None:
+            raise EngineFailed(self.failure)
+        self._sync()
+        self._write(file, codec.wal_records([(0, 0, b"")], self._file_id, self._length, self._synced))
+        self._sync()
 
     @property
     def _file_id(self) -> int:
@@ -116,8 +129,10 @@ class LogWriter:
         except OSError as error:
             try:
                 file.truncate(self._length)
+                file.sync()  # or a crash could bring back, whole, an entry that was refused
             except OSError as second:
                 self._fail(file.path, "truncate", second)
+            self._synced = self._length
             if error.errno in NO_ROOM:
                 raise EngineReadOnly(f"{file.path}: {error.strerror}") from error
             self._fail(file.path, "write", error)
@@ -127,7 +142,7 @@ class LogWriter:
     def _begin(self, entries: Sequence[Entry]) -> None:
         """Begin a new log with these entries; on any failure to write it the old one stays the current
         one."""
-        self.sync()
+        self._sync()
         number = self._take_number()
         path = wal_path(self._directory, number)
         header = codec.wal_header(self._engine_id, number, self.number, self._length)
@@ -141,7 +156,11 @@ class LogWriter:
             file.write_at(0, data)
         except OSError as error:
             file.close()
-            self._vfs.unlink(path)
+            try:
+                self._vfs.unlink(path)
+                self._vfs.sync_directory(self._directory)  # for the same reason as in _write
+            except OSError as second:
+                self._fail(path, "removal", second)
             if error.errno in NO_ROOM:
                 raise EngineReadOnly(f"{path}: {error.strerror}") from error
             self._fail(path, "write", error)

@@ -19,14 +19,11 @@ Invariants
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any, Final, Protocol
 
-import msgpack
-
-from kvclient.errors import RequestTooLarge, Status
+from kvclient.errors import Status
 from kvclient.protocol import encode_error
 from shared.clock import Clock
 from storenode.replica.budget import Budget
@@ -35,12 +32,6 @@ from storenode.replica.sessions import SessionTable, Verdict
 
 Answer = Callable[[bytes, int, int, bytes], None]
 Entry = tuple[int, int, bytes]  # first sequence, stamp in ms, ops: what the log stores
-
-READ_OPS_MAX: Final = 128
-READ_BYTES_MAX: Final = 64 << 20
-"""A read of more than READ_OPS_MAX ops goes to the engine in parts, and ends when it holds READ_BYTES_MAX:
-10 000 keys with values of 1 MiB would otherwise take 10 GiB of memory.
-"""
 
 ROUTES_MAX: Final = 8  # attempts of one write that wait together: more than an SDK makes in one log write
 BUSY_RETRY_MS: Final = 20  # a few log writes
@@ -101,22 +92,9 @@ class Replica:
         """Results of a stream of `count` ops that only read, all of one moment.
 
         Sees every write that was answered; the engine sees to it that time does not go back behind theirs.
-        RequestTooLarge, Corruption.
+        Corruption.
         """
-        now_ms = self._clock.wall_ms()
-        if count <= READ_OPS_MAX:
-            return self.engine.read(ops, now_ms)
-        results: list[bytes] = []
-        size = 0
-        for part in _cut(ops):
-            results.append(self.engine.read(part, now_ms))
-            size += len(results[-1])
-            if size > READ_BYTES_MAX:
-                raise RequestTooLarge(
-                    f"the values asked for are over {READ_BYTES_MAX} bytes together: ask for fewer at once",
-                    limit=READ_BYTES_MAX,
-                )
-        return b"".join(results)
+        return self.engine.read(ops, self._clock.wall_ms())
 
     def propose(
         self,
@@ -170,37 +148,44 @@ class Replica:
             self._answer(*route, Status.BUSY, _MANY_ATTEMPTS)
 
     def seal(self, now: float) -> list[Entry]:
-        """The entries to log next, in order, for all that is pending; what expired meanwhile is answered
-        TIMEOUT instead.
-        """
+        """The entries to log next, in order, for all that is pending and not too late."""
         assert not self._sealed, "one log write at a time"
+        self.drop_late(now)
         self._stamp = stamp = max(self._clock.wall_ms(), self._stamp)
         self._first_sequence = sequence = self.engine.next_sequence
         entries: list[Entry] = []
         for proposal in self._pending:
-            if proposal.deadline <= now:
-                self._cancel(proposal, Status.TIMEOUT, _TIMEOUT)
-                continue
-            self._sealed.append(proposal)
             entries.append((sequence, stamp, proposal.ops))
             sequence += proposal.count
-        self._pending = []
+        self._sealed, self._pending = self._pending, []
         return entries
+
+    def drop_late(self, now: float) -> None:
+        """Answers TIMEOUT to what is pending and past its deadline. `seal` does so; call it also while a log
+        write does not end, or what waits for it holds its bytes of the node's budget.
+        """
+        late = [proposal for proposal in self._pending if proposal.deadline <= now]
+        if late:
+            self._pending = [proposal for proposal in self._pending if proposal.deadline > now]
+            for proposal in late:
+                self._cancel(proposal, Status.TIMEOUT, _TIMEOUT)
 
     def committed(self, wal: int) -> None:
         """The sealed entries are durable, in the log file `wal`: applies them in order and answers."""
         sealed, self._sealed = self._sealed, []
         sequence, apply, stamp = self._first_sequence, self.engine.apply, self._stamp
         now = self._clock.monotonic()
-        for index, proposal in enumerate(sealed):
-            try:
+        applied = 0
+        try:
+            for proposal in sealed:
                 results = apply(proposal.ops, sequence, stamp, wal)
-            except Exception as error:
-                # The entry is in the log and will be replayed: going on would make another state than that.
-                self._lose(sealed[index:], f"{type(error).__name__}: {error}")
-                raise
-            sequence += proposal.count
-            self._end(proposal, Status.OK, results, results, now)
+                applied += 1
+                sequence += proposal.count
+                self._end(proposal, Status.OK, results, results, now)
+        except Exception as error:
+            # The entries are in the log and will be replayed: going on would make another state than that.
+            self._lose(sealed[applied:], f"{type(error).__name__}: {error}")
+            raise
 
     def refused(self, reason: str) -> None:
         """The log wrote nothing of the sealed entries and says so for certain; later writes may succeed."""
@@ -240,17 +225,3 @@ class Replica:
             self.sessions.cancel(proposal.session, proposal.sequence)
         for router, token in proposal.routes:
             self._answer(router, token, status, body)
-
-
-def _cut(ops: bytes) -> Iterator[bytes]:
-    """The op stream in parts of READ_OPS_MAX ops."""
-    unpacker = msgpack.Unpacker(raw=False, max_buffer_size=0)
-    unpacker.feed(ops)
-    begin = 0
-    while begin < len(ops):
-        with contextlib.suppress(msgpack.OutOfData):
-            for _ in range(READ_OPS_MAX):
-                unpacker.skip()
-        end = unpacker.tell()
-        yield ops[begin:end]
-        begin = end

@@ -50,9 +50,12 @@ import storenode.engine
 from kvclient import protocol
 from storenode.engine import Options
 
-options = Options(memtable_bytes=1 << 14, table_bytes=1 << 14, base_bytes=1 << 15, level_ratio=2,
-level0_trigger=2) engine = storenode.engine.open(sys.argv[1], options=options) number = engine.next_sequence -
-1 while True:
+options = Options(
+    memtable_bytes=1 << 14, table_bytes=1 << 14, base_bytes=1 << 15, level_ratio=2, level0_trigger=2
+)
+engine = storenode.engine.open(sys.argv[1], options=options)
+number = engine.next_sequence - 1
+while True:
     entries, batch = [], []
     first = engine.next_sequence
     for _ in range(1 + number % 7):
@@ -81,6 +84,7 @@ def test_kill_9_in_the_middle_of_writing_loses_nothing(tmp_path: Path) -> None:
             acknowledged = int(line)
             if acknowledged >= goal:
                 break
+        assert acknowledged >= goal, "the child did not write"
         child.send_signal(signal.SIGKILL)
         rest = child.stdout.read().splitlines()
         child.wait(10)

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -130,6 +131,12 @@ def get(token: int, key: bytes) -> Item:
 def first_result(answer: Answer) -> list[Any]:
     assert answer.status == Status.OK, answer
     return protocol.decode_results(answer.body)[0]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 Start = Callable[..., Store]
@@ -310,12 +317,56 @@ def test_a_stop_answers_what_it_took_and_exits_cleanly(start: Start, number: sig
     while store.socket.poll(200):
         reply = messages.decode_to_router(store.socket.recv())
         assert isinstance(reply, BatchReply)
-        assert {answer.status for answer in reply.answers} == {Status.OK}
-        acknowledged |= {answer.token for answer in reply.answers}
+        assert {answer.status for answer in reply.answers} <= {Status.OK, Status.UNAVAILABLE}
+        acknowledged |= {answer.token for answer in reply.answers if answer.status == Status.OK}
     again = start()
     read = again.batch([get(token, b"key%d" % token) for token in range(1, 301)])
     present = {token for token, answer in read.items() if first_result(answer)[0] == 0}
     assert present == acknowledged
+
+
+def test_a_stop_refuses_the_writes_that_it_has_not_read_and_serves_the_reads(start: Start) -> None:
+    """Unanswered, they were OUTCOME_UNKNOWN to their clients, though nothing had happened to them."""
+    store = start()
+    store.batch([put(0, b"k", b"v")])
+    store.process.send_signal(signal.SIGSTOP)
+    for token in range(1, 2001):
+        store.socket.send(
+            messages.encode_batch(1, [put(token, b"new%d" % token, b"v"), get(100_000 + token, b"k")])
+        )
+    time.sleep(0.3)  # until the messages are in the kernel's buffers; nothing can say so
+    store.process.send_signal(signal.SIGTERM)
+    store.process.send_signal(signal.SIGCONT)
+    answers = store.answers(4000)
+    assert store.process.wait(DEADLINE_S) == 0
+    assert {answers[100_000 + token].status for token in range(1, 2001)} == {Status.OK}
+    assert {answers[token].status for token in range(1, 2001)} == {Status.UNAVAILABLE}
+    again = start()
+    read = again.batch([get(token, b"new%d" % token) for token in range(1, 2001)])
+    assert {first_result(answer)[0] for answer in read.values()} == {Status.NOT_FOUND}
+
+
+def test_a_log_that_cannot_be_written_stops_no_store(tmp_path: Path) -> None:
+    """Its own log on the disk that is full: saying so ended the process."""
+    path = tmp_path / "store.yaml"
+    port = free_port()
+    path.write_text(yaml.safe_dump(configuration(tmp_path, listen={"rpc": f"tcp://127.0.0.1:{port}"})))
+    command = [sys.executable, "-m", "storenode", "--config", str(path)]
+    with open("/dev/full", "wb") as full:
+        process = subprocess.Popen(command, stderr=full, stdin=subprocess.DEVNULL)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    try:
+        dealer = context.socket(zmq.DEALER)
+        dealer.connect(f"tcp://127.0.0.1:{port}")
+        dealer.send(messages.encode_ping(1))
+        assert dealer.poll(int(DEADLINE_S * 1000))
+        assert messages.decode_to_router(dealer.recv()) == Pong(1, 1, 1)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(DEADLINE_S) == 0
+    finally:
+        process.kill()
+        process.wait()
+        context.destroy(linger=0)
 
 
 def test_noop_answers_results_of_the_right_shape_and_touches_no_disk(start: Start, tmp_path: Path) -> None:

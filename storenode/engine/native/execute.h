@@ -16,8 +16,13 @@ enum {
     STATUS_NOT_FOUND = 1,
     STATUS_CONDITION_FAILED = 2,
     STATUS_NOT_AN_INTEGER = 3,
+    STATUS_REQUEST_TOO_LARGE = 13,
     STATUS_CORRUPTION = 40,
 };
+
+/* Once the results of a stream hold more, it gets no more values: 10 000 of them, of 1 MiB, would take
+ * 10 GiB. Depends on the results alone, so it is the same on every replica and in every replay. */
+#define RESULTS_BYTES_MAX (64u << 20)
 
 typedef struct {
     const view *v;
@@ -224,6 +229,11 @@ static inline int execute_found(execution *x, const operation *op, const state *
 static inline int execute_op(execution *x, const operation *op) {
     state found;
     memset(&found, 0, sizeof found);
+    if ((op->code == OP_GET || op->code == OP_SCAN) && x->out->size > RESULTS_BYTES_MAX) {
+        result_message(x, STATUS_REQUEST_TOO_LARGE,
+                       "the results before this one are over 64 MiB: ask for fewer keys at once");
+        return 0;
+    }
     if (op->code == OP_SCAN) return execute_scan(x, op);
     if (op->code != OP_PUT || op->condition != CONDITION_NONE) {
         if (execute_find(x, op->key, &found) < 0) return execute_unreadable(x);

@@ -46,7 +46,7 @@ typedef struct {
     size_t chunk_next;
     uint64_t random;
     uint64_t count;
-    memtable_node *head; /* of full height, before all keys */
+    memtable_node *head; /* of full height, before all keys; NULL as long as there are none */
     memtable_node *last;
     int height;
 } memtable;
@@ -105,6 +105,10 @@ static inline memtable_node *memtable_next(const memtable_node *node, int level)
     return __atomic_load_n(&node->next[level], __ATOMIC_ACQUIRE);
 }
 
+static inline memtable_node *memtable_head(const memtable *m) {
+    return __atomic_load_n(&m->head, __ATOMIC_ACQUIRE);
+}
+
 static inline slice memtable_key(const memtable_node *node) { return slice_of(node->key, node->key_size); }
 
 /* Whether `node` orders before (prefix, key, trailer); NULL is the end and orders before nothing. */
@@ -117,7 +121,7 @@ static inline int memtable_before(const memtable_node *node, uint64_t prefix, sl
 /* The first node at or behind (key, trailer). With `path`, also the last node before it at every level. */
 static inline memtable_node *memtable_seek(const memtable *m, slice key, uint64_t trailer,
                                            memtable_node **path) {
-    memtable_node *node = m->head, *next = NULL, *passed = NULL;
+    memtable_node *node = memtable_head(m), *next = NULL, *passed = NULL;
     if (!node) return NULL;
     uint64_t prefix = slice_prefix(key);
     for (int level = __atomic_load_n(&m->height, __ATOMIC_RELAXED) - 1; level >= 0; level--) {
@@ -134,16 +138,20 @@ static inline memtable_node *memtable_seek(const memtable *m, slice key, uint64_
 
 /* The last node before (key, trailer), NULL if there is none. */
 static inline memtable_node *memtable_seek_before(const memtable *m, slice key, uint64_t trailer) {
-    memtable_node *path[MEMTABLE_HEIGHT_MAX];
-    if (!m->head) return NULL;
+    memtable_node *path[MEMTABLE_HEIGHT_MAX], *head = memtable_head(m);
+    if (!head) return NULL;
     memtable_seek(m, key, trailer, path);
-    return path[0] == m->head ? NULL : path[0];
+    return path[0] == head ? NULL : path[0];
 }
 
 static inline memtable_node *memtable_first(const memtable *m) {
-    return m->head ? memtable_next(m->head, 0) : NULL;
+    memtable_node *head = memtable_head(m);
+    return head ? memtable_next(head, 0) : NULL;
 }
-static inline memtable_node *memtable_last(const memtable *m) { return m->last; }
+
+static inline memtable_node *memtable_last(const memtable *m) {
+    return __atomic_load_n(&m->last, __ATOMIC_ACQUIRE);
+}
 
 static inline memtable_node *memtable_previous(const memtable *m, const memtable_node *node) {
     memtable_node *previous = __atomic_load_n(&node->previous, __ATOMIC_ACQUIRE);
@@ -173,10 +181,11 @@ static inline memtable_node *memtable_make_node(memtable *m, int height, slice k
 }
 
 static inline int memtable_make_head(memtable *m) {
-    m->head = memtable_make_node(m, MEMTABLE_HEIGHT_MAX, slice_of(NULL, 0));
-    if (!m->head) return -1;
-    memset(m->head->next, 0, MEMTABLE_HEIGHT_MAX * sizeof(memtable_node *));
-    m->head->previous = NULL;
+    memtable_node *head = memtable_make_node(m, MEMTABLE_HEIGHT_MAX, slice_of(NULL, 0));
+    if (!head) return -1;
+    memset(head->next, 0, MEMTABLE_HEIGHT_MAX * sizeof(memtable_node *));
+    head->previous = NULL;
+    __atomic_store_n(&m->head, head, __ATOMIC_RELEASE); /* a reader may look already */
     return 0;
 }
 
@@ -200,8 +209,9 @@ static inline int memtable_add(memtable *m, const entry *e, int shared_value) {
     node->trailer = e->trailer;
     node->deadline = e->deadline;
     memtable_node *behind = memtable_seek(m, e->key, e->trailer, path);
-    while (m->height < height)
-        path[m->height++] = m->head;
+    for (int level = m->height; level < height; level++)
+        path[level] = m->head;
+    if (m->height < height) __atomic_store_n(&m->height, height, __ATOMIC_RELAXED);
     node->previous = path[0];
     for (int level = 0; level < height; level++) {
         node->next[level] = path[level]->next[level];

@@ -109,3 +109,27 @@ def test_bound_fields_are_added_to_every_line_of_that_logger_only() -> None:
     one, two = map(json.loads, out.getvalue().splitlines())
     assert one["partition"] == 7
     assert "partition" not in two
+
+
+class Full(io.StringIO):
+    """A log file on a full disk, or a pipe that nobody reads any more."""
+
+    def write(self, text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+    def flush(self) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_a_line_that_cannot_be_written_is_lost_and_fails_nobody() -> None:
+    """The reactor logs the failures of handlers: that this failed too ended the process."""
+    for format in ("json", "console"):
+        logs.configure("info", format, stream=Full())
+        logs.get("full").error("log_write_refused")
+    closed = io.StringIO()
+    closed.close()
+    logs.configure("info", "json", stream=closed)
+    try:
+        raise ValueError
+    except ValueError:
+        logs.get("full").exception("handler_failed")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,8 +14,9 @@ import pytest
 
 from kvclient import protocol
 from kvclient.errors import Status
+from shared import logs
 from shared.clock import SystemClock
-from storenode import engine
+from storenode import engine, groupcommit
 from storenode.groupcommit import LOG_THREADS, GroupCommit
 from storenode.replica.budget import Budget
 from storenode.replica.replica import Entry, Replica
@@ -59,10 +62,10 @@ class Node:
     def _answer(self, router: bytes, token: int, status: int, body: bytes) -> None:
         self.answers.append((token, status))
 
-    def put(self, replica: int, token: int) -> None:
+    def put(self, replica: int, token: int, timeout: float = 60) -> None:
         now = time.monotonic()
         ops = protocol.encode_put(b"key%d" % token, b"value")
-        self.replicas[replica].propose((b"router", token), 0, 0, 0, False, ops, 1, now + 60, now)
+        self.replicas[replica].propose((b"router", token), 0, 0, 0, False, ops, 1, now + timeout, now)
 
     def turn(self) -> None:
         """Waits for one log write to end, then does what the loop does."""
@@ -114,6 +117,46 @@ def test_a_slow_log_does_not_hold_up_another(node: Node) -> None:
     node.logs[0].gate.set()
     node.turn()
     assert node.answers == [(2, Status.OK), (1, Status.OK)]
+
+
+def test_writes_behind_a_log_write_that_hangs_end_at_their_deadlines(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(groupcommit, "LATE_LOOK_S", 0.01)
+    assert node.commit.longest_s() == 0
+    node.logs[0].gate.clear()
+    node.put(0, 1)
+    node.commit.flush()
+    node.put(0, 2, timeout=0.05)
+    node.put(0, 3)
+    deadline = time.monotonic() + DEADLINE_S
+    while not node.answers:
+        assert time.monotonic() < deadline
+        node.commit.flush()
+    assert node.answers == [(2, Status.TIMEOUT)]
+    assert node.commit.longest_s() >= 0.05
+    node.logs[0].gate.set()
+    node.turn()
+    node.turn()
+    assert node.answers[1:] == [(1, Status.OK), (3, Status.OK)]
+    assert node.commit.longest_s() == 0
+
+
+def test_a_log_write_that_hangs_is_named_now_and_then(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(groupcommit, "LATE_LOOK_S", 0.0)
+    monkeypatch.setattr(groupcommit, "STUCK_S", 0.05)
+    out = io.StringIO()
+    logs.configure("info", "json", stream=out)
+    node.logs[0].gate.clear()
+    node.put(0, 1)
+    node.commit.flush()
+    node.put(0, 2)
+    end = time.monotonic() + 0.2
+    while time.monotonic() < end:
+        node.commit.flush()
+    (line,) = map(json.loads, out.getvalue().splitlines())
+    assert (line["event"], line["partitions"]) == ("log_write_stuck", [1])
+    assert line["seconds"] >= 0
 
 
 def test_a_full_disk_refuses_this_write_and_takes_a_later_one(node: Node) -> None:

@@ -43,6 +43,33 @@ def test_the_first_start_makes_the_directory_and_later_ones_take_it(tmp_path: Pa
     assert sorted(entry.name for entry in path.iterdir()) == [LOCK, IDENTITY]
 
 
+def test_the_way_to_a_new_directory_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the last part was: a power cut could take the whole directory, with all that was acknowledged."""
+    synced: list[str] = []
+
+    def fsync(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    make(tmp_path / "a" / "b" / "c")
+    assert {str(tmp_path), *(str(tmp_path / part) for part in ("a", "a/b", "a/b/c"))} <= set(synced)
+
+
+def test_a_lock_that_cannot_be_written_is_held_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk: a store must start on it, to be read from."""
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    make(tmp_path)
+    monkeypatch.setattr(os, "pwrite", full)
+    held = open_directory(tmp_path, MINE)
+    assert "in use by process" in refusal(tmp_path)
+    held.close()
+
+
 def test_a_second_process_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
     held = open_directory(tmp_path, MINE)
     text = refusal(tmp_path)

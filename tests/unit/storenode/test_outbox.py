@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kvclient.errors import Status
 from shared import messages
+from shared.frames import ITEMS_MAX
 from shared.messages import Answer, BatchReply
 from storenode.outbox import REPLY_BYTES_MAX, Outbox
 
@@ -42,6 +43,15 @@ def test_many_bytes_leave_before_the_turn_ends() -> None:
     outbox.flush()
     assert [answer.token for _, reply, _ in sent for answer in reply.answers] == list(range(30))
     assert max(size for _, _, size in sent) <= REPLY_BYTES_MAX + 1024
+
+
+def test_many_small_answers_are_never_more_than_a_router_decodes() -> None:
+    outbox, sent = collect()
+    for token in range(3 * ITEMS_MAX):
+        outbox.add(b"a", token, Status.OK, b"")
+    outbox.flush()
+    assert [answer.token for _, reply, _ in sent for answer in reply.answers] == list(range(3 * ITEMS_MAX))
+    assert max(len(reply.answers) for _, reply, _ in sent) <= ITEMS_MAX
 
 
 def test_answers_are_counted_by_status() -> None:

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from kvclient import protocol
-from kvclient.errors import Corruption, RequestTooLarge, Status
+from kvclient.errors import Corruption, Status
 from shared.clock import ManualClock
 from storenode import engine
 from storenode.replica.budget import Budget
-from storenode.replica.replica import READ_BYTES_MAX, READ_OPS_MAX, ROUTES_MAX, Replica
+from storenode.replica.replica import ROUTES_MAX, Replica
 from storenode.replica.sessions import RETRY_WINDOW_S
 
 ROUTER = b"router1"
@@ -349,22 +349,59 @@ def test_an_entry_that_cannot_be_applied_stops_the_partition_before_the_next(par
     assert partition.statuses() == [(4, Status.READ_ONLY)]
 
 
+def test_an_answer_that_fails_lets_no_logged_entry_be_skipped(tmp_path: Path) -> None:
+    """What came after it was dropped, and the next write took the sequences that the log has for that."""
+    partition = Partition(tmp_path)
+
+    def failing(router: bytes, token: int, status: int, body: bytes) -> None:
+        partition._answer(router, token, status, body)
+        if token == 1:
+            raise OSError
+
+    partition.replica = Replica(
+        7, partition.engine, partition.clock, partition.budget, failing, lambda replica: None
+    )
+    for token in (1, 2):
+        partition.propose(token, protocol.encode_put(b"k%d" % token, b"v"), token)
+    with pytest.raises(OSError):
+        partition.log()
+    partition.propose(3, protocol.encode_put(b"k3", b"v"), 3)
+    assert partition.statuses() == [(1, 0), (2, Status.OUTCOME_UNKNOWN), (3, Status.READ_ONLY)]
+    assert partition.budget.used == 0
+    partition.engine.close()
+
+
+def test_what_waits_too_long_for_a_log_write_gives_its_bytes_back(partition: Partition) -> None:
+    """A disk that hung kept the whole node's budget taken, by writes that nobody waited for any more."""
+    partition.propose(1, increment(), 1, timeout=60)
+    entries = partition.replica.seal(partition.clock.monotonic())
+    partition.propose(2, increment(), 2, timeout=1)
+    partition.propose(3, increment(), 3, timeout=60)
+    before = partition.budget.used
+    partition.clock.advance(2)
+    partition.replica.drop_late(partition.clock.monotonic())
+    assert partition.statuses() == [(2, Status.TIMEOUT)]
+    assert partition.budget.used < before
+    partition.replica.committed(partition.engine.append(entries))
+    partition.log()
+    assert partition.statuses() == [(1, Status.OK), (3, Status.OK)]
+
+
 def test_a_read_of_many_keys_answers_each_in_order(partition: Partition) -> None:
-    keys = [b"key%d" % number for number in range(3 * READ_OPS_MAX + 7)]
+    keys = [b"key%d" % number for number in range(400)]
     partition.propose(1, b"".join(protocol.encode_put(key, key) for key in keys), 1, count=len(keys))
     partition.log()
-    for count in (READ_OPS_MAX, READ_OPS_MAX + 1, 2 * READ_OPS_MAX, len(keys)):
-        ops = b"".join(map(protocol.encode_get, keys[:count]))
-        results = protocol.decode_results(partition.replica.read(ops, count))
-        assert [result[1] for result in results] == keys[:count]
+    ops = b"".join(map(protocol.encode_get, keys))
+    results = protocol.decode_results(partition.replica.read(ops, len(keys)))
+    assert [result[1] for result in results] == keys
 
 
-def test_a_read_of_too_many_bytes_is_refused_before_it_takes_the_memory(partition: Partition) -> None:
+def test_a_read_of_too_many_bytes_answers_what_fits_and_refuses_the_rest(partition: Partition) -> None:
     partition.propose(1, protocol.encode_put(b"k", bytes(1 << 20)), 1)
     partition.log()
-    with pytest.raises(RequestTooLarge) as caught:
-        partition.replica.read(protocol.encode_get(b"k") * 10_000, 10_000)
-    assert caught.value.limit == READ_BYTES_MAX
+    results = protocol.decode_results(partition.replica.read(protocol.encode_get(b"k") * 10_000, 10_000))
+    statuses = [result[0] for result in results]
+    assert statuses == [Status.OK] * 64 + [Status.REQUEST_TOO_LARGE] * 9936
 
 
 class Wrapped:

@@ -122,6 +122,33 @@ def test_a_record_that_is_missing_foreign_or_from_elsewhere_is_found(written: Pa
         load(written)
 
 
+def test_a_commit_after_a_failed_load_does_not_vouch_for_what_is_left(tmp_path: Path) -> None:
+    opened = Manifest(str(tmp_path))
+    opened.load(4)
+    opened.commit(4, State(10, 7, 50, 777), [TABLE], [])
+    table_key = next(key for key in stored_by(opened) if key[4] == 2)
+    opened._run(lambda: _remove(opened, table_key))
+    with pytest.raises(Corruption, match="missing or foreign"):
+        opened.load(4)
+    opened.commit(4, State(12, 7, 60, 777), [TABLE._replace(number=11)], [])
+    with pytest.raises(Corruption, match="missing or foreign"):
+        opened.load(4)
+    opened.close()
+
+
+def stored_by(opened: Manifest) -> list[bytes]:
+    def keys() -> list[bytes]:
+        with opened._env.begin() as transaction, transaction.cursor() as cursor:
+            return [bytes(key) for key, _ in cursor]
+
+    return opened._run(keys)
+
+
+def _remove(opened: Manifest, key: bytes) -> None:
+    with opened._env.begin(write=True) as transaction:
+        transaction.delete(key)
+
+
 def test_an_unknown_version_is_refused(written: Path) -> None:
     key = b"\xff\xff\xff\xff\x00" + bytes(8)
     store(written, key, sealed(key, b"\x02\x00\x00\x00"))
