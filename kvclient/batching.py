@@ -15,8 +15,16 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from kvclient.calls import Call, failure
-from kvclient.errors import BatchError, ClosedError, InvalidRequest, KVError, OutcomeUnknown, RequestTooLarge
+from kvclient.calls import Call
+from kvclient.errors import (
+    BatchError,
+    ClosedError,
+    InvalidRequest,
+    KVError,
+    OutcomeUnknown,
+    RequestTooLarge,
+    from_result,
+)
 from kvclient.pending import Pending
 from kvclient.protocol import OPS_MAX, REQUEST_BYTES_MAX, Kind
 
@@ -234,7 +242,7 @@ class Failures:
             if result[0] > _LAST_ANSWER_STATUS:
                 self.count += 1
                 if len(self.kept) < ERRORS_KEPT_MAX:
-                    self.kept.append((batch.first + index, failure(result)))
+                    self.kept.append((batch.first + index, from_result(result)))
 
     def raise_any(self, total: int) -> None:
         """BatchError if there were any."""

@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar, cast
 
 from kvclient.batching import BATCH_OPS, Batch, Batcher, outcome
 from kvclient.calls import Call, Key
-from kvclient.errors import BatchError, ConnectError, InvalidRequest, KVError
+from kvclient.errors import BatchError, CodecError, ConnectError, InvalidRequest, KVError
 
 V = TypeVar("V")
 K = TypeVar("K", bound=Key)
@@ -92,6 +92,10 @@ class Bulk(Generic[T]):
                 result = outcome(batch, position, call.decode)
             except KVError as error:
                 self._errors.append((index, error))
+            except Exception as error:  # noqa: BLE001 - a codec of the application's own may raise anything
+                unreadable = CodecError(f"the codec cannot read the value: {type(error).__name__}: {error}")
+                unreadable.__cause__ = error
+                self._errors.append((index, unreadable))
             else:
                 self.ok += 1
                 self._keep(index, result)

@@ -12,15 +12,13 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 from kvclient import protocol
 from kvclient.codec import Codec
 from kvclient.errors import (
-    Conflict,
     InvalidRequest,
     KeyNotFound,
     KeyTooLong,
-    KVError,
     ProtocolError,
     Status,
     ValueTooLarge,
-    from_status,
+    from_result,
 )
 
 V = TypeVar("V")
@@ -127,7 +125,7 @@ class Calls(Generic[V]):
                 return decode_value(_bytes(result))
             if status == 1:
                 return default
-            raise failure(result)
+            raise from_result(result)
 
         full = self.key(key)
         return Call(protocol.encode_get(full), full, False, decode)
@@ -139,7 +137,7 @@ class Calls(Generic[V]):
             if result[0] == Status.NOT_FOUND:
                 raise KeyNotFound(f"no such key: {full!r:.200}")
             if result[0] != 0:
-                raise failure(result)
+                raise from_result(result)
             ttl_ms = result[3] if len(result) > 3 else None
             ttl = None if ttl_ms is None else ttl_ms / 1000
             return Entry(full[len(self.prefix) :], self.decode_value(_bytes(result)), result[2], ttl)
@@ -239,20 +237,6 @@ def ttl_ms(seconds: float) -> int:
     return max(1, round(seconds * 1000))
 
 
-def failure(result: list[Any]) -> KVError:
-    """The exception of a result that is neither OK nor NOT_FOUND."""
-    status = result[0]
-    if isinstance(result[-1], KVError):
-        return result[-1]  # the session's own note on an op that a router refused
-    if status == Status.CONDITION_FAILED:
-        version = result[1]
-        state = f"the key has version {version}" if version else "the key is absent"
-        return Conflict(f"the condition did not hold: {state}", current_version=version)
-    message = result[1] if len(result) > 1 and type(result[1]) is str else "no further details"
-    after = result[2] if len(result) > 2 else None
-    return from_status(status, message, **({} if after is None else {"retry_after_ms": after}))
-
-
 def _bytes(result: list[Any]) -> bytes:
     if len(result) < 3 or type(result[1]) is not bytes:
         raise ProtocolError("malformed answer: the result of a get is [0, value, version]")
@@ -264,7 +248,7 @@ def _number(result: list[Any]) -> int:
         if len(result) < 2 or type(result[1]) is not int:
             raise ProtocolError("malformed answer: a number is missing")
         return result[1]
-    raise failure(result)
+    raise from_result(result)
 
 
 def _found(result: list[Any]) -> bool:
@@ -272,7 +256,7 @@ def _found(result: list[Any]) -> bool:
         return True
     if result[0] == Status.NOT_FOUND:
         return False
-    raise failure(result)
+    raise from_result(result)
 
 
 def decode_pong(answer: Any, round_trip: float) -> Pong:

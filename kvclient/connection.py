@@ -2,9 +2,10 @@
 such pair for each thread.
 
 A `Connection` is used under its lock. The lock is free of contention in normal use (every thread has its own
-connection); it makes it safe to close a client, or to ask for a pipeline's result, from another thread. There
-is no background thread: time passes for a session only in calls. After a fork the child finds all connections
-of its parent closed, without their sockets having been touched, and opens its own.
+connection); it makes it safe to close a client, or to ask for a pipeline's result, from another thread, and
+to close it from a signal handler. There is no background thread: time passes for a session only in calls.
+After a fork the child finds all connections of its parent closed, without their sockets having been touched,
+and opens its own.
 """
 
 from __future__ import annotations
@@ -40,13 +41,53 @@ def new_client_id() -> int:
     return int.from_bytes(os.urandom(8), "little") or 1
 
 
+class Exclusive:
+    """A lock that its own thread cannot wait for: a signal handler (or a finalizer) that calls a client which
+    it interrupted gets a RuntimeError instead of waiting for ever.
+    """
+
+    __slots__ = ("_leaving", "_lock")
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._leaving: Callable[[], None] | None = None
+
+    @property
+    def mine(self) -> bool:
+        """Whether this thread holds it."""
+        return self._lock._is_owned()  # type: ignore[attr-defined,no-any-return]
+
+    def at_leave(self, callback: Callable[[], None]) -> None:
+        """Run `callback` once, alone: now, or when this thread leaves what it was interrupted in."""
+        self._leaving = callback
+        if not self.mine:
+            with self:
+                pass
+
+    def __enter__(self) -> None:
+        if self.mine:
+            raise RuntimeError(
+                "a signal handler or finalizer called the client that it interrupted: set a flag there, "
+                "or use a client of its own"
+            )
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            if self._leaving is not None:
+                callback, self._leaving = self._leaving, None
+                callback()
+        finally:
+            self._lock.release()
+
+
 class Connection:
     """One session and its sockets."""
 
     def __init__(self, address: Address, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         endpoints = list(address.endpoints)
         random.shuffle(endpoints)
-        self.lock = threading.Lock()
+        self.lock = Exclusive()
         self.closed = False
         self.endpoints = endpoints
         self.sockets = Sockets(context, endpoints)
@@ -116,11 +157,18 @@ class Connection:
         """The same error, with the reasons when nobody could be reached."""
         return diagnose(self.endpoints) if type(error) is ConnectError else error
 
-    def close(self) -> None:
-        """Close the sockets; a call under way in another thread notices within WAIT_SECONDS_MAX and fails."""
+    def close(self, then: Callable[[], None] | None = None) -> None:
+        """Close the sockets, then call `then`. A call under way in another thread notices within
+        WAIT_SECONDS_MAX and fails; a call that was interrupted by this one closes the sockets when it fails.
+        """
         self.closed = True
-        with self.lock:
+
+        def end() -> None:
             self.sockets.close()
+            if then is not None:
+                then()
+
+        self.lock.at_leave(end)
 
 
 class Connections:
@@ -135,7 +183,7 @@ class Connections:
     def _reset(self) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None  # made when a thread first calls
         self._local = threading.local()
-        self._lock = threading.Lock()
+        self._lock = Exclusive()
         self._all: list[tuple[threading.Thread, Connection]] = []
 
     def current(self) -> Connection:
@@ -169,8 +217,16 @@ class Connections:
             connections = [connection for _, connection in self._all]
         for connection in connections:
             connection.closed = True
-        for connection in connections:
+        # At most one is in use by this thread (in a call that we interrupt); it is closed last, and late.
+        connections.sort(key=lambda connection: connection.lock.mine)
+        for connection in connections[:-1]:
             connection.close()
+        if connections:
+            connections[-1].close(then=self._end_context)
+        else:
+            self._end_context()
+
+    def _end_context(self) -> None:
         if self._context is not None:
             self._context.term()
 

@@ -9,6 +9,7 @@ write may have happened), `hint` (one line: what to do now).
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 
@@ -329,3 +330,17 @@ def from_status(status: int, message: str, **details: Any) -> KVError:
         return BY_STATUS[Status(status)](message, **details)
     except (ValueError, KeyError):
         return InternalError(f"unknown status {status}: {message}", **details)
+
+
+def from_result(result: Sequence[Any]) -> KVError:
+    """The exception of an op's result that is neither OK nor NOT_FOUND."""
+    status = result[0]
+    if isinstance(result[-1], KVError):
+        return result[-1]  # the client's own note
+    if status == Status.CONDITION_FAILED:
+        version = result[1] if len(result) > 1 and type(result[1]) is int else 0
+        state = f"the key has version {version}" if version else "the key is absent"
+        return Conflict(f"the condition did not hold: {state}", current_version=version)
+    message = result[1] if len(result) > 1 and type(result[1]) is str else "no further details"
+    after = result[2] if len(result) > 2 else None
+    return from_status(status, message, **({} if after is None else {"retry_after_ms": after}))

@@ -11,12 +11,27 @@ from typing import Any, Final
 
 import msgpack
 
-from kvclient.errors import ConnectError, KVError, KVTimeout, OutcomeUnknown, Status
+from kvclient.errors import (
+    ConnectError,
+    KVError,
+    KVTimeout,
+    OutcomeUnknown,
+    ProtocolError,
+    Status,
+    from_result,
+)
+from kvclient.protocol import decode_results
 
 # Per-op statuses after which the op certainly was not applied and may be sent again.
 OP_RETRYABLE: Final = frozenset(
     map(int, (Status.BUSY, Status.NOT_LEADER, Status.WRONG_REPLICA, Status.UNAVAILABLE))
 )
+# Those, and TIMEOUT, which is final unless another attempt is open: nothing was applied by the attempt that
+# was answered so.
+NOT_APPLIED: Final = OP_RETRYABLE | {int(Status.TIMEOUT)}
+
+# OK, NOT_FOUND and the answers about the data: the op ran, whichever attempt brought it.
+_DATA_STATUS_MAX: Final = int(Status.NOT_AN_INTEGER)
 
 # Where a request is. Plain ints: they are compared several times per request.
 QUEUED = 0  # too many are in flight
@@ -74,6 +89,31 @@ class Pending:
         self.request_id = 0
 
 
+def read_results(body: bytes, count: int) -> tuple[list[Any], set[int]]:
+    """`count` results and the statuses among them; raises anything if the body is something else."""
+    results: list[Any] = [msgpack.unpackb(body)] if count == 1 else decode_results(body)
+    statuses = set()
+    for result in results:
+        if type(result) is not list or type(result[0]) is not int:
+            raise ProtocolError("a result is an array that begins with a status")
+        statuses.add(result[0])
+    if len(results) != count:
+        raise ProtocolError(f"{len(results)} results for {count} ops")
+    return results, statuses
+
+
+def longest_wait_ms(results: list[Any]) -> int:
+    """How long the refused ops were told to wait."""
+    waits = [result[2] for result in results if result[0] in OP_RETRYABLE and len(result) > 2]
+    return max((wait for wait in waits if type(wait) is int), default=0)
+
+
+def others_open(pending: Pending, request_id: int) -> bool:
+    """Whether an attempt other than this one has no answer yet."""
+    sent = [*pending.open, pending.request_id] if pending.state == SENT else pending.open
+    return any(attempt != request_id for attempt in sent)
+
+
 def merge(pending: Pending, results: list[Any]) -> None:
     """Add the results of one attempt to what is known; what an earlier attempt answered for good stays."""
     if not pending.results:
@@ -81,7 +121,7 @@ def merge(pending: Pending, results: list[Any]) -> None:
         return
     known = pending.results
     for index, result in zip(pending.indexes or range(len(known)), results, strict=True):
-        if known[index][0] in OP_RETRYABLE:
+        if known[index][0] in NOT_APPLIED:
             known[index] = result
 
 
@@ -95,7 +135,7 @@ def cut(pending: Pending) -> None:
     for index in pending.indexes or range(pending.count):
         unpacker.skip()
         end = unpacker.tell()
-        if pending.results[index][0] in OP_RETRYABLE:
+        if pending.results[index][0] in NOT_APPLIED:
             kept.append(index)
             ops.append(pending.body[begin:end])
         begin = end
@@ -109,7 +149,28 @@ def blame(pending: Pending, index: int, error: KVError) -> None:
     if not pending.results:
         pending.results = [[int(Status.UNAVAILABLE), "not executed"] for _ in range(pending.count)]
     pending.results[index if pending.indexes is None else pending.indexes[index]] = [int(error.status), error]
-    cut(pending)
+
+
+def fail(pending: Pending, error: KVError) -> None:
+    """The request ends with `error`: all of it, or the ops that no earlier attempt has settled."""
+    known = pending.results
+    if any(result[0] not in NOT_APPLIED for result in known):
+        for index, result in enumerate(known):
+            if result[0] in NOT_APPLIED:
+                known[index] = [int(error.status), error]
+    else:
+        pending.error = error
+
+
+def qualify(results: list[Any]) -> None:
+    """These results came while another attempt was open: an op that failed for good may still have been
+    applied by that one.
+    """
+    for index, result in enumerate(results):
+        if result[0] > _DATA_STATUS_MAX and result[0] not in NOT_APPLIED:
+            error = from_result(result)
+            error.maybe_applied = True
+            results[index] = [result[0], error]
 
 
 def settle(pending: Pending, endpoints: Sequence[str]) -> None:
@@ -135,10 +196,10 @@ def settle(pending: Pending, endpoints: Sequence[str]) -> None:
 
 
 def _doubt(results: list[Any]) -> None:
-    """After a later attempt without an answer, ops that were refused before may have run."""
+    """Another attempt has no answer: ops that one attempt was refused may have run."""
     for index, result in enumerate(results):
-        if result[0] in OP_RETRYABLE:
+        if result[0] in NOT_APPLIED:
             results[index] = [
                 int(Status.OUTCOME_UNKNOWN),
-                "no answer to the last attempt; the write may have been applied",
+                "no answer to another attempt; the write may have been applied",
             ]

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 from kvclient import protocol
-from kvclient.calls import Calls, Entry, Key, encode_key, failure
-from kvclient.errors import InvalidRequest, ProtocolError
+from kvclient.calls import Calls, Entry, Key, encode_key
+from kvclient.errors import InvalidRequest, ProtocolError, from_result
 
 V = TypeVar("V")
 
@@ -86,7 +86,7 @@ class Cursor(Generic[V]):
     def counted(result: list[Any]) -> int:
         """The result of a `count_op`."""
         if result[0] != 0:
-            raise failure(result)
+            raise from_result(result)
         if len(result) < 2 or type(result[1]) is not int:
             raise ProtocolError("malformed answer: a count is missing")
         return result[1]
@@ -99,7 +99,7 @@ class Cursor(Generic[V]):
     def feed(self, result: list[Any]) -> list[Entry[V]]:
         """Take a page in; the cursor stands behind it."""
         if result[0] != 0:
-            raise failure(result)
+            raise from_result(result)
         if len(result) < 3 or type(result[2]) is not bytes:
             raise ProtocolError("malformed answer: a page's entries are missing")
         skip = len(self._calls.prefix)

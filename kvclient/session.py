@@ -13,10 +13,11 @@ The shell's duties, in every turn of its loop:
 Invariants: a live request is in `_live` under the id of its current attempt and under the ids of earlier
 attempts without an answer (`open`). Each attempt has its own request id and the same sequence. It carries
 RETRY if an earlier attempt is open, that is, may have had an effect. While one is open, the ops stay the
-same. Ops that were refused for certain, with no attempt open, go on alone and without RETRY: the stores that
-refused them have not seen the sequence, and one that has just restarted need not wonder about it. (A
-partition's ops are refused together.) No attempt is sent later than RETRY_WINDOW_MS after the first of its
-sequence; what was refused until then gets a new one. `_acked_below` never passes an unfinished sequence.
+same. An attempt that is made while none is open holds only ops that all attempts so far were refused, and no
+RETRY: the stores that refused them have not seen the sequence, and one that has just restarted need not
+wonder about it. (A partition's ops are refused together.) No attempt reaches a store later than
+RETRY_WINDOW_MS after the first of its sequence was sent, so it is given no more time than that; what was
+refused until then gets a new sequence. `_acked_below` never passes an unfinished sequence.
 """
 
 from __future__ import annotations
@@ -28,9 +29,10 @@ from typing import Any, Final, Protocol
 import msgpack
 
 from kvclient import protocol
-from kvclient.errors import KVError, ProtocolError, Status, VersionMismatch, from_status
+from kvclient.errors import KVError, ProtocolError, VersionMismatch, from_status
 from kvclient.pending import (
     DONE,
+    NOT_APPLIED,
     OP_RETRYABLE,
     PARKED,
     PAUSED,
@@ -39,7 +41,12 @@ from kvclient.pending import (
     Pending,
     blame,
     cut,
+    fail,
+    longest_wait_ms,
     merge,
+    others_open,
+    qualify,
+    read_results,
     settle,
 )
 from kvclient.routers import Routers
@@ -66,9 +73,6 @@ VERDICT_MARGIN_MAX = 0.1
 
 _RETRY_WINDOW = protocol.RETRY_WINDOW_MS / 1000
 _FOREVER = float("inf")
-# A whole request refused with TIMEOUT was not applied either; what remains of our own deadline decides.
-_RETRYABLE: Final = OP_RETRYABLE | {int(Status.TIMEOUT)}
-
 _VERSION: Final = protocol.VERSION
 _OPS: Final = int(protocol.Kind.OPS)
 _RETRY: Final = protocol.FLAG_RETRY
@@ -140,7 +144,7 @@ class Session:
         """End every request with an error: the sockets are gone."""
         for pending in self.live:
             if not pending.done:
-                pending.error = make_error()
+                fail(pending, make_error())
                 self._finish(pending, 0.0)
 
     # What the shell reports
@@ -193,10 +197,10 @@ class Session:
             if pending is None:
                 self.dropped_frames += 1
             elif version != _VERSION:
-                pending.error = VersionMismatch(
+                error = VersionMismatch(
                     f"the router speaks protocol version {version!r:.20}, this client {protocol.VERSION}"
                 )
-                self._finish(pending, now)
+                self._failed(pending, request_id, error, now)
             elif status == 0:
                 self._answered(pending, request_id, body, now)
             else:
@@ -237,15 +241,22 @@ class Session:
             pending.due = pending.deadline
             self._parked[pending] = None
             return
-        if pending.attempts and pending.writes and now > pending.first_sent + _RETRY_WINDOW:
-            if pending.open:  # too late for this sequence; an attempt that is out may still be answered
-                pending.state = PAUSED
-                pending.due = pending.deadline
-                return
-            self._acknowledge(pending.sequence)
-            self._number(pending)
-            pending.first_sent = now
         left = pending.deadline - now
+        if pending.attempts:
+            if pending.writes:
+                window = pending.first_sent + _RETRY_WINDOW - now
+                if window >= LAST_TRY_MIN:
+                    left = min(left, window)
+                elif pending.open:  # too late for this sequence; an attempt that is out may still be answered
+                    pending.state = PAUSED
+                    pending.due = pending.deadline
+                    return
+                else:
+                    self._acknowledge(pending.sequence)
+                    self._number(pending)
+                    pending.first_sent = now
+            if pending.results and not pending.open:
+                cut(pending)
         margin = left * VERDICT_SHARE
         timeout_ms = int((left - (margin if margin < VERDICT_MARGIN_MAX else VERDICT_MARGIN_MAX)) * 1000)
         retry = _RETRY if pending.open and pending.writes else 0
@@ -268,8 +279,9 @@ class Session:
         pending.sent_at = now
         if pending.first_sent < 0:
             pending.first_sent = now
-        due = now + pending.patience
-        pending.due = due if due < pending.deadline else pending.deadline
+        pending.due = due = min(now + pending.patience, pending.deadline)
+        if due < self.next_due:
+            self.next_due = due
         self.outbox.append(pending)
 
     def _attempt_lost(self, pending: Pending) -> None:
@@ -310,26 +322,20 @@ class Session:
     # Answers
 
     def _answered(self, pending: Pending, request_id: int, body: Any, now: float) -> None:
+        in_doubt = pending.writes and pending.open and others_open(pending, request_id)
         try:
-            if pending.kind != _OPS:
-                results = [_unpack(body, strict_map_key=False)]
-                refused = False
+            if pending.kind == _OPS:
+                results, statuses = read_results(body, pending.count)
             else:
-                results = [_unpack(body)] if pending.count == 1 else protocol.decode_results(body)
-                refused = False
-                for result in results:
-                    if type(result) is not list:
-                        raise ProtocolError("a result is an array")
-                    if result[0] in OP_RETRYABLE:
-                        refused = True
-                if len(results) != pending.count:
-                    raise ProtocolError(f"{len(results)} results for {pending.count} ops")
+                results, statuses = [_unpack(body, strict_map_key=False)], {0}
         except Exception as error:  # noqa: BLE001 - see receive()
-            pending.error = ProtocolError(f"malformed answer from {self.endpoints[pending.router]}: {error}")
-            pending.error.maybe_applied = pending.writes
-            self._finish(pending, now)
+            malformed = ProtocolError(f"malformed answer from {self.endpoints[pending.router]}: {error}")
+            malformed.maybe_applied = pending.writes
+            self._failed(pending, request_id, malformed, now)
             return
-        if refused:
+        if in_doubt:
+            qualify(results)
+        if not statuses.isdisjoint(NOT_APPLIED if in_doubt else OP_RETRYABLE):
             self._refused_ops(pending, request_id, results, now)
             return
         if pending.results:
@@ -339,15 +345,11 @@ class Session:
         self._finish(pending, now)
 
     def _refused_ops(self, pending: Pending, request_id: int, results: list[Any], now: float) -> None:
-        refused = [result for result in results if result[0] in OP_RETRYABLE]
         merge(pending, results)
-        if not any(result[0] in OP_RETRYABLE for result in pending.results):
+        if not any(result[0] in NOT_APPLIED for result in pending.results):
             self._finish(pending, now)  # the attempts together have answered every op
             return
-        if not pending.open:
-            cut(pending)
-        waits = [result[2] for result in refused if len(result) > 2 and type(result[2]) is int]
-        self._refused(pending, request_id, max(waits, default=0), now)
+        self._refused(pending, request_id, longest_wait_ms(results), now)
 
     def _refused_whole(self, pending: Pending, request_id: int, status: Any, body: Any, now: float) -> None:
         try:
@@ -355,7 +357,7 @@ class Session:
             error = from_status(status, **{str(name): value for name, value in details.items()})
         except Exception:  # noqa: BLE001 - see receive()
             error = ProtocolError(f"malformed refusal from {self.endpoints[pending.router]}")
-        if status in _RETRYABLE:
+        if status in NOT_APPLIED:  # TIMEOUT too: what remains of our own deadline decides
             pending.refusal = error
             after = error.retry_after_ms
             self._refused(pending, request_id, after if type(after) is int else 0, now)
@@ -367,10 +369,13 @@ class Session:
             self._next_attempt(pending)
             self._attempt(pending, self._routers.primary, now)
             return
-        error.maybe_applied = error.maybe_applied or (
-            pending.writes and self._others_open(pending, request_id)
-        )
-        pending.error = error
+        self._failed(pending, request_id, error, now)
+
+    def _failed(self, pending: Pending, request_id: int, error: KVError, now: float) -> None:
+        """This attempt was answered with an error that ends the request."""
+        if pending.writes and others_open(pending, request_id):
+            error.maybe_applied = True
+        fail(pending, error)
         self._finish(pending, now)
 
     def _refused(self, pending: Pending, request_id: int, retry_after_ms: int, now: float) -> None:
@@ -384,12 +389,7 @@ class Session:
             self._finish(pending, now)  # a busy router is alive
             return
         self._next_attempt(pending)
-        self._pause(pending, retry_after_ms / 1000, now)
-
-    @staticmethod
-    def _others_open(pending: Pending, request_id: int) -> bool:
-        sent = [*pending.open, pending.request_id] if pending.state == SENT else pending.open
-        return any(attempt != request_id for attempt in sent)
+        self._pause(pending, max(0, retry_after_ms) / 1000, now)
 
     # Endings
 

@@ -212,7 +212,8 @@ class Backends:
                     self._ping(backend)
                 else:
                     # What it said before it went must be heard first, or it counts as never said.
-                    self._on_messages(backend, drain_plain(backend.socket.recv))
+                    while said := drain_plain(backend.socket.recv):
+                        self._on_messages(backend, said)
                     self._set_up(backend, False, event.reason)
 
     def _ping(self, backend: Backend) -> None:
@@ -221,6 +222,7 @@ class Backends:
 
     def _check(self) -> None:
         """Ask those that said nothing or are not up; give up on the silent; start broken links afresh."""
+        self._reactor.call_later(CHECK_SECONDS, self._check)  # first: whatever fails below, the checks go on
         for backend in self._backends.values():
             if backend.broken:
                 backend.broken = False
@@ -234,7 +236,6 @@ class Backends:
             if not backend.heard or not backend.up:
                 self._ping(backend)
             backend.heard = False
-        self._reactor.call_later(CHECK_SECONDS, self._check)
 
     def _set_up(self, backend: Backend, up: bool, reason: str = "") -> None:
         if backend.up == up or not backend.node:

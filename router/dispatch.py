@@ -23,6 +23,7 @@ from router.responses import Responses
 from router.retries import (
     RETRYABLE,
     delay_seconds,
+    final,
     give_up,
     outcome_unknown,
     prepare_resend,
@@ -81,7 +82,7 @@ class Dispatch:
         """The store that had the part answered that it was not served."""
         refusal = _decode_refusal(status, body)
         if status not in RETRYABLE:
-            self._finish(part, refusal, now)
+            self._finish(part, final(part, refusal), now)
             return
         if status == Status.WRONG_REPLICA:
             self._topology.suspect(now)
@@ -129,27 +130,26 @@ class Dispatch:
 
     def results(self, part: Part, gather: Gather, results: bytes, now: float) -> None:
         """A store answered one part of a scattered request: its partition was served, or has more to say."""
+        if not gather.remaining:
+            return  # another part's refusal was the answer
+        gather.size += len(results)
+        self._flight.bytes_held += len(results)
         try:
             rest = gather.rest(part, results)
             if rest is not None:
                 part.item = part.item._replace(ops=rest)
                 self.place(part, now)
                 return
-            if gather.remaining:
-                gather.size += len(results)
-                self._flight.bytes_held += len(results)
             response = gather.accept(part, results)
-        except ProtocolError as error:  # which part is to blame is not known: all are in by now
-            self._counters[figure.STORE_FRAMES_BAD] += 1
-            body = encode_error(f"the stores' results do not fit together: {error.message}")
-            response = Response(Status.INTERNAL, body)
+        except ProtocolError as error:
+            response = self._nonsense(gather, error)
         self._end_gather(gather, response, now)
 
     def _finish(self, part: Part, refusal: Refusal, now: float) -> None:
         """The part will not be served."""
         self._figures.count_status(refusal.status)
         if part.gather is not None:
-            self._end_gather(part.gather, part.gather.refuse(part, refusal), now)
+            self._refuse_part(part, part.gather, refusal, now)
             return
         self._flight.bytes_held -= part.size
         self._figures.observe(now - part.arrived)
@@ -157,6 +157,21 @@ class Dispatch:
         self._responses.outbox.append(
             (part.client, encode_response(Kind.OPS, part.request_id, Status.OK, results))
         )
+
+    def _refuse_part(self, part: Part, gather: Gather, refusal: Refusal, now: float) -> None:
+        if gather.remaining:
+            try:
+                response = gather.refuse(part, refusal)
+            except ProtocolError as error:
+                response = self._nonsense(gather, error)
+            self._end_gather(gather, response, now)
+
+    def _nonsense(self, gather: Gather, error: ProtocolError) -> Response:
+        """Some store's results make no answer; which one's may not be known."""
+        gather.remaining = 0
+        self._counters[figure.STORE_FRAMES_BAD] += 1
+        body = encode_error(f"the stores' results do not fit together: {error.message}")
+        return Response(Status.INTERNAL, body)
 
     def _end_gather(self, gather: Gather, response: Response | None, now: float) -> None:
         if response is not None:

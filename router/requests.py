@@ -83,6 +83,7 @@ class Intake:
     ) -> None:
         self.early: list[Caller] = []
         self.early_due = inf  # when the first of them has to be answered
+        self.stale_until = -inf  # what comes before then may have been overtaken by its own retry
         self._name = name
         self._version = version
         self._limits = limits
@@ -101,6 +102,8 @@ class Intake:
         try:
             request = decode(message)
             kind, request_id = request.kind, request.request_id
+            if now < self.stale_until and request.client_id and request.sequence:
+                request = request._replace(flags=request.flags | FLAG_RETRY)
             deadline = now + answer_within_ms(request.timeout_ms) / 1000
             self._admit(Caller(client, request, len(message[1]), now, deadline), now)
         except ProtocolError as error:

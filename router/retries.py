@@ -13,6 +13,8 @@ from router.flight import NOT_SENT, Part, Refusal
 from router.scatter import is_write
 from router.topology import Topology
 
+# Refusals that say "nothing was applied", of one attempt, and will not pass.
+_NOT_APPLIED = frozenset({Status.TIMEOUT, Status.READ_ONLY})
 # Refusals that say "nothing was applied" and may pass: back-pressure, an election, a move, a store that is
 # starting.
 RETRYABLE = frozenset({Status.BUSY, Status.NOT_LEADER, Status.WRONG_REPLICA, Status.UNAVAILABLE})
@@ -51,6 +53,20 @@ def outcome_unknown(part: Part, topology: Topology) -> Refusal:
     )
 
 
+def final(part: Part, refusal: Refusal) -> Refusal:
+    """What a refusal that will not pass says of the whole part: the store speaks of the attempt that it has
+    seen only.
+    """
+    return _in_doubt(refusal.message) if part.lost and refusal.status in _NOT_APPLIED else refusal
+
+
+def _in_doubt(reason: str) -> Refusal:
+    message = (
+        f"an earlier attempt may or may not have been applied, and no store could tell in time: {reason}"
+    )
+    return Refusal(Status.OUTCOME_UNKNOWN, message)
+
+
 def give_up(part: Part, topology: Topology) -> Refusal:
     """Why a part ends without an answer: its deadline is here, or there is no time for another attempt.
 
@@ -62,10 +78,8 @@ def give_up(part: Part, topology: Topology) -> Refusal:
             return outcome_unknown(part, topology)
         return Refusal(Status.TIMEOUT, f"{topology.describe(part.node)} did not answer within the deadline")
     if part.lost:
-        reason = part.refusal.message if part.refusal else topology.why_unreachable(part.item.partition)
-        return Refusal(
-            Status.OUTCOME_UNKNOWN,
-            f"an earlier attempt may or may not have been applied, and no store could tell in time: {reason}",
+        return _in_doubt(
+            part.refusal.message if part.refusal else topology.why_unreachable(part.item.partition)
         )
     if part.refusal is None:
         message = f"{topology.why_unreachable(part.item.partition)}; nothing was applied"

@@ -9,7 +9,7 @@ empty `outbox_clients`, `outbox_stores` and `outbox_status`, and put a MAP quest
 Promises
 - A request that was read is answered exactly once, by its deadline, unless its client is gone.
 - A write is sent a second time only with FLAG_RETRY, which the store's session table answers; without a
-  session, never.
+  session, never. One that lay here while this process stood still counts as sent (`on_stall`).
 - What is under way is bounded in parts and bytes: beyond, BUSY at once.
 - Hostile bytes cost their decoding and an error response. Nothing raises out of `on_requests` and
   `on_batch_reply`.
@@ -48,6 +48,8 @@ from shared.opstream import Limits, split
 # cost.
 _unpack = partial(msgpack.unpackb, raw=False, max_array_len=10, max_map_len=0, max_ext_len=0)
 _OPS = int(Kind.OPS)
+# Requests that lay in queues while this process stood still: all have been read this long after it goes on.
+STALE_SECONDS = 5.0
 _READ_MODE_MAX = 0xFFFFFFFF
 _TIMEOUT_MS_ORDINARY = MARGIN_SHORT * MARGIN_MS
 
@@ -130,7 +132,7 @@ class Router:
         intake, flight, topology, limits = self._intake, self.flight, self.topology, self._limits
         parts, leaders, queues, bits = flight.parts, topology.leaders, topology.queues, topology.bits
         parts_max, bytes_max = self._budget
-        has_map = topology.map is not None
+        ordinary = topology.map is not None and now >= intake.stale_until
         straight = 0
         for message in messages:
             pieces = None
@@ -140,7 +142,7 @@ class Router:
                     frame
                 )
                 if (
-                    has_map
+                    ordinary
                     and kind == _OPS
                     and version == VERSION
                     and int is type(kind) is type(number) is type(timeout_ms)
@@ -265,11 +267,23 @@ class Router:
     # -- time
 
     def on_tick(self, now: float) -> None:
-        """Do what is due: deadlines, next attempts."""
-        self._dispatch.place_due(now)
+        """Do what is due: deadlines, next attempts.
+
+        In this order: what is late already must not go out once more, and leave doubt.
+        """
         self._dispatch.expire(now)
+        self._dispatch.place_due(now)
         self._intake.expire_early(now, self._no_map)
         self._status.expire(now)
+
+    def on_stall(self) -> None:
+        """This process stood still for longer than clients wait for an attempt.
+
+        The writes that it now finds in its queues may have come here a second time through another router,
+        so they are passed on with RETRY. Without it, a store that has restarted meanwhile would execute them
+        again.
+        """
+        self._intake.stale_until = self._clock.monotonic() + STALE_SECONDS
 
     def next_due(self) -> float:
         """When `on_tick` has to be called next, or the question of `should_ask_map` comes up.

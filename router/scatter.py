@@ -4,8 +4,8 @@ Owns the gathers, one per such request. Must not know nodes, deadlines or retrie
 part, either results or a refusal that is final, and says when the response is complete.
 
 Invariants:
-- Each part reports exactly once; what comes after the response was complete (a scan fails with its first
-  refusal) is ignored.
+- Each part reports exactly once, and none after the response was complete (`remaining` is 0; a scan fails
+  with its first refusal).
 - A gather never waits for anything but its parts, so it ends when their deadline does.
 """
 
@@ -66,9 +66,7 @@ class Gather:
         return None
 
     def accept(self, part: Part, results: bytes) -> Response | None:
-        """The part was served. The response, if that completes it."""
-        if not self.remaining:
-            return None
+        """The part was served. The response, if that completes it; ProtocolError if the results make none."""
         self.results[part.index] = results
         self.remaining -= 1
         return None if self.remaining else self.whole()
@@ -115,8 +113,6 @@ class ScanGather(Gather):
         _, _, self.limit, self.flags = scan_fields(scan)
 
     def refuse(self, part: Part, refusal: Refusal) -> Response | None:
-        if not self.remaining:
-            return None
         self.remaining = 0
         self.results = []
         return Response(Status.OK, refusal_results(part, refusal))
@@ -137,13 +133,12 @@ class CountGather(ScanGather):
         self.counted = 0  # by answers that were not their partition's last
 
     def rest(self, part: Part, results: bytes) -> bytes | None:
-        [result] = decode_results(results)
-        if len(result) < 4 or not self.remaining:
-            return None
-        _, count, _, resume = result
-        _, stop, limit, flags = scan_fields(part.item.ops)
-        self.counted += count
-        return encode_scan(resume, stop, limit, flags)
+        match decode_results(results):
+            case [[0, int(count), _, bytes(resume)]]:
+                _, stop, limit, flags = scan_fields(part.item.ops)
+                self.counted += count
+                return encode_scan(resume, stop, limit, flags)
+        return None
 
     def whole(self) -> Response:
         [result] = decode_results(merge_scans(self.results, self.limit, self.flags))

@@ -30,6 +30,9 @@ from shared.timers import Timer
 STOP_SECONDS = 3.0
 # The last responses may take this long to leave the socket's queues.
 LINGER_MS = 500
+# Turns are at most a second apart (backends.CHECK_SECONDS); this long without one, the process was stopped or
+# starved.
+STALL_SECONDS = 2.0
 
 _log = logs.get("router")
 
@@ -61,7 +64,8 @@ class Service:
         self._stopping = False
         self._timer: Timer | None = None
         self._timer_due = inf
-        reactor.add_reader(self._front, self.core.on_requests)
+        self._awake_at = self._clock.monotonic()
+        reactor.add_reader(self._front, self._on_requests)
         reactor.on_turn_end(self._end_turn)
 
     @property
@@ -81,7 +85,19 @@ class Service:
         self._backends.close()
         self._front.close(LINGER_MS)
 
+    def _on_requests(self, messages: list[list[bytes]]) -> None:
+        self._notice_stall()
+        self.core.on_requests(messages)
+
+    def _notice_stall(self) -> None:
+        now = self._clock.monotonic()
+        if now - self._awake_at > STALL_SECONDS:
+            _log.warning("stalled", seconds=round(now - self._awake_at, 3))
+            self.core.on_stall()
+        self._awake_at = now
+
     def _end_turn(self) -> None:
+        self._notice_stall()
         self._backends.flush()
         self._send_responses()
         if self._stopping and not self.core.busy:

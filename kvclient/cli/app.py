@@ -18,7 +18,7 @@ import click
 from kvclient.cli import failure
 from kvclient.cli.output import Output
 from kvclient.cli.text import decode_argument
-from kvclient.errors import Exit
+from kvclient.errors import Exit, ValueTooLarge
 
 if TYPE_CHECKING:
     from kvclient.client import Client
@@ -97,12 +97,15 @@ class App:
         with one @.
         """
         if argument == "-":
-            return sys.stdin.buffer.read()
+            return _read_value(sys.stdin.buffer, "stdin")
         if argument.startswith("@@"):
             return self.data(argument[1:], "value")
         if argument.startswith("@"):
-            with open(argument[1:], "rb") as file:
-                return file.read()
+            try:
+                with open(argument[1:], "rb") as file:
+                    return _read_value(file, argument[1:])
+            except OSError as error:
+                raise click.UsageError(f"value {argument!r}: {error.strerror}.") from None
         return self.data(argument, "value")
 
     def confirm(self, question: str) -> None:
@@ -115,6 +118,19 @@ class App:
             )
         if not click.confirm(question, err=True, default=False):
             raise failure.Failure(Exit.ERROR, "nothing was done.", "DECLINED")
+
+
+def _read_value(file: BinaryIO, name: str) -> bytes:
+    """All of a file, but no more than any cluster takes: /dev/zero must not fill the memory."""
+    from kvclient.protocol import VALUE_BYTES_MAX_CONFIGURABLE
+
+    value = file.read(VALUE_BYTES_MAX_CONFIGURABLE + 1)
+    if len(value) > VALUE_BYTES_MAX_CONFIGURABLE:
+        raise ValueTooLarge(
+            f"{name} holds more than {VALUE_BYTES_MAX_CONFIGURABLE} bytes, the most that any cluster takes",
+            limit=VALUE_BYTES_MAX_CONFIGURABLE,
+        )
+    return value
 
 
 def _buffered_stdout() -> BinaryIO:

@@ -194,7 +194,7 @@ def bench(
             _fill(app, name, keys, value_size)
         ops = make_ops(address.namespace + name, keys, mix, value_size, seed)
         run = Run(connections.current(), ops, address)
-        progress = Progress("bench:", None, shown=not app.settings.quiet)
+        progress = Progress("bench:", None, shown=not app.settings.quiet, unit="ops")
         with Interrupts():
             try:
                 run.go(pipeline, in_flight, seconds, ops_max, progress)

@@ -9,20 +9,17 @@ import click
 
 from kvclient.cli.app import App, current, quit_with
 from kvclient.cli.command import command
-from kvclient.cli.failure import Failure
+from kvclient.cli.failure import Failure, what_now
 from kvclient.cli.output import Cell
+from kvclient.cli.retrying import is_transient
 from kvclient.cli.units import DURATION, show_bytes, show_latency, show_seconds
-from kvclient.errors import BY_STATUS, ConnectError, Exit, KVError, Status
+from kvclient.errors import ConnectError, Exit, InvalidRequest, KVError
 
 _NODE_COLUMNS = ("node", "state", "partitions", "entries", "disk", "memory", "uptime", "address")
 _PARTITIONS_NAMED = 8
 
 # Between two tries of `wait`: short for a script, nothing for the cluster.
 _WAIT_PAUSE_SECONDS = 0.1
-
-_PASSING = tuple(
-    BY_STATUS[status] for status in (Status.UNAVAILABLE, Status.TIMEOUT, Status.OUTCOME_UNKNOWN, Status.BUSY)
-)
 
 
 @command("status")
@@ -168,20 +165,17 @@ def wait(ready: bool, timeout: float) -> None:
         try:
             _ask_ready(app, deadline)
             break
-        except _PASSING as error:
-            problem: KVError = error
-        except ConnectError as error:
+        except KVError as error:
+            if not is_transient(error):
+                raise
             problem = error
-            app.close()
+            if isinstance(error, ConnectError):
+                app.close()
         if time.monotonic() >= deadline:
-            where = (
-                "see: kvcli status"
-                if problem.exit_code != Exit.CONNECT
-                else "Is a cluster running?  try: kvcli dev up"
-            )
-            message = f"not ready after {show_seconds(timeout)}: {problem.message.rstrip('.')}. {where}"
-            code = Exit.CONNECT if problem.exit_code == Exit.CONNECT else Exit.UNAVAILABLE
-            raise Failure(code, message, "NOT_READY")
+            away = isinstance(problem, ConnectError)
+            now = what_now(problem) if away else "See: kvcli status"
+            message = f"not ready after {show_seconds(timeout)}: {problem.message.rstrip('.')}. {now}"
+            raise Failure(Exit.CONNECT if away else Exit.UNAVAILABLE, message, "NOT_READY")
         if app.settings.verbosity and problem.message != told:
             told = problem.message
             app.note(f"not ready yet: {told}")
@@ -208,6 +202,8 @@ def version() -> None:
     try:
         pong = app.client().ping()
         router, router_version = pong.router, pong.version
+    except InvalidRequest:
+        raise
     except KVError as error:
         app.note(f"no cluster was asked: {error.message}")
     if app.output.form in ("plain", "table"):

@@ -7,7 +7,6 @@ Knows click; knows no command. A command file is imported only when that command
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import re
 from collections.abc import Callable, Mapping
@@ -55,6 +54,8 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         name = args[0]
         if name not in self.table and not name.startswith("-"):
+            import difflib  # costs as much as parsing the command line
+
             near = difflib.get_close_matches(name, self.table, n=1)
             meant = f" Did you mean {near[0]!r}?" if near else ""
             raise click.UsageError(f"No such command {name!r}.{meant}", ctx=ctx)
@@ -145,7 +146,6 @@ def global_options(hidden: bool) -> list[click.Option]:
         option("-q", "--quiet", is_flag=True, help="No messages but errors on stderr."),
         option(
             "-v",
-            "--verbosity",
             "--verbose",
             callback=_store("verbosity"),
             count=True,

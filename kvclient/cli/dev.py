@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,14 +14,18 @@ from kvclient.cli.app import App, current, quit_with
 from kvclient.cli.command import command
 from kvclient.cli.devcluster import (
     PORT_BASE_DEFAULT,
+    PORT_BASE_MAX,
     ROUTERS_MAX,
     STORES_MAX,
     DevCluster,
     Shape,
     default_directory,
+    directory_option,
     find_port_base,
+    require_free,
 )
 from kvclient.cli.failure import Failure
+from kvclient.cli.output import Cell
 from kvclient.cli.units import show_bytes, show_seconds
 from kvclient.errors import Exit
 
@@ -38,22 +41,25 @@ def _directory(function: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--dir",
         "directory",
-        type=click.Path(file_okay=False, path_type=Path),
+        type=click.Path(file_okay=False),
+        callback=_resolve,
         help="Where the cluster lives. [default: $XDG_STATE_HOME/ringkv/dev]",
     )(function)
 
 
-def _resolve(directory: Path | None) -> Path:
-    return (directory or default_directory()).absolute()
+def _resolve(ctx: click.Context, param: click.Parameter, value: str | None) -> Path:
+    if value == "":
+        # `--dir "$UNSET"` would otherwise be the directory where the user happens to stand.
+        raise click.BadParameter("is empty", ctx, param)
+    return default_directory() if value is None else Path(value).absolute()
 
 
-def _load(directory: Path | None) -> DevCluster:
-    path = _resolve(directory)
-    cluster = DevCluster.load(path)
+def _load(directory: Path) -> DevCluster:
+    cluster = DevCluster.load(directory)
     if cluster is None:
         raise Failure(
             Exit.NOT_FOUND,
-            f"there is no cluster in {path}. Make one:  kvcli dev up --dir {path}",
+            f"there is no cluster in {directory}. Make one:  kvcli dev up{directory_option(directory)}",
             "NO_CLUSTER",
         )
     return cluster
@@ -73,7 +79,7 @@ def _power_of_two(ctx: click.Context, param: click.Parameter, value: int | None)
 )
 @click.option(
     "--port-base",
-    type=click.IntRange(0, 65_000 - 10 * STORES_MAX),
+    type=click.IntRange(0, PORT_BASE_MAX),
     help=f"First port; 0 finds a free block. [default: {PORT_BASE_DEFAULT}]",
 )
 @click.option("-d", "--detach", is_flag=True, help="Leave it running and return.")
@@ -84,23 +90,24 @@ def up(
     partitions: int | None,
     port_base: int | None,
     detach: bool,
-    directory: Path | None,
+    directory: Path,
 ) -> None:
     """Start the cluster, wait until it is ready, and stay until Ctrl-C.
 
     In a directory that holds a cluster, starts what is not running of it.
     """
     app = current()
-    cluster = _load_or_make(_resolve(directory), stores, routers, partitions, port_base)
-    children: devrun.Children = {}
-    try:
-        with devrun.locked(cluster):
-            missing = [member for member in cluster.members if not devrun.is_running(member)]
+    # The lock covers the making of the cluster too: of two `dev up` at once the second one finds it.
+    with devrun.locked(directory):
+        cluster = _load_or_make(directory, stores, routers, partitions, port_base)
+        missing = [member for member in cluster.members if not devrun.is_running(member)]
+        children: devrun.Children = {}
+        try:
             children = devrun.start(missing)
             devrun.wait_ready(cluster, missing, children)
-    except BaseException:
-        devrun.stop([member for member in cluster.members if member.name in children], app.note)
-        raise
+        except BaseException:
+            devrun.stop([member for member in cluster.members if member.name in children], app.note)
+            raise
     _tell(app, cluster, len(missing), detach)
     if not detach:
         _stay(app, cluster, children)
@@ -114,6 +121,8 @@ def _load_or_make(
         counts = (stores or 3, routers or 2, partitions or 16)
         base = port_base if port_base is not None else PORT_BASE_DEFAULT
         cluster = DevCluster(directory, Shape(*counts, base or find_port_base(*counts)))
+        # Before anything is written: a directory keeps its ports, and these would never do.
+        require_free(cluster.members)
     for name, asked, there in (
         ("stores", stores, cluster.shape.stores),
         ("routers", routers, cluster.shape.routers),
@@ -124,16 +133,10 @@ def _load_or_make(
             raise Failure(
                 Exit.USAGE,
                 f"the cluster in {directory} has --{name} {there}, not {asked}. "
-                "Use another --dir, or throw it away:  "
-                f"kvcli dev down --purge --dir {directory}",
+                f"Use another --dir, or throw it away:  kvcli dev down --purge{cluster.option}",
                 "USAGE",
             )
-    try:
-        cluster.save()
-    except OSError as error:
-        raise Failure(
-            Exit.ERROR, f"{directory} cannot be written: {error.strerror}. Use another --dir", "DEV_DIRECTORY"
-        ) from None
+    cluster.save()
     return cluster
 
 
@@ -143,7 +146,6 @@ def _tell(app: App, cluster: DevCluster, started: int, detached: bool) -> None:
         app.output.document({"url": cluster.url, "directory": str(cluster.directory), "started": started})
         app.output.stdout.flush()
         return
-    suffix = "" if cluster.directory == default_directory() else f" --dir {cluster.directory}"
     lines = [
         f"ready: {shape.stores} stores, {shape.routers} routers, {shape.partitions} partitions "
         f"in {cluster.directory}"
@@ -156,10 +158,10 @@ def _tell(app: App, cluster: DevCluster, started: int, detached: bool) -> None:
         "  kvcli put hello world",
         "  kvcli get hello",
         "  kvcli status",
-        f"  kvcli dev kill store1{suffix}",
+        f"  kvcli dev kill store1{cluster.option}",
         "",
     ]
-    lines.append(f"stop it with:  kvcli dev down{suffix}" if detached else "stop it with Ctrl-C")
+    lines.append(f"stop it with:  kvcli dev down{cluster.option}" if detached else "stop it with Ctrl-C")
     app.output.line("\n".join(lines))
     app.output.stdout.flush()
 
@@ -169,38 +171,40 @@ def _stay(app: App, cluster: DevCluster, children: devrun.Children) -> None:
         devrun.supervise(cluster, children, app.note)
     except KeyboardInterrupt:
         app.note("stopping")
-        with devrun.locked(cluster):
+        with devrun.locked(cluster.directory):
             devrun.stop(cluster.members, app.note)
 
 
 @command("down")
 @click.option("--purge", is_flag=True, help="Delete the directory with all data, too.")
 @_directory
-def down(purge: bool, directory: Path | None) -> None:
+def down(purge: bool, directory: Path) -> None:
     """Stop the cluster: SIGTERM, and SIGKILL after ten seconds. The data stays unless --purge is given."""
     app = current()
     cluster = _load(directory)
     if purge:
-        app.confirm(f"Delete {cluster.directory} with all its data?")
-    with devrun.locked(cluster):
+        app.confirm(f"Delete the cluster in {cluster.directory} with all its data?")
+    with devrun.locked(cluster.directory):
         count = devrun.stop(cluster.members, app.note)
         if purge:
-            shutil.rmtree(cluster.directory)
+            cluster.purge()
     app.note(f"stopped {count} processes" + (", data deleted" if purge else ""))
 
 
 @command("kill")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...|all")
 @_directory
-def kill(names: tuple[str, ...], directory: Path | None) -> None:
+def kill(names: tuple[str, ...], directory: Path) -> None:
     """Kill processes with SIGKILL, as a crash would. NAME: store1, router1, stores, routers or all."""
     app = current()
     cluster = _load(directory)
-    with devrun.locked(cluster):
+    with devrun.locked(cluster.directory):
         hit = devrun.kill(cluster.select(names))
     if not hit:
         raise Failure(
-            Exit.NOT_FOUND, f"none of {', '.join(names)} is running. See: kvcli dev status", "NOT_RUNNING"
+            Exit.NOT_FOUND,
+            f"none of {', '.join(names)} is running. See: kvcli dev status{cluster.option}",
+            "NOT_RUNNING",
         )
     app.note(f"killed {', '.join(member.name for member in hit)}")
 
@@ -208,11 +212,11 @@ def kill(names: tuple[str, ...], directory: Path | None) -> None:
 @command("start")
 @click.argument("names", nargs=-1, required=True, metavar="NAME...|all")
 @_directory
-def start(names: tuple[str, ...], directory: Path | None) -> None:
+def start(names: tuple[str, ...], directory: Path) -> None:
     """Start processes again, with the same configuration and data. NAME as for kill."""
     app = current()
     cluster = _load(directory)
-    with devrun.locked(cluster):
+    with devrun.locked(cluster.directory):
         members = cluster.select(names)
         children = devrun.start(members)
         started = [member for member in members if member.name in children]
@@ -241,25 +245,32 @@ def _watch_start(started: list[Any], children: devrun.Children) -> None:
 
 @command("status")
 @_directory
-def status(directory: Path | None) -> None:
+def status(directory: Path) -> None:
     """Show the processes. Exit code 11 when one is down."""
     app = current()
     cluster = _load(directory)
-    columns = ("name", "role", "state", "pid", "port", "uptime", "memory", "log")
+    exact = app.output.form in ("json", "jsonl", "csv")
+    figures = ("uptime_s", "memory_bytes") if exact else ("uptime", "memory")
+    columns = ("name", "role", "state", "pid", "port", *figures, "log")
     degraded = False
     with app.output.rows("processes", columns) as rows:
         for member in cluster.members:
             identity = processes.recorded(member.pid_file)
             usage = processes.usage(identity) if identity is not None else None
             degraded |= usage is None
+            uptime: Cell = None
+            memory: Cell = None
+            if usage is not None:
+                uptime = round(usage.uptime, 2) if exact else show_seconds(usage.uptime)
+                memory = usage.resident_bytes if exact else show_bytes(usage.resident_bytes)
             rows.add(
                 member.name,
                 member.role,
                 "down" if usage is None else "up",
                 identity.pid if identity is not None else None,
                 member.ports[0],
-                show_seconds(usage.uptime) if usage is not None else None,
-                show_bytes(usage.resident_bytes) if usage is not None else None,
+                uptime,
+                memory,
                 str(member.log_file),
             )
     if degraded:
@@ -273,7 +284,7 @@ def status(directory: Path | None) -> None:
 )
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is written from now on, until Ctrl-C.")
 @_directory
-def logs(names: tuple[str, ...], lines: int, follow: bool, directory: Path | None) -> None:
+def logs(names: tuple[str, ...], lines: int, follow: bool, directory: Path) -> None:
     """Print the last lines of the logs."""
     app = current()
     cluster = _load(directory)

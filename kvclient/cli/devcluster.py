@@ -12,6 +12,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
+import shutil
 import socket
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -24,12 +26,18 @@ from kvclient.errors import Exit
 
 HOST = "127.0.0.1"
 CLUSTER_NAME = "dev"
+CLUSTER_FILE = "cluster.json"
+LOCK_FILE = "lock"
+
+# What a cluster keeps in its directory besides its file and its lock.
+_SUBDIRECTORIES = ("config", "data", "log", "run")
 PORT_BASE_DEFAULT = 7100
 
 # The layout of ports: routers below +100, ten ports per store above. The limits keep both inside.
 ROUTERS_MAX = 20
 STORES_MAX = 50
 _STORE_PORTS = 100
+PORT_BASE_MAX = 65_000 - 10 * STORES_MAX
 
 # Below the kernel's usual range for outgoing connections (from 32768), so that no reconnecting client sits on
 # a port of ours.
@@ -69,6 +77,16 @@ class Shape:
     partitions: int
     port_base: int
 
+    def is_sound(self) -> bool:
+        """Whether it can be a cluster at all; a file edited by hand may say anything."""
+        fields = (self.stores, self.routers, self.partitions, self.port_base)
+        return (
+            all(type(field) is int for field in fields)
+            and 1 <= self.stores <= STORES_MAX
+            and 1 <= self.routers <= ROUTERS_MAX
+            and 1 <= self.port_base <= PORT_BASE_MAX
+        )
+
 
 class DevCluster:
     """A shape in a directory."""
@@ -89,6 +107,13 @@ class DevCluster:
         """Where clients go."""
         return "kv://" + ",".join(f"{HOST}:{router.ports[0]}" for router in self.routers)
 
+    @property
+    def option(self) -> str:
+        """What a `kvcli dev` command must be given to find this cluster, with a blank in front; nothing for
+        the default directory.
+        """
+        return directory_option(self.directory)
+
     def _store(self, number: int) -> Member:
         first = self.shape.port_base + _STORE_PORTS + 10 * (number - 1)
         return Member(f"store{number}", "store", "storenode", (first, first + 1, first + 2), self.directory)
@@ -101,24 +126,38 @@ class DevCluster:
     def load(directory: Path) -> DevCluster | None:
         """The cluster of a directory; None if it holds none."""
         try:
-            fields = json.loads((directory / "cluster.json").read_text())
-            return DevCluster(directory, Shape(**fields))
+            shape = Shape(**json.loads((directory / CLUSTER_FILE).read_text()))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, TypeError):
+            shape = None
+        if shape is None or not shape.is_sound():
             raise Failure(
                 Exit.ERROR,
-                f"{directory / 'cluster.json'} is damaged. Remove the directory, or use another --dir",
+                f"{directory / CLUSTER_FILE} is damaged. Remove the directory, or use another --dir",
                 "DEV_DIRECTORY",
-            ) from None
+            )
+        return DevCluster(directory, shape)
 
     def save(self) -> None:
         """Make the directories, and write cluster.json and every configuration file."""
-        for name in ("config", "data", "log", "run"):
+        for name in _SUBDIRECTORIES:
             (self.directory / name).mkdir(parents=True, exist_ok=True)
         for member in self.members:
             replace_file(member.config_file, to_yaml(self._config(member)).encode())
-        replace_file(self.directory / "cluster.json", json.dumps(asdict(self.shape)).encode() + b"\n")
+        replace_file(self.directory / CLUSTER_FILE, json.dumps(asdict(self.shape)).encode() + b"\n")
+
+    def purge(self) -> None:
+        """Delete what is the cluster's, and its directory if nothing else is in there: --dir may have been
+        somebody's home.
+        """
+        for name in _SUBDIRECTORIES:
+            if (self.directory / name).exists():
+                shutil.rmtree(self.directory / name)
+        for name in (CLUSTER_FILE, LOCK_FILE):
+            (self.directory / name).unlink(missing_ok=True)
+        if not any(self.directory.iterdir()):
+            self.directory.rmdir()
 
     def _config(self, member: Member) -> dict[str, Any]:
         if member.role == "router":
@@ -192,7 +231,12 @@ def to_yaml(fields: dict[str, Any], indent: str = "") -> str:
 def default_directory() -> Path:
     """Where the cluster lives unless --dir says otherwise."""
     state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
-    return Path(state) / "ringkv" / "dev"
+    return (Path(state) / "ringkv" / "dev").absolute()
+
+
+def directory_option(directory: Path) -> str:
+    """` --dir DIRECTORY`, ready for a shell; empty for the default one."""
+    return "" if directory == default_directory() else f" --dir {shlex.quote(str(directory))}"
 
 
 def is_free(port: int) -> bool:

@@ -13,9 +13,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from kvclient.cli import processes
-from kvclient.cli.devcluster import DevCluster, Member, require_free
+from kvclient.cli.devcluster import LOCK_FILE, DevCluster, Member, require_free
 from kvclient.cli.failure import Failure
 from kvclient.errors import Exit, KVError
 
@@ -34,9 +35,18 @@ Children = dict[str, subprocess.Popen[bytes]]
 
 
 @contextmanager
-def locked(cluster: DevCluster) -> Iterator[None]:
-    """Hold the cluster's directory; waits for another kvcli that holds it (no holder waits for long)."""
-    with open(cluster.directory / "lock", "w") as file:
+def locked(directory: Path) -> Iterator[None]:
+    """Hold a cluster's directory, made if there is none; waits for another kvcli that holds it (no holder
+    waits for long).
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = open(directory / LOCK_FILE, "w")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise Failure(
+            Exit.ERROR, f"{directory} cannot be written: {error.strerror}. Use another --dir", "DEV_DIRECTORY"
+        ) from None
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -80,8 +90,7 @@ def wait_ready(cluster: DevCluster, members: list[Member], children: Children) -
             if time.monotonic() > deadline:
                 raise Failure(
                     Exit.UNAVAILABLE,
-                    f"not ready within {READY_SECONDS:.0f} s: {problem}. "
-                    f"See: kvcli dev logs --dir {cluster.directory}",
+                    f"not ready within {READY_SECONDS:.0f} s: {problem}. See: kvcli dev logs{cluster.option}",
                     "NOT_READY",
                 )
             time.sleep(_POLL_SECONDS)
@@ -153,7 +162,7 @@ def supervise(cluster: DevCluster, children: Children, say: Callable[[str], None
             if was and not now:
                 running.discard(member.name)
                 how = _how(children.pop(member.name, None))
-                again = f"kvcli dev start {member.name} --dir {cluster.directory}"
+                again = f"kvcli dev start {member.name}{cluster.option}"
                 say(f"{member.name} ended{how}. Again:  {again}")
             elif now and not was:
                 running.add(member.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterable
@@ -12,7 +13,15 @@ import click
 from kvclient.cli import formats, jobs
 from kvclient.cli.app import App, current, quit_with
 from kvclient.cli.command import command
-from kvclient.cli.exporter import Exported, Exporter, ScannedEntry, Sink, open_partial, publish
+from kvclient.cli.exporter import (
+    BadPartial,
+    Exported,
+    Exporter,
+    ScannedEntry,
+    Sink,
+    open_partial,
+    publish,
+)
 from kvclient.cli.failure import Failure
 from kvclient.cli.interrupts import Interrupts
 from kvclient.cli.progress import Progress
@@ -102,6 +111,9 @@ class _ExportRun:
 
     def into_file(self, path: Path, state: StateFile, keep_state: bool) -> None:
         """To FILE.partial, then FILE."""
+        # Whether anybody is there comes first, so that nothing is left behind if not.
+        self._app.client()
+        state.claim()
         self._done = Exported(state.load() if keep_state else None)
         self._state = state
         partial = path.with_name(path.name + ".partial")
@@ -112,18 +124,22 @@ class _ExportRun:
             return
         try:
             out = open_partial(partial, self._done.size)
-        except (ValueError, FileNotFoundError) as error:
+        except BadPartial as error:
             raise Failure(Exit.USAGE, f"{error}. Start again without --resume", "USAGE") from None
-        with out:
-            try:
-                self._run(out)
-            except (KVError, KeyboardInterrupt) as error:
-                out.flush()
+        try:
+            self._run(out)
+            out.close()
+        except (KVError, KeyboardInterrupt, OSError) as error:
+            if isinstance(error, OSError) and not isinstance(error, KVError):
+                error.filename = str(partial)
+            # On a full disk neither may succeed; then the state of a moment ago must do.
+            with contextlib.suppress(OSError):
+                out.close()
+            with contextlib.suppress(OSError):
                 state.save(self._done.state(), now=True)
-                self._progress.clear()
-                again = jobs.continue_command(self._app, state)
-                self._app.note(f"stopped after {self._done.keys:,} keys; continue:  {again}")
-                raise error
+            again = jobs.continue_command(self._app, state)
+            self._app.note(f"stopped after {self._done.keys:,} keys; continue:  {again}")
+            raise
         publish(partial, path)
         self._done.finished = True
         if keep_state:

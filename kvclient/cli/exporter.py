@@ -122,7 +122,7 @@ class Exporter:
             done.writer = self._writer.state()
             # The first key that could follow.
             done.next_key = (page[-1][0] + b"\0").hex()
-        self._on_page(done)
+            self._on_page(done)
 
 
 def pages(entries: Iterable[ScannedEntry]) -> Iterator[list[tuple[bytes, bytes]]]:
@@ -141,13 +141,22 @@ def pages(entries: Iterable[ScannedEntry]) -> Iterator[list[tuple[bytes, bytes]]
         yield page
 
 
+class BadPartial(ValueError):
+    """FILE.partial is not what the state file speaks of."""
+
+
 def open_partial(path: Path, size: int) -> BinaryIO:
-    """FILE.partial, cut back to the bytes that are known to be good."""
-    file = open(path, "r+b" if size else "wb")  # noqa: SIM115 - the caller closes it
+    """FILE.partial, cut back to the bytes that are known to be good; BadPartial if they are not there."""
+    try:
+        file = open(path, "r+b" if size else "wb")  # noqa: SIM115 - the caller closes it
+    except FileNotFoundError:
+        if not size:
+            raise
+        raise BadPartial(f"{path} is gone, the state file knows of {size} bytes of it") from None
     there = file.seek(0, os.SEEK_END)
     if there < size:
         file.close()
-        raise ValueError(f"{path} is {there} bytes, the state file knows of {size}")
+        raise BadPartial(f"{path} is {there} bytes, the state file knows of {size}")
     file.truncate(size)
     file.seek(size)
     return file

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import sys
-import traceback
 
 import click
 
@@ -45,6 +44,8 @@ def report(error: BaseException, verbosity: int, color: bool = False) -> Exit:
         return error.exit_code
     exit_code, text = describe(error)
     if verbosity >= 2 and not isinstance(error, (Failure, click.ClickException)):
+        import traceback
+
         traceback.print_exception(error, file=sys.stderr)
     if color and sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
         text = text.replace("error:", click.style("error:", fg="red", bold=True), 1)
@@ -97,12 +98,13 @@ _WHAT_NOW: dict[Status, str] = {
 
 
 def _remote(error: KVError) -> str:
-    if isinstance(error, ConnectError):
-        # The SDK's message names the endpoints tried and why each failed.
-        now = error.hint or "Is a cluster running?  try: kvcli dev up"
-    else:
-        now = error.hint or _WHAT_NOW.get(Status(error.status), "")
-    return f"{_sentence(error.message)} {now}".rstrip()
+    return f"{_sentence(error.message)} {what_now(error)}".rstrip()
+
+
+def what_now(error: KVError) -> str:
+    """The sentence that says what to do; empty if there is nothing to say."""
+    now = error.hint or ("" if isinstance(error, ConnectError) else _WHAT_NOW.get(Status(error.status), ""))
+    return now[:1].upper() + now[1:]
 
 
 def _sentence(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import sys
@@ -66,13 +67,21 @@ def import_file(
         rejects_path = (rejects_path or scratch_directory() / f"{base}.rejects.jsonl").absolute()
         job = jobs.job_of("import", file, form, layout, size=size, rejects=str(rejects_path))
         state = StateFile(state_path or scratch_directory() / f"{base}.import-state", job)
+        app.client()
+        state.claim()
         done = Done(state.load() if state_path else None)
         if done.finished:
             app.note(f"{state.path} says that this import is complete; remove it to load the file again")
             return
         _skip_to(source, done.mark.get("offset", 0))
         run = _ImportRun(app, state, done, RejectFile(rejects_path, done.rejects_size), size)
-        run.go(formats.reader(form, source, done.mark, layout), retry_for)
+        try:
+            run.go(formats.reader(form, source, done.mark, layout), retry_for)
+        except FormatError as error:
+            # There is no way on from here: a state file nobody asked for would only lie around.
+            if state_path is None:
+                state.remove()
+            raise run.bad_file(error) from None
     if state_path is None:
         state.remove()
     run.summary()
@@ -111,7 +120,9 @@ class _ImportRun:
         self._imported_before = done.imported
 
     def go(self, reader: Reader, retry_for: float) -> None:
-        """Run to the end. On every failure the state file is up to date and the way on has been said."""
+        """Run to the end. On every failure the state file is up to date, and the way on has been said if
+        there is one (behind a FormatError there is none).
+        """
         app, done = self._app, self._done
         client = app.client()
         self._state.save(done.state(), now=True)
@@ -127,32 +138,33 @@ class _ImportRun:
             try:
                 importer.run(reader)
                 done.finished = True
-            except (KVError, KeyboardInterrupt, OSError) as error:
-                self._stopped(error)
+                self._state.save(done.state(), now=True)
+            except (KVError, KeyboardInterrupt, OSError):
+                self._stopped()
                 raise
-            except FormatError as error:
-                self._stopped(None)
-                code = Exit.PARTIAL if done.imported else Exit.ERROR
-                kept = (
-                    f"The {done.imported:,} records before that are loaded."
-                    if done.imported
-                    else "Nothing was loaded."
-                )
-                raise Failure(code, f"{error}. {kept}", "BAD_FILE") from None
+            except FormatError:
+                self._state.save(done.state(), now=True)
+                raise
             finally:
                 self._progress.clear()
                 self._rejects.close()
-                self._state.save(done.state(), now=True)
 
     def _on_done(self, done: Done) -> None:
         self._state.save(done.state())
         note = f", {done.rejected} rejected" if done.rejected else ""
         self._progress.update(done.imported, done.offset, note)
 
-    def _stopped(self, error: BaseException | None) -> None:
+    def bad_file(self, error: FormatError) -> Failure:
+        """What to say of a file that cannot be read to its end."""
+        imported = self._done.imported
+        kept = f"The {imported:,} records before that are loaded." if imported else "Nothing was loaded."
+        return Failure(Exit.PARTIAL if imported else Exit.ERROR, f"{error}. {kept}", "BAD_FILE")
+
+    def _stopped(self) -> None:
         self._progress.clear()
-        if error is None:
-            return
+        # On a full disk the state of a moment ago must do.
+        with contextlib.suppress(OSError):
+            self._state.save(self._done.state(), now=True)
         line = self._done.mark.get("line", 0)
         self._app.note(
             f"stopped behind line {line:,}; continue:  {jobs.continue_command(self._app, self._state)}"

@@ -13,8 +13,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 from kvclient.cli.records import REJECT_BYTES_SHOWN, FormatError, Item, Mark, Reader, Reject
 from kvclient.cli.retrying import Patience, is_transient
@@ -102,18 +103,25 @@ class RejectFile:
     def __init__(self, path: Path, size: int = 0) -> None:
         self.path = path
         self.size = size
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
 
     def write(self, rejects: list[Reject]) -> None:
         if not rejects:
             return
-        if self._file is None:
-            self._file = open(self.path, "r+b" if self.size else "wb")  # noqa: SIM115 - closed by close()
+        data = memoryview(b"".join([reject.to_line() for reject in rejects]))
+        try:
+            if self._file is None:
+                self._file = open(self.path, "r+b" if self.size else "wb", buffering=0)  # noqa: SIM115
+            # Also what a write that failed half-way has left goes.
             self._file.truncate(self.size)
             self._file.seek(self.size)
-        for reject in rejects:
-            self.size += self._file.write(reject.to_line())
-        self._file.flush()
+            rest = data
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            error.filename = str(self.path)
+            raise
+        self.size += len(data)
 
     def close(self) -> None:
         if self._file is not None:
@@ -203,7 +211,7 @@ class Importer:
             done.imported += batch.records - len(refused)
             done.rejected += len(rejects)
             done.rejects_size = self._rejects.size
-        self._on_done(done)
+            self._on_done(done)
 
     def _acknowledge_what_arrives(self) -> None:
         try:

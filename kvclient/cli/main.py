@@ -113,14 +113,31 @@ def main() -> None:
     """Console script `kvcli`."""
     if "_KVCLI_COMPLETE" in os.environ:
         cli.main(prog_name="kvcli")
+    _open_closed_streams()
     # Also where a script started us in the background, which ignores SIGINT.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     code = run(sys.argv[1:])
-    if code == Exit.BROKEN_PIPE:
-        # The interpreter flushes stdout at exit and would complain about the closed pipe.
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # A closed pipe or a full disk, told already; the interpreter would tell it again in its own way.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code)
+
+
+def _open_closed_streams() -> None:
+    """Started with stdin, stdout or stderr closed (`>&-`): opened the wrong way round, they give the error
+    that a closed one gives, and no other file gets their number.
+    """
+    for number, mode in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, mode)
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
 
 
 def _interrupt(number: int, frame: object) -> None:

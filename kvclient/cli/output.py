@@ -9,7 +9,8 @@ they come (a table in pages of `TABLE_PAGE_ROWS`), so memory stays bounded.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, BinaryIO, Protocol
 
@@ -28,22 +29,31 @@ class StdoutClosed(Exception):
 
 
 class Stdout:
-    """Binary stdout; a reader that has gone is told apart from every other broken pipe."""
+    """Binary stdout; a reader that has gone is told apart from every other broken pipe, and other errors say
+    that it is stdout they speak of.
+    """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
 
     def write(self, data: bytes) -> None:
-        try:
+        with _named():
             self._stream.write(data)
-        except BrokenPipeError:
-            raise StdoutClosed from None
 
     def flush(self) -> None:
-        try:
+        with _named():
             self._stream.flush()
-        except BrokenPipeError:
-            raise StdoutClosed from None
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise StdoutClosed from None
+    except OSError as error:
+        error.filename = "stdout"
+        raise
 
 
 def json_cell(cell: Cell) -> Any:

@@ -16,11 +16,12 @@ RATE_SECONDS = 10.0
 
 
 class Progress:
-    """Done and total in bytes (total None: unknown) and a count of keys. Draws nothing unless `shown` and
+    """Done and total in bytes (total None: unknown) and a count of `unit`. Draws nothing unless `shown` and
     stderr is a terminal.
     """
 
-    def __init__(self, what: str, total: int | None, shown: bool = True) -> None:
+    def __init__(self, what: str, total: int | None, shown: bool = True, unit: str = "keys") -> None:
+        self._unit = unit
         self._what = what
         self._total = total
         self._shown = shown and sys.stderr.isatty()
@@ -39,7 +40,8 @@ class Progress:
         began, count_then, done_then = self._samples[0]
         elapsed = now - began
         rate = (count - count_then) / elapsed if elapsed else 0.0
-        text = f"{self._what} {count:,} keys, {show_bytes(done)}, {rate:,.0f}/s"
+        size = f", {show_bytes(done)}" if done else ""
+        text = f"{self._what} {count:,} {self._unit}{size}, {rate:,.0f}/s"
         if self._total:
             text += f", {min(done / self._total, 1):.0%}"
             speed = (done - done_then) / elapsed if elapsed else 0.0

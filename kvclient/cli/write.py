@@ -45,7 +45,8 @@ def put(
     app = current()
     name = app.data(key)
     options: dict[str, Any] = _conditions(app, if_absent, if_present, if_version, if_value)
-    version = app.client().put(name, app.value(value), ttl=ttl, **options)
+    data = app.value(value)
+    version = app.client().put(name, data, ttl=ttl, **options)
     _print_version(app, name, version)
 
 

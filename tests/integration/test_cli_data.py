@@ -10,6 +10,7 @@ import json
 import os
 import pty
 import random
+import resource
 import shlex
 import signal
 import subprocess
@@ -359,6 +360,69 @@ def test_a_cut_dump_loads_what_is_whole_and_says_so(kv: Run, prefix: str, tmp_pa
     assert b"The 100 records before that are loaded" in done.stderr
     assert kv("count", prefix).stdout == b"100\n"
     assert b"no dump file" in kv("import", "none.dump", code=Exit.ERROR).stderr
+
+
+def test_an_unreadable_end_leaves_no_state_file(kv: Run, tmp_path: Path) -> None:
+    (tmp_path / "none.dump").write_bytes(b"something else")
+    kv("import", "none.dump", code=Exit.ERROR)
+    assert [path.name for path in tmp_path.iterdir()] == ["none.dump"]
+
+
+def test_two_imports_at_once_do_not_write_the_same_files(
+    kv: Run, prefix: str, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    command = [KVCLI, "import", "-", "--format", "lines"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, cwd=tmp_path
+    ) as first:
+        wait_until_there(tmp_path / "stdin.import-state")
+        said = kv(*command[1:], code=Exit.ERROR, stdin=b"x\n").stderr
+        assert b"another kvcli is at work" in said
+        kv(*command[1:], "--resume", "other", stdin=f"{prefix}2\n".encode())
+        first.communicate(f"{prefix}1\n".encode(), timeout=60)
+    assert first.returncode == 0
+    assert kv("count", prefix).stdout == b"2\n"
+
+
+def wait_until_there(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not (path.exists() and path.stat().st_size):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_an_export_that_met_a_full_disk_is_continued(
+    kv: Run, prefix: str, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    kv("mput", "-", stdin="".join(f"{prefix}{n:05}\t{'v' * 100}\n" for n in range(5000)).encode())
+
+    def limit_file_size() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, resource.RLIM_INFINITY))
+
+    done = subprocess.run(
+        [KVCLI, "export", prefix, "-f", "out.jsonl"],
+        env=environment,
+        cwd=tmp_path,
+        preexec_fn=limit_file_size,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == Exit.ERROR
+    assert b"out.jsonl.partial: File too large" in done.stderr
+    again = shlex.split(done.stderr.decode().partition("continue:")[2].splitlines()[0])
+    assert json.loads((tmp_path / "out.jsonl.export-state").read_text())["done"]["keys"] >= 1000
+    assert b"exported 5,000 keys" in kv(*again[1:]).stderr
+    records = [json.loads(line) for line in (tmp_path / "out.jsonl").read_bytes().splitlines()]
+    assert [record["key"] for record in records] == [f"{prefix}{n:05}" for n in range(5000)]
+
+
+def test_an_export_that_finds_nobody_leaves_nothing(kv: Run, tmp_path: Path) -> None:
+    kv("-u", "kv://127.0.0.1:1", "export", "-f", "out.jsonl", code=Exit.CONNECT)
+    assert list(tmp_path.iterdir()) == []
+    said = kv("export", "-f", "no/where.jsonl", code=Exit.ERROR).stderr
+    assert b"No such file or directory" in said
+    assert b"--resume" not in said
 
 
 def test_import_reads_a_pipe(kv: Run, prefix: str) -> None:

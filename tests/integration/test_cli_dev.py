@@ -71,6 +71,7 @@ def test_a_whole_life(kv: Run, directory: Path) -> None:
     kv("wait", "--ready", "--timeout", "5s")
     kv("mput", *[item for number in range(200) for item in (f"k{number}", f"v{number}")])
     before = processes(kv)
+    assert all(process["uptime_s"] > 0 and process["memory_bytes"] > 1 << 20 for process in before.values())
 
     # A store dies: its keys are unavailable, and said to be so; started again, everything is there.
     assert "killed store2" in kv("dev", "kill", "store2").stderr

@@ -12,6 +12,7 @@ import os
 import pathlib
 import random
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -364,6 +365,42 @@ def test_a_batch_may_come_from_the_client_itself(db):
     result = db.put_many((b"copy:" + entry.key, entry.value) for entry in db.scan("a", page=100))
     assert result.ok == 2000
     assert db.count("copy:a") == 2000
+
+
+class Picky:
+    """An application's own codec, with an exception of its own."""
+
+    name = "picky"
+
+    def encode(self, value):
+        return value
+
+    def decode(self, data):
+        if data == b"bad":
+            raise LookupError("not mine")
+        return data
+
+
+def test_a_codec_that_fails_in_a_batch_fails_its_item_only(router, db):
+    """Its exception went through the session: the answers behind it were lost, and in asyncio get_many told
+    that the keys did not exist.
+    """
+    db.put_many({"a": b"1", "b": b"bad", "c": b"3"})
+    with (
+        kvclient.connect(router.url, codec=Picky()) as picky,
+        pytest.raises(kvclient.BatchError) as caught,
+    ):
+        picky.get_many(["a", "b", "c"])
+    assert caught.value.details["results"] == {"a": b"1", "c": b"3"}
+    [(index, error)] = caught.value.errors
+    assert (index, type(error), type(error.__cause__)) == (1, kvclient.CodecError, LookupError)
+
+    async def main():
+        async with await kvclient.aconnect(router.url, codec=Picky()) as picky:
+            await picky.get_many(["a", "b", "c"], timeout=1)
+
+    with pytest.raises(kvclient.BatchError):
+        asyncio.run(main())
 
 
 def test_get_many_that_failed_in_part_says_what_it_has(router, db):
@@ -734,6 +771,32 @@ def test_close_ends_calls_of_other_threads(router, db):
     db.close()
     with pytest.raises(kvclient.ClosedError):
         db.get("k")
+
+
+@pytest.mark.parametrize("how", ["put", "close"])
+def test_a_signal_handler_that_uses_the_interrupted_client_does_not_hang(router, how):
+    """It waited for the lock that its own thread held."""
+    raised = []
+
+    def handle(*_):
+        try:
+            db.close() if how == "close" else db.put("bye", b"1")
+        except RuntimeError as error:
+            raised.append(error)
+
+    before = len(os.listdir("/proc/self/fd"))
+    db = kvclient.connect(router.url)
+    router.script = lambda request: DROP if request.kind == protocol.Kind.OPS else None
+    previous = signal.signal(signal.SIGALRM, handle)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with pytest.raises(kvclient.ClosedError if how == "close" else kvclient.KVTimeout):
+            db.get("k", timeout=1)
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+    assert len(raised) == (how == "put")
+    db.close()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_an_interrupted_call_leaves_the_client_usable(router, db):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable
+from functools import partial
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,6 +37,7 @@ class Network:
         self.count = 0
         self.applied: dict[bytes, int] = {}
         self.tables: set[tuple[bytes, int]] = set()
+        self.restarts = 0
         self.floors: dict[bytes, int] = {}
         self.up = [False] * ROUTERS
         self.session = Session([f"r{i}" for i in range(ROUTERS)], 5, self.random, self.now)
@@ -63,12 +65,14 @@ class Network:
                 continue
             if self.up[pending.router]:
                 frame, router = pending.frame, pending.router
-                self.carry(lambda frame=frame, router=router: self.serve(router, frame))
+                self.carry(partial(self.serve, router, frame, self.restarts))
             else:
                 self.session.unsent(pending, self.now)
         self.session.rebuilds.clear()
 
-    def serve(self, router: int, frame: bytes) -> None:
+    def serve(self, router: int, frame: bytes, restarts: int) -> None:
+        if restarts != self.restarts:
+            return  # it was on its way to a process that has died
         request = protocol.decode_request(frame)
         status, body = self.execute(request)
         reply = protocol.encode_response(request.kind, request.request_id, status, body)
@@ -88,6 +92,8 @@ class Network:
             return [int(Status.UNAVAILABLE), "no leader"]
         if (key, request.sequence) in self.tables:
             return [0, 1, 1]
+        if self.restarts and request.flags & protocol.FLAG_RETRY:
+            return [int(Status.OUTCOME_UNKNOWN), "it may have run before the restart"]
         floor = self.floors[key] = max(self.floors.get(key, 0), request.acked_below)
         if request.sequence < floor:
             return [int(Status.OUTCOME_UNKNOWN), "acknowledged"]
@@ -110,7 +116,11 @@ class Network:
                 self.session.tick(self.now)
 
     def shake(self) -> None:
-        """Connections come and go."""
+        """Connections come and go, stores restart: the session tables live in memory."""
+        if self.random.random() < self.trouble / 10:
+            self.restarts += 1
+            self.tables.clear()
+            self.floors.clear()
         for router in range(ROUTERS):
             if self.random.random() < (0.3 if self.up[router] else 0.7):
                 self.up[router] = not self.up[router]

@@ -298,3 +298,34 @@ def test_a_closed_stdout_exits_141() -> None:
     reader.stdin.close()
     assert done.returncode == Exit.BROKEN_PIPE
     assert done.stderr == b""
+
+
+@pytest.mark.parametrize(("redirection", "arguments"), [(">&-", "--version"), ("<&-", "put k -")])
+def test_a_closed_stream_is_an_error_and_no_defect(redirection: str, arguments: str) -> None:
+    command = f'"$0" {arguments} {redirection}'
+    kvcli = Path(sys.executable).with_name("kvcli")
+    done = subprocess.run(["sh", "-c", command, kvcli], stderr=subprocess.PIPE, timeout=60, check=False)
+    assert done.returncode == Exit.ERROR
+    assert b"Bad file descriptor" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_an_endless_value_does_not_fill_the_memory() -> None:
+    with pytest.raises(errors.ValueTooLarge, match="/dev/zero holds more than 8388608 bytes"):
+        App().value("@/dev/zero")
+
+
+@pytest.mark.parametrize("name", ["nofile", "/", ""])
+def test_a_value_file_that_cannot_be_read_is_a_usage_error(name: str) -> None:
+    with pytest.raises(click.UsageError, match=f"value '@{name}': "):
+        App().value(f"@{name}")
+
+
+def test_version_does_not_forgive_a_wrong_address(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["-u", "http://x", "version"]) == Exit.USAGE
+    assert "is no kv:// address" in capsys.readouterr().err
+
+
+def test_a_remedy_begins_like_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["-u", "foo", "get", "k"]) == Exit.USAGE
+    assert "address. Write it like kv://" in capsys.readouterr().err

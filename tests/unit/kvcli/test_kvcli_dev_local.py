@@ -14,7 +14,14 @@ import pytest
 import yaml
 
 from kvclient.cli import processes
-from kvclient.cli.devcluster import DevCluster, Shape, find_port_base, is_free, require_free
+from kvclient.cli.devcluster import (
+    DevCluster,
+    Shape,
+    default_directory,
+    find_port_base,
+    is_free,
+    require_free,
+)
 from kvclient.cli.failure import Failure
 from kvclient.cli.main import run
 from kvclient.errors import Exit
@@ -162,3 +169,58 @@ def test_a_directory_that_cannot_be_written_is_named(
     (tmp_path / "file").write_text("")
     assert run(["dev", "up", "--dir", str(tmp_path / "file" / "x")]) == Exit.ERROR
     assert "cannot be written" in capsys.readouterr().err
+
+
+def test_purge_takes_only_what_is_the_clusters(tmp_path: Path) -> None:
+    cluster = DevCluster(tmp_path / "mine", Shape(1, 1, 16, 7100))
+    cluster.save()
+    cluster.purge()
+    assert not cluster.directory.exists()
+    cluster.save()
+    (cluster.directory / "thesis.tex").write_text("years of work")
+    cluster.purge()
+    assert [path.name for path in cluster.directory.iterdir()] == ["thesis.tex"]
+
+
+def test_taken_ports_do_not_stick_to_a_new_directory(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = find_port_base(1, 1, 1)
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", base))
+        holder.listen(1)
+        up = ["dev", "up", "--stores", "1", "--routers", "1", "--dir", str(tmp_path / "d")]
+        assert run([*up, "--port-base", str(base)]) == Exit.ERROR
+    assert f"port {base} is in use" in capsys.readouterr().err
+    assert DevCluster.load(tmp_path / "d") is None
+
+
+def test_an_empty_directory_name_is_not_the_current_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["dev", "up", "--dir", ""]) == Exit.USAGE
+    assert "--dir" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_is_printed_so_that_it_can_be_pasted(capsys: pytest.CaptureFixture[str]) -> None:
+    shape = Shape(1, 1, 16, 7100)
+    assert DevCluster(Path("/a b"), shape).option == " --dir '/a b'"
+    assert DevCluster(default_directory(), shape).option == ""
+    assert run(["dev", "down", "--dir", "/no such"]) == Exit.NOT_FOUND
+    assert "kvcli dev up --dir '/no such'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        '{"stores": 1, "routers": 1, "partitions": 16, "port_base": 99999}',
+        '{"stores": 0, "routers": 1, "partitions": 16, "port_base": 7100}',
+        '{"stores": "x", "routers": 1, "partitions": 16, "port_base": 7100}',
+    ],
+)
+def test_a_shape_that_no_cluster_has_is_called_damage(tmp_path: Path, shape: str) -> None:
+    (tmp_path / "cluster.json").write_text(shape)
+    with pytest.raises(Failure, match="damaged"):
+        DevCluster.load(tmp_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import resource
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from kvclient.cli import importer
 from kvclient.cli.importer import Done, Importer, RejectFile
-from kvclient.cli.records import FormatError, Item, LinesReader
+from kvclient.cli.records import FormatError, Item, LinesReader, Reject
 from kvclient.cli.retrying import Patience
 from kvclient.errors import (
     ConnectError,
@@ -250,3 +251,20 @@ def test_at_most_the_window_is_in_flight(tmp_path: Path) -> None:
 
     run(Cluster(trouble), words(300), tmp_path)
     assert 1 < max(peak) <= importer.IN_FLIGHT
+
+
+def test_rejects_cut_off_by_a_full_disk_are_written_again_whole(tmp_path: Path) -> None:
+    rejects = RejectFile(tmp_path / "rejects")
+    bad = [Reject(number, "bad", b"x" * 100) for number in (1, 2)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, hard))
+    try:
+        with pytest.raises(OSError, match="rejects"):
+            rejects.write(bad)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert rejects.size == 0
+    rejects.write(bad)
+    rejects.close()
+    assert reject_lines(tmp_path) == [1, 2]
+    assert rejects.size == (tmp_path / "rejects").stat().st_size

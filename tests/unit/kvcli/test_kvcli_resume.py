@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 from collections.abc import Iterable, Iterator
@@ -10,7 +11,7 @@ from typing import NamedTuple
 
 import pytest
 
-from kvclient.cli import exporter, formats
+from kvclient.cli import exporter, formats, resume
 from kvclient.cli.csvfile import Layout
 from kvclient.cli.exporter import Exported, Exporter, open_partial, publish
 from kvclient.cli.failure import Failure
@@ -51,6 +52,49 @@ def test_what_is_no_state_file_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "s").write_text(text)
     with pytest.raises(Failure, match="no state file"):
         StateFile(tmp_path / "s", {}).load()
+
+
+def test_two_jobs_never_have_one_state_file(tmp_path: Path) -> None:
+    first, second = StateFile(tmp_path / "s", {}), StateFile(tmp_path / "s", {})
+    first.claim()
+    assert first.load() is None
+    for _ in range(2):
+        first.save({"n": 1}, now=True)
+        with pytest.raises(Failure, match="another kvcli"):
+            second.claim()
+    first.remove()
+    second.claim()
+    assert second.load() is None
+    # Two that begin at the same moment.
+    first.claim()
+    first.save({"n": 1}, now=True)
+    with pytest.raises(Failure, match="another kvcli"):
+        second.save({"n": 2}, now=True)
+    assert first.load() == {"n": 1}
+    first.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_save_keeps_the_old_state_and_leaves_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state = StateFile(tmp_path / "s", {})
+    state.claim()
+    state.save({"n": 1}, now=True)
+
+    def full(number: int) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resume.os, "fsync", full)
+        with pytest.raises(OSError, match="full") as caught:
+            state.save({"n": 2}, now=True)
+    assert caught.value.filename == str(tmp_path / "s")
+    assert state.load() == {"n": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
+    state.save({"n": 3}, now=True)
+    assert state.load() == {"n": 3}
+    state.remove()
 
 
 def test_a_newer_state_is_refused(tmp_path: Path) -> None:

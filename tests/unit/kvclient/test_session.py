@@ -10,13 +10,17 @@ from kvclient import protocol
 from kvclient.errors import (
     Busy,
     ConnectError,
+    InternalError,
+    KeyTooLong,
     KVTimeout,
     OutcomeUnknown,
     ProtocolError,
+    ReadOnly,
     Status,
     Unavailable,
     ValueTooLarge,
     VersionMismatch,
+    from_result,
 )
 from kvclient.pending import Pending
 from kvclient.session import IN_FLIGHT_MAX, Session
@@ -297,6 +301,84 @@ def test_refused_ops_whose_last_attempt_was_lost_are_in_doubt():
     assert pending.results[1][0] == Status.OUTCOME_UNKNOWN
 
 
+def test_ops_that_an_earlier_attempt_did_are_not_sent_again_without_retry():
+    """The late answer to an earlier attempt closed the doubt, and the whole request went out once more
+    without RETRY: a store that had restarted meanwhile did its part a second time.
+    """
+    wire = Wire()
+    pending = wire.submit(A + B, count=2)
+    _, first = wire.one()
+    ((_, second),) = of_kind(protocol.Kind.OPS, wire.advance(0.7))
+    wire.answer(first, [0, 1], [23, "no leader"])
+    wire.refuse(second, Status.BUSY, router=1)
+    ((_, third),) = of_kind(protocol.Kind.OPS, wire.advance(0.2))
+    assert (third.body, third.sequence, third.flags) == (B, first.sequence, 0)
+    wire.answer(third, [0, 2])
+    assert pending.results == [[0, 1], [0, 2]]
+
+
+def test_a_refusal_speaks_of_its_own_attempt_only():
+    """An op that one attempt found too late may still be applied by another one."""
+    wire = Wire()
+    pending = wire.submit()
+    wire.one()
+    ((_, second),) = of_kind(protocol.Kind.OPS, wire.advance(0.7))
+    wire.answer(second, [int(Status.TIMEOUT), "too late"], router=1)
+    wire.advance(6)
+    assert pending.results[0][0] == Status.OUTCOME_UNKNOWN
+
+
+def test_an_op_found_too_late_is_known_when_no_other_attempt_is_open():
+    wire = Wire()
+    pending = wire.submit()
+    _, request = wire.one()
+    wire.answer(request, [int(Status.TIMEOUT), "too late"])
+    assert pending.results == [[int(Status.TIMEOUT), "too late"]]
+
+
+def test_a_final_op_error_with_another_attempt_open_says_so():
+    wire = Wire()
+    pending = wire.submit()
+    wire.one()
+    ((_, second),) = of_kind(protocol.Kind.OPS, wire.advance(0.7))
+    wire.answer(second, [int(Status.READ_ONLY), "disk full"], router=1)
+    error = from_result(pending.results[0])
+    assert (type(error), error.message, error.maybe_applied) == (ReadOnly, "disk full", True)
+
+
+def test_an_error_at_the_end_does_not_deny_what_was_done():
+    wire = Wire()
+    pending = wire.submit(A + B, count=2)
+    _, first = wire.one()
+    wire.answer(first, [0, 1], [23, "no leader"])
+    ((_, second),) = wire.advance(0.1)
+    wire.refuse(second, Status.INTERNAL, router=1)
+    assert pending.done
+    assert pending.error is None
+    assert pending.results[0] == [0, 1]
+    assert type(from_result(pending.results[1])) is InternalError
+
+
+def test_each_op_to_blame_gets_its_own_error():
+    wire = Wire()
+    pending = wire.submit(A + B, count=2)
+    _, first = wire.one()
+    wire.refuse(first, Status.VALUE_TOO_LARGE, index=0, limit=10, size=11)
+    _, second = wire.one()
+    wire.refuse(second, Status.KEY_TOO_LONG, index=0)
+    assert [type(from_result(result)) for result in pending.results] == [ValueTooLarge, KeyTooLong]
+
+
+def test_what_waited_for_a_connection_is_tried_again_in_time():
+    """Its due time was not noted: it waited for its deadline, however many other routers there were."""
+    wire = Wire(connected=False)
+    wire.submit()
+    for router in (0, 1):
+        wire.session.connection(router, True, wire.now)
+    assert wire.one()[0] == 0
+    assert [router for router, _ in of_kind(protocol.Kind.OPS, wire.advance(1.0))] == [1]
+
+
 def test_one_op_to_blame_does_not_fail_the_others():
     wire = Wire()
     pending = wire.submit(A + B + C, count=3)
@@ -313,16 +395,23 @@ def test_one_op_to_blame_does_not_fail_the_others():
     assert (error.limit, error.size) == (10, 11)
 
 
-def test_no_attempt_later_than_the_retry_window():
+def test_no_attempt_reaches_a_store_later_than_the_retry_window():
+    """An attempt near the window's end was given the caller's whole patience: a router could hold it for a
+    minute, and the stores would have taken it for one that certainly never ran.
+    """
     wire = Wire()
     pending = wire.submit(timeout=300.0)
-    _, first = wire.one()
-    attempts = of_kind(protocol.Kind.OPS, wire.advance(299))
-    began = 300_000 - first.timeout_ms
+    began = wire.now
+    wire.flush()
+    attempts = []
+    while wire.now < began + 299:
+        for _, request in of_kind(protocol.Kind.OPS, wire.advance(0.25)):
+            attempts.append(request)
+            late = wire.now - began + request.timeout_ms / 1000
+            assert late <= protocol.RETRY_WINDOW_MS / 1000 + 0.25, "0.25: the step of this loop"
     assert attempts
-    assert all(request.flags == protocol.FLAG_RETRY for _, request in attempts)
-    assert all(300_000 - request.timeout_ms - began <= protocol.RETRY_WINDOW_MS for _, request in attempts)
-    wire.answer(attempts[-1][1], [0, 8])
+    assert all(request.flags == protocol.FLAG_RETRY for request in attempts)
+    wire.answer(attempts[-1], [0, 8])
     assert pending.results == [[0, 8]], "an answer may come later than that"
 
 
@@ -354,14 +443,16 @@ def test_a_write_refused_for_longer_than_the_window_goes_on_as_a_new_one():
     wire = Wire()
     pending = wire.submit(timeout=200.0)
     sent = wire.flush()
+    attempts = []
     while wire.now < 250:
         for router, request in sent:
+            attempts.append((wire.now, request))
             wire.refuse(request, Status.UNAVAILABLE, router)
         sent = wire.advance(0.02)
     began = {}
-    for _, request in wire.sent:
-        at = 200_000 - request.timeout_ms
-        assert at - began.setdefault(request.sequence, at) <= protocol.RETRY_WINDOW_MS
+    for at, request in attempts:
+        late = at - began.setdefault(request.sequence, at)
+        assert late + (request.timeout_ms / 1000 if late else 0) <= protocol.RETRY_WINDOW_MS / 1000
         assert request.flags == 0
     assert len(began) == 3
     assert not pending.done

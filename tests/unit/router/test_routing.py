@@ -13,6 +13,7 @@ from kvclient import protocol
 from kvclient.errors import Status
 from kvclient.protocol import FLAG_BARRIER, FLAG_RETRY, Kind, Request
 from router.requests import MARGIN_MS, TIMEOUT_MS_MAX, Budget
+from router.routing import STALE_SECONDS
 from shared.clustermap import ClusterMap
 from shared.hashing import partition_of
 from shared.messages import Item
@@ -106,6 +107,16 @@ class TestManyPartitions:
             harness.answer(node, item, ok(1) if item.sequence == 2 else b"\xc1")
         by_status = {response.request_id: response.status for response in harness.responses()}
         assert by_status == {1: Status.INTERNAL, 2: Status.OK}
+        assert harness.idle
+
+    def test_nonsense_beside_a_partition_that_was_not_served_is_answered_once(self, harness: Harness) -> None:
+        """It raised out of the sweep, and all that had expired with it was never answered."""
+        harness.send(put(harness.keys(1, 1)[0]) + put(harness.keys(2, 1)[0]), timeout_ms=1000)
+        (node, item), _ = harness.items()
+        harness.answer(node, item, b"")
+        harness.send(put(harness.keys(2, 1)[0]), timeout_ms=1000)
+        harness.pass_time(1)
+        assert sorted(response.status for response in harness.responses()) == [Status.OK, Status.INTERNAL]
         assert harness.idle
 
     def test_an_empty_stream_has_empty_results(self, harness: Harness) -> None:
@@ -315,6 +326,42 @@ class TestLostStores:
         harness.send(put(harness.keys(2, 1)[0]), timeout_ms=1000, flags=FLAG_RETRY)
         harness.pass_time(1)
         assert harness.results()[0][0] == Status.UNAVAILABLE
+
+    @pytest.mark.parametrize("status", [Status.TIMEOUT, Status.READ_ONLY])
+    def test_a_final_refusal_after_a_lost_attempt_does_not_make_the_outcome_known(
+        self, harness: Harness, status: Status
+    ) -> None:
+        """The store speaks of the attempt that it has seen, the client would take it for the whole."""
+        harness.send(put(harness.keys(1, 1)[0]))
+        harness.item()
+        harness.router.on_backend(1, False)
+        harness.router.on_backend(1, True)
+        harness.refuse(*harness.item(), status)
+        assert harness.results()[0][0] == Status.OUTCOME_UNKNOWN
+
+    def test_what_is_late_already_does_not_go_out_once_more(self, harness: Harness) -> None:
+        """The loop stood still past the deadline: the retry went out first and left doubt about the write."""
+        harness.send(put(harness.keys(1, 1)[0]), timeout_ms=1000)
+        harness.refuse(*harness.item(), Status.UNAVAILABLE)
+        harness.clock.advance(2)
+        harness.router.on_tick(harness.clock.monotonic())
+        assert harness.results()[0][0] == Status.UNAVAILABLE
+        assert harness.items() == []
+
+    def test_what_lay_here_while_the_process_stood_still_is_passed_on_as_a_retry(
+        self, harness: Harness
+    ) -> None:
+        """Its client has long sent it through another router, and the store may have restarted since: it
+        executed the write twice.
+        """
+        harness.router.on_stall()
+        harness.send(put(b"k"))
+        harness.send(put(b"k"), client_id=0, sequence=0)
+        harness.send(protocol.encode_get(b"k"), sequence=0)
+        assert [item.flags for _, item in harness.items()] == [FLAG_RETRY, 0, 0]
+        harness.pass_time(STALE_SECONDS)
+        harness.send(put(b"k"))
+        assert harness.item()[1].flags == 0
 
     def test_that_nobody_is_there_says_more_than_an_earlier_refusal(self, harness: Harness) -> None:
         key = harness.keys(1, 1)[0]

@@ -154,6 +154,19 @@ def test_a_page_that_is_nonsense_is_an_internal_error(harness: Harness, data: Da
     assert harness.idle
 
 
+@pytest.mark.parametrize(
+    "page",
+    [b"", b"\x93\x00", b"\xc0", ok(1, b"") * 2, ok(b"1", b"", b"k"), ok(1, b"", 7), ok(1, b"", b"k", 0)],
+)
+def test_counts_that_are_nonsense_are_one_internal_error(harness: Harness, page: bytes) -> None:
+    """Each such partition gave an answer of its own, or the rest of the store's batch was lost."""
+    harness.send(protocol.encode_scan(b"", None, 100, SCAN_COUNT), sequence=0)
+    for node, item in harness.items():
+        harness.answer(node, item, page)
+    assert harness.response().status == Status.INTERNAL
+    assert harness.idle
+
+
 def test_a_scan_beside_other_ops_is_refused(harness: Harness) -> None:
     harness.send(protocol.encode_scan(b"", None, 100) + put(b"k"))
     assert harness.response().status == Status.INVALID_REQUEST

@@ -1,0 +1,108 @@
+"""The code blocks of README.md do what the text around them says, on a real cluster.
+
+They run as they stand, but for what would make two test runs meet on the machine: `scripts/up --detach` is
+left out (the fixture has started the same cluster, on free ports), the address in the Python block is
+replaced by that cluster's, and its directory is the default one of a state directory of the test's own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kvclient.errors import Exit
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+URL = "kv://127.0.0.1:7100,127.0.0.1:7101"
+LINK = re.compile(r"\]\(([^)#]+)")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """What the reader's shell has after `scripts/up --detach`."""
+    state = tmp_path_factory.mktemp("state")
+    binaries = Path(sys.executable).parent
+    variables = os.environ | {"XDG_STATE_HOME": str(state), "PATH": f"{binaries}:{os.environ['PATH']}"}
+    variables.pop("RINGKV_URL", None)
+
+    def dev(*arguments: str) -> bytes:
+        command = ["kvcli", "dev", *arguments]
+        return subprocess.run(command, env=variables, check=True, timeout=90, stdout=subprocess.PIPE).stdout
+
+    started = dev("up", "--detach", "--port-base", "0", "-o", "json")
+    variables["RINGKV_URL"] = json.loads(started)["url"]
+    yield variables
+    dev("down", "--purge", "--yes")
+    assert list((state / "ringkv").iterdir()) == []
+
+
+def run(command: list[str], environment: dict[str, str], stdin: str = "", code: int = 0) -> str:
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=environment,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == code, done
+    return done.stdout
+
+
+def shell(script: str, environment: dict[str, str]) -> str:
+    return run(["bash", "-euo", "pipefail", "-c", script], environment)
+
+
+def test_the_readme_has_the_blocks_that_are_tested_here() -> None:
+    assert len(blocks("sh")) == 2
+    assert len(blocks("python")) == 1
+    assert README.count("```") == 6
+
+
+def test_python_block(environment: dict[str, str]) -> None:
+    (block,) = blocks("python")
+    assert URL in block
+    script = block.replace(URL, environment["RINGKV_URL"]) + "    assert hits[-1].result() == 100\n"
+    lines = run([sys.executable, "-"], environment, script).splitlines()
+    assert [line.split()[:2] for line in lines[:2]] == [["b'user:1'", "Ada"], ["b'user:2'", "Grace"]]
+    assert lines[2].startswith("it is there, in version ")
+
+
+def test_the_asyncio_twin(environment: dict[str, str]) -> None:
+    match = re.search(r"`(async with await kvclient\.aconnect\(url\) as db: .*?)`", README)
+    assert match is not None
+    script = f"import asyncio, kvclient\nurl = None\nasync def main():\n    {match[1]}\nasyncio.run(main())\n"
+    run([sys.executable, "-"], environment, script)
+
+
+def test_shell_blocks(environment: dict[str, str]) -> None:
+    quickstart, crash = blocks("sh")
+    first, *lines = quickstart.splitlines()
+    assert first.startswith("scripts/up --detach ")
+    *lines, last = lines
+    assert last.startswith("kvcli dev down ")
+    assert shell("\n".join(lines), environment).splitlines()[1] == "world"
+    # The second block goes on with the cluster of the first.
+    assert shell(crash, environment).splitlines()[-1] == "world"
+    shell(last, environment)
+    run(["kvcli", "dev", "status"], environment, code=Exit.DEGRADED)
+
+
+def test_links_lead_somewhere() -> None:
+    links = LINK.findall(README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
