@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import storenode.engine as engine_package
-from kvclient import calls, protocol
+from kvclient import errors, protocol
 from kvclient.errors import RequestTooLarge, Status
 from storenode.engine import Engine
 
@@ -63,7 +63,7 @@ def test_a_value_is_whole_however_little_room_is_left(engine: Engine) -> None:
 
 def test_the_sdk_names_a_refused_get_for_what_it_is(engine: Engine) -> None:
     results = protocol.decode_results(engine.read(protocol.encode_get(b"k") * (FIT + 1), 0))
-    error = calls.failure(results[-1])
+    error = errors.from_result(results[-1])
     assert type(error) is RequestTooLarge
     assert "ask for fewer keys at once" in str(error)
     assert not error.retryable
