@@ -195,7 +195,8 @@ class Backends:
             self._set_up(backend, False)
             raise ProtocolError(f"node {pong.node_id} answers where the map has node {backend.node}")
         self._core.on_epoch(pong.epoch)
-        self._set_up(backend, backend.linked)
+        if backend.linked:  # else it was said before the link went, and answers may be behind it
+            self._set_up(backend, True)
 
     # -- health
 
