@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kvclient.cli import processes
@@ -110,10 +110,14 @@ def _not_ready(router: Member) -> str | None:
 
 def ended(member: Member, children: Children) -> bool:
     """Whether it does not run (any more); reaps it if it is our child."""
+    if is_running(member):
+        return False
     child = children.get(member.name)
     if child is not None:
-        child.poll()
-    return not is_running(member)
+        # Its other threads may be a moment behind, and until then there is no exit status.
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(KILL_SECONDS)
+    return True
 
 
 def stop(members: list[Member], say: Callable[[str], None]) -> int:

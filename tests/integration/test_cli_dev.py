@@ -163,15 +163,18 @@ def test_the_foreground_ends_with_a_signal_and_takes_everything_along(
         subprocess.Popen(command, stdout=said, stderr=said) as process,
     ):
         text = (tmp_path / "said").read_text
-        wait_until(lambda: "stop it with Ctrl-C" in text())
-        kv("put", "k", "v")
-        kv("dev", "kill", "store1")
-        wait_until(lambda: "store1 ended by signal SIGKILL" in text())
-        kv("dev", "start", "store1")
-        wait_until(lambda: "store1 is back" in text())
-        assert kv("get", "k").stdout == "v\n"
-        process.send_signal(number)
-        assert process.wait(30) == 0
+        try:
+            wait_until(lambda: "stop it with Ctrl-C" in text())
+            kv("put", "k", "v")
+            kv("dev", "kill", "store1")
+            wait_until(lambda: "store1 ended by signal SIGKILL" in text())
+            kv("dev", "start", "store1")
+            wait_until(lambda: "store1 is back" in text())
+            assert kv("get", "k").stdout == "v\n"
+            process.send_signal(number)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
     assert {found["state"] for found in processes(kv, Exit.DEGRADED).values()} == {"down"}
 
 

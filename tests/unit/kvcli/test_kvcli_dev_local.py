@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kvclient.cli import processes
+from kvclient.cli import devrun, processes
 from kvclient.cli.devcluster import (
     DevCluster,
     Shape,
@@ -123,6 +123,30 @@ def test_a_recorded_process_is_signalled(sleeper: tuple[subprocess.Popen[bytes],
     assert processes.wait_gone([pid_file], 10) == []
     assert processes.recorded(pid_file) is None
     assert not processes.send_signal(pid_file, signal.SIGTERM)
+
+
+class DiesAfterALook(subprocess.Popen[bytes]):
+    """A child that dies right after it was seen alive."""
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            os.kill(self.pid, signal.SIGKILL)
+            while processes.identify(self.pid) is not None:
+                pass
+        return None
+
+
+def test_how_a_child_ended_is_known_whenever_it_ended(tmp_path: Path) -> None:
+    cluster = DevCluster(tmp_path, Shape(1, 1, 16, 7100))
+    cluster.save()
+    member = cluster.stores[0]
+    child = DiesAfterALook([sys.executable, "-c", "import time; time.sleep(60)"])
+    identity = processes.identify(child.pid)
+    assert identity is not None
+    member.pid_file.write_text(json.dumps(identity._asdict()))
+    while not devrun.ended(member, {member.name: child}):
+        child.kill()
+    assert child.returncode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize("field", ["started", "boot"])
