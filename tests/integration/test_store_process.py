@@ -341,10 +341,11 @@ def test_a_stop_refuses_the_writes_that_it_has_not_read_and_serves_the_reads(sta
     assert store.process.wait(DEADLINE_S) == 0
     assert {answers[100_000 + token].status for token in range(1, 2001)} == {Status.OK}
     # What was read before the signal was seen is written; of the rest, nothing is left without an answer.
-    assert {answers[token].status for token in range(1, 2001)} - {Status.OK} == {Status.UNAVAILABLE}
+    assert {answers[token].status for token in range(1, 2001)} <= {Status.OK, Status.UNAVAILABLE}
     again = start()
     read = again.batch([get(token, b"new%d" % token) for token in range(1, 2001)])
-    assert {first_result(answer)[0] for answer in read.values()} == {Status.NOT_FOUND}
+    there = {token for token, answer in read.items() if first_result(answer)[0] == Status.OK}
+    assert there == {token for token in range(1, 2001) if answers[token].status == Status.OK}
 
 
 def test_a_log_that_cannot_be_written_stops_no_store(tmp_path: Path) -> None:
