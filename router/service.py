@@ -22,6 +22,7 @@ from router.requests import Budget
 from router.routing import Router
 from shared import logs, sockets
 from shared.clock import Clock, SystemClock
+from shared.memory import Trimmer
 from shared.opstream import Limits
 from shared.reactor import Reactor
 from shared.timers import Timer
@@ -135,6 +136,7 @@ def run(config: RouterConfig) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             reactor.on_signal(number, service.stop)
         _log.info("router_started", listen=service.endpoint, stores=list(config.stores))
+        Trimmer(reactor.call_later)
         gc.collect()
         gc.freeze()  # what is here now stays: later collections need not look at it
         reactor.run()

@@ -18,6 +18,7 @@ from shared.clock import SystemClock
 from shared.clustermap import ClusterMap, Node
 from shared.commandline import CannotStart
 from shared.config import ConfigError, Problem
+from shared.memory import Trimmer
 from shared.opstream import Limits
 from shared.reactor import Reactor
 from storenode import engine
@@ -89,6 +90,7 @@ class StoreNode:
         self._service.start(socket, partitions, self._figures.snapshot)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._reactor.on_signal(number, self._service.stop)
+        Trimmer(self._reactor.call_later)
         _log.info(
             "listening",
             rpc=sockets.bound_endpoint(socket),

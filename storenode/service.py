@@ -36,8 +36,10 @@ STOP_GRACE_S: Final = 4.0
 """How long a stopping store waits for its log write; less than the 5 s and 10 s after which supervisors kill.
 """
 
-STOP_DRAIN_S: Final = 0.2
+STOP_DRAIN_S: Final = 0.5
 """How long a stopping store reads what has arrived, at most: routers send on until its socket is gone."""
+STOP_QUIET_MS: Final = 20
+"""Silence after which nothing is on its way any more: what has arrived may still be in the kernel's buffers."""
 
 DEFECT_LOG_INTERVAL_S: Final = 1.0
 
@@ -130,8 +132,8 @@ class Service:
         """Answers what has arrived since `stop`."""
         assert self._socket is not None, "stop() does nothing before start()"
         deadline = self._clock.monotonic() + STOP_DRAIN_S
-        while self._clock.monotonic() < deadline and (batch := drain_router(self._socket.recv)):
-            self._on_messages(batch)
+        while self._clock.monotonic() < deadline and self._socket.poll(STOP_QUIET_MS):
+            self._on_messages(drain_router(self._socket.recv))
             self.outbox.flush()
 
     def _on_messages(self, batch: list[list[bytes]]) -> None:

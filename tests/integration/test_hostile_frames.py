@@ -1,8 +1,11 @@
-"""100,000 mutated frames to a socket: the process stays alive, correct, and near its memory before."""
+"""100,000 mutated frames to a socket, as fast as it goes: the process stays alive, correct, and does not keep
+the memory that they took.
+"""
 
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,9 +19,9 @@ from kvclient.protocol import Request
 from tests.integration.localcluster import Cluster, resident_bytes
 
 FRAMES = 100_000
-PACE = 200
 PING_ID = 424_242_424_242
 GROWTH_BYTES_MAX = 50 << 20
+SETTLED_SECONDS = 20
 UNTOUCHED = {b"untouched:%d" % number: b"value:%d" % number for number in range(200)}
 
 OPS = [
@@ -57,6 +60,15 @@ def seed_batches() -> list[bytes]:
     return [msgpack.packb(message) for message in messages]
 
 
+def mutated(seeds: list[bytes], dice: random.Random) -> list[list[bytes]]:
+    """FRAMES messages, made before the first is sent: making them takes longer than refusing them."""
+    messages = [[mutate(dice.choice(seeds), dice)] for _ in range(FRAMES)]
+    for message in messages:
+        if dice.random() < 0.02:
+            message += [b"", dice.choice(seeds)]
+    return messages
+
+
 def mutate(frame: bytes, dice: random.Random) -> bytes:
     """One to four of: flip, cut, insert, repeat, splice a length lie; sometimes pure noise."""
     if dice.random() < 0.05:
@@ -90,6 +102,7 @@ def attacker() -> Iterator[Callable[[str], zmq.Socket[bytes]]]:
     def connect(endpoint: str) -> zmq.Socket[bytes]:
         socket = context.socket(zmq.DEALER)
         socket.setsockopt(zmq.SNDTIMEO, 20_000)
+        socket.setsockopt(zmq.SNDHWM, 0)
         socket.connect(endpoint)
         opened.append(socket)
         return socket
@@ -100,27 +113,24 @@ def attacker() -> Iterator[Callable[[str], zmq.Socket[bytes]]]:
     context.term()
 
 
-def flood(socket: zmq.Socket[bytes], seeds: list[bytes], dice: random.Random, ping: bytes) -> int:
-    """Send FRAMES mutated frames, reading whatever comes back; returns how many answers came.
+def flood(socket: zmq.Socket[bytes], frames: list[list[bytes]], ping: bytes) -> int:
+    """Send the frames without ever waiting, then `ping`, which is answered when all before it were read.
 
-    Every PACE frames it waits for the answer to `ping`: what is measured is what the process keeps, not how
-    far it is behind a sender that takes its processor away.
+    Returns how many answers came; more were dropped, because here they are read in between only.
     """
     answers = 0
-    for number in range(1, FRAMES + 1):
-        frame = mutate(dice.choice(seeds), dice)
-        if dice.random() < 0.02:
-            socket.send_multipart([frame, b"", dice.choice(seeds)])
-        else:
-            socket.send(frame)
-        if number % PACE == 0:
-            socket.send(ping)
-            while True:
-                assert socket.poll(30_000), "no answer to a valid message any more"
-                answers += 1
-                if is_answer(socket.recv_multipart()[-1]):
-                    break
-    return answers
+    for number, frame in enumerate(frames):
+        socket.send_multipart(frame)
+        while number % 64 == 0 and socket.poll(0):
+            socket.recv_multipart()
+            answers += 1
+    for _ in range(12):
+        socket.send(ping)  # again: the answer to the one before may be among the dropped
+        while socket.poll(5_000):
+            answers += 1
+            if is_answer(socket.recv_multipart()[-1]):
+                return answers
+    raise AssertionError("no answer to a valid message any more")
 
 
 def is_answer(frame: bytes) -> bool:
@@ -168,15 +178,13 @@ def test_mutated_frames_change_nothing(
     process_id = filled.processes()[process]
     before = resident_bytes(process_id)
     socket = attacker(endpoint_of(filled, process))
-    answers = flood(socket, seeds(), random.Random(seed), ping)
+    answers = flood(socket, mutated(seeds(), random.Random(seed)), ping)
 
-    probe = attacker(endpoint_of(filled, process))
-    probe.send(ping)
-    assert probe.poll(30_000), f"{process} does not answer a valid message any more"
-    assert msgpack.unpackb(probe.recv(), strict_map_key=False)[2] == PING_ID
-
-    assert answers > 0, "malformed requests are answered, not swallowed"
+    assert answers > FRAMES // 100, "malformed requests are answered, not swallowed"
     assert filled.processes()[process] == process_id
     assert Path(f"/proc/{process_id}").exists()
-    assert resident_bytes(process_id) - before < GROWTH_BYTES_MAX
+    settled = time.monotonic() + SETTLED_SECONDS
+    while (grown := resident_bytes(process_id) - before) >= GROWTH_BYTES_MAX:
+        assert time.monotonic() < settled, f"{process} kept {grown >> 20} MiB"
+        time.sleep(0.1)
     assert untouched(filled) == UNTOUCHED
