@@ -39,7 +39,7 @@ STOP_GRACE_S: Final = 4.0
 STOP_DRAIN_S: Final = 0.5
 """How long a stopping store reads what has arrived, at most: routers send on until its socket is gone."""
 STOP_QUIET_MS: Final = 20
-"""Silence after which nothing is on its way any more: what has arrived may still be in the kernel's buffers."""
+"""Silence after which nothing is on its way any more: what arrived may still be in the kernel's buffers."""
 
 DEFECT_LOG_INTERVAL_S: Final = 1.0
 
