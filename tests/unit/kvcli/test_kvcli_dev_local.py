@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -100,10 +101,14 @@ def test_free_ports_are_below_the_outgoing_ones() -> None:
 
 @pytest.fixture
 def sleeper(tmp_path: Path):  # type: ignore[no-untyped-def]
-    pid_file = tmp_path / "p.pid"
+    pid_file, log = tmp_path / "p.pid", tmp_path / "log"
     child = processes.spawn(
-        [sys.executable, "-c", "import time; time.sleep(60)"], tmp_path, pid_file, tmp_path / "log"
+        [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"], tmp_path, pid_file, log
     )
+    deadline = time.monotonic() + 20
+    while not log.exists() or not log.read_bytes():
+        assert time.monotonic() < deadline, "the interpreter does not start"
+        time.sleep(0.01)
     yield child, pid_file
     child.kill()
     child.wait()
