@@ -102,9 +102,8 @@ def test_free_ports_are_below_the_outgoing_ones() -> None:
 @pytest.fixture
 def sleeper(tmp_path: Path):  # type: ignore[no-untyped-def]
     pid_file, log = tmp_path / "p.pid", tmp_path / "log"
-    child = processes.spawn(
-        [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"], tmp_path, pid_file, log
-    )
+    program = "import time; print('up', flush=True); time.sleep(60)"
+    child = processes.spawn([sys.executable, "-c", program], tmp_path, pid_file, log)
     deadline = time.monotonic() + 20
     while not log.exists() or not log.read_bytes():
         assert time.monotonic() < deadline, "the interpreter does not start"
