@@ -1,5 +1,6 @@
 # Sourced by the other scripts: makes .venv with this checkout and its extras installed and the extensions compiled.
-# Needs: Python >= 3.11 with venv and headers, a C compiler. On Debian, as root, what is missing is installed.
+# Needs: Python >= 3.11 with venv and headers, a C compiler, liblz4 and libzstd with headers. On Debian, as root, what
+# is missing is installed.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -35,6 +36,8 @@ fingerprint() {
         xargs -0 cat setup.cfg setup.py pyproject.toml | sha256sum
 }
 
+has_compression() { printf '#include <lz4.h>\n#include <zstd.h>\n' | "${CC:-cc}" -E - >/dev/null 2>&1; }
+
 has_pip() { .venv/bin/python -m pip --version >/dev/null 2>&1; }
 
 make_venv() {
@@ -59,6 +62,7 @@ ensure_venv() {
     fi
     has_pip || make_venv
     command -v "${CC:-cc}" >/dev/null || debian_install "no C compiler" gcc libc6-dev
+    has_compression || debian_install "no headers of liblz4 and libzstd" liblz4-dev libzstd-dev
     [[ -f $(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h ]] ||
         debian_install "no Python headers (Python.h)" python3-dev
     say "installing into .venv and compiling (a minute or two the first time)"

@@ -1,4 +1,4 @@
-"""Checksums, hash and log records (docs/formats.md sections 1 and 2)."""
+"""Checksums, hash, log records and compressed blocks (docs/formats.md sections 1 to 3)."""
 
 from collections.abc import Iterable
 
@@ -13,6 +13,9 @@ def masked_crc32c(data: bytes) -> int:
 
 def hash64(data: bytes) -> int:
     """XXH64 with seed 0."""
+
+def unpacked_block(type: int, stored: bytes) -> bytes:
+    """A block as it was before it was compressed (docs/formats.md section 3). ValueError: it is not one."""
 
 def wal_header(engine_id: int, number: int, previous: int, previous_length: int) -> bytes:
     """The 48 bytes that a log begins with."""

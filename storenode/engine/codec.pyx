@@ -1,4 +1,5 @@
-"""Checksums, hash and log records (docs/formats.md sections 1 and 2) for the Python side of the engine."""
+"""Checksums, hash, log records and compressed blocks (docs/formats.md sections 1 to 3) for the Python side of
+the engine."""
 
 from cpython.bytes cimport (
     PyBytes_AS_STRING,
@@ -10,12 +11,17 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 from storenode.engine.native cimport (
+    BLOCK_TYPE_PLAIN,
+    BLOCK_TYPE_ZSTD,
+    DECOMPRESS_NO_MEMORY,
     WAL_HEADER_BYTES,
     buffer,
     buffer_free,
+    compressed_length,
     crc32c as native_crc32c,
     crc32c_mask,
     crc32c_portable as native_crc32c_portable,
+    decompress,
     hash64 as native_hash64,
     slice,
     slice_of,
@@ -41,6 +47,26 @@ def masked_crc32c(bytes data):
 
 def hash64(bytes data):
     return native_hash64(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+
+
+def unpacked_block(int type, bytes stored):
+    cdef slice payload = slice_of(PyBytes_AS_STRING(stored), PyBytes_GET_SIZE(stored))
+    cdef size_t length
+    cdef int result
+    if type == BLOCK_TYPE_PLAIN:
+        return stored
+    if not BLOCK_TYPE_PLAIN < type <= BLOCK_TYPE_ZSTD:
+        raise ValueError("unknown block type")
+    length = compressed_length(&payload)
+    if length == 0:
+        raise ValueError("the length of a compressed block is out of bounds")
+    block = PyBytes_FromStringAndSize(NULL, length)
+    result = decompress(type, payload, <uint8_t *>PyBytes_AS_STRING(block), length)
+    if result == DECOMPRESS_NO_MEMORY:
+        raise MemoryError
+    if result < 0:
+        raise ValueError("malformed compressed block")
+    return block
 
 
 def wal_header(uint32_t engine_id, uint64_t number, uint64_t previous, uint64_t previous_length):

@@ -3,9 +3,13 @@ exceptions of native failures."""
 
 from __future__ import annotations
 
+import errno
 import os
 
 from kvclient.errors import Corruption
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+"""What the machine's owner can mend, after which writing goes on."""
 
 
 class EngineError(Exception):
@@ -19,6 +23,13 @@ class EngineReadOnly(EngineError):
 
 class EngineFailed(EngineError):
     """The engine cannot say any more what is durable; it refuses to write until it is opened anew."""
+
+
+def sync_failed(path: str, error: OSError, what: str = "sync") -> EngineFailed:
+    """For a sync that failed, and for whatever else leaves unknown what is durable."""
+    return EngineFailed(
+        f"{path}: {what} failed: {error.strerror}; what is durable is unknown, open the engine anew"
+    )
 
 
 class EngineClosed(EngineError):

@@ -27,7 +27,7 @@ class Job:
 
     `below`: what is older than the output, as runs; a deletion is dropped where none of it can hold the key.
     `overlaps`: the tables that the output will be compacted into one day; an output ends before it overlaps
-    more than `overlap_bytes_max` of them.
+    more than `overlap_bytes_max` of them. `compression`: the block type of docs/formats.md section 3.
     """
 
     def __init__(
@@ -43,6 +43,8 @@ class Job:
         overlap_bytes_max: int,
         block_bytes: int,
         bits_per_key: int,
+        restart_interval: int = 16,
+        compression: int = 0,
     ) -> None: ...
     def step(self) -> int:
         """Run on: 0 done; 1 needs a file (call open_table); 2 a table is complete (see finished; not yet
@@ -53,6 +55,7 @@ class Job:
     def open_table(self, fd: int, number: int, file_id: int, created_ms: int) -> None: ...
     def finished(self) -> FinishedTable: ...
     def counts(self) -> dict[str, int]:
-        """entries_in, entries_out, dropped_shadowed, dropped_absent."""
+        """entries_in, entries_out, dropped_shadowed, dropped_absent; block_bytes and block_bytes_stored: of
+        the data blocks that were written, before and after compression."""
     def cancel(self) -> None:
         """Make a running step raise Cancelled soon. Any thread."""

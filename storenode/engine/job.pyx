@@ -23,6 +23,7 @@ from storenode.engine.native cimport (
     merge_add_run,
     run,
     table,
+    table_writer_compress,
     table_writer_init,
 )
 from storenode.engine.table cimport Table
@@ -42,7 +43,7 @@ cdef class Job:
 
     def __cinit__(self, str directory, tuple memtables, tuple runs, tuple below, tuple overlaps, *,
                   uint64_t now_ms, uint64_t table_bytes, uint64_t overlap_bytes_max, size_t block_bytes,
-                  unsigned bits_per_key):
+                  unsigned bits_per_key, unsigned restart_interval=16, int compression=0):
         cdef Memtable one
         cdef size_t i
         cdef size_t tables = sum(map(len, runs)) + sum(map(len, below)) + len(overlaps)
@@ -59,7 +60,9 @@ cdef class Job:
             self.below_runs[i] = self.run_of(level)
         if job_init(&self.native, len(memtables) + len(runs), self.below_runs, len(below)) < 0:
             raise MemoryError
-        table_writer_init(&self.native.out, block_bytes, bits_per_key)
+        table_writer_init(&self.native.out, block_bytes, restart_interval, bits_per_key)
+        if table_writer_compress(&self.native.out, compression) < 0:
+            raise MemoryError
         for one in memtables:
             merge_add_memory(&self.native.sources, one.native)
         for level in runs:
@@ -129,4 +132,6 @@ cdef class Job:
             "entries_out": j.entries_out,
             "dropped_shadowed": j.dropped_shadowed,
             "dropped_absent": j.dropped_absent,
+            "block_bytes": j.out.block_bytes_made,
+            "block_bytes_stored": j.out.block_bytes_stored,
         }

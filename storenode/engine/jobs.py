@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from storenode.engine.compaction import OVERLAP_TABLES_MAX, Proposal
-from storenode.engine.errors import Cancelled
+from storenode.engine.errors import NO_ROOM, Cancelled, sync_failed
 from storenode.engine.job import Job
-from storenode.engine.options import Options
+from storenode.engine.options import LEVELS, Options
 from storenode.engine.table import Table
 from storenode.engine.tree import Retired, Tree, table_path
 from storenode.engine.version import TableMeta
@@ -22,6 +22,9 @@ from storenode.engine.vfs import File
 NEEDS_FILE = 1
 TABLE_FINISHED = 2
 UNLIMITED = (1 << 63) - 1
+
+PLAIN, LZ4, ZSTD = 0, 1, 2
+"""Types of blocks (docs/formats.md section 3)."""
 
 Watch = Callable[[Job], bool]
 """Called with a job before each of its steps; True: stop. Whoever watches may also cancel it later, from
@@ -34,7 +37,20 @@ class JobResult(NamedTuple):
     bytes_read: int
     bytes_written: int
     tables_written: int
+    block_bytes: int = 0
+    """Of the data blocks before compression."""
+    block_bytes_stored: int = 0
     moved: bool = False
+
+
+def compression_at(level: int, options: Options) -> int:
+    """The type of the blocks of a table that is written for a level.
+
+    Tables above the last level are rewritten soon: Zstandard's time would be spent on them in vain.
+    """
+    if options.compression == "none":
+        return PLAIN
+    return ZSTD if options.compression == "zstd" and level == LEVELS - 1 else LZ4
 
 
 def flush(tree: Tree, retired: Retired, options: Options, watch: Watch) -> JobResult:
@@ -53,19 +69,23 @@ def flush(tree: Tree, retired: Retired, options: Options, watch: Watch) -> JobRe
         overlap_bytes_max=UNLIMITED,
         block_bytes=options.block_bytes,
         bits_per_key=options.bits_per_key,
+        restart_interval=options.restart_interval,
+        compression=compression_at(0, options),
     )
     outputs = _run(tree, job, 0, watch)
     _install(tree, outputs, (), flushed=retired)
-    return JobResult(retired.memtable.memory_bytes, sum(table.size for table in outputs), len(outputs))
+    return _result(job, retired.memtable.memory_bytes, outputs)
 
 
 def compact(tree: Tree, proposal: Proposal, options: Options, watch: Watch) -> JobResult:
-    """Carry out a proposal for the tree's current version.
+    """Carry out a proposal for the tree's current version. A table that is compressed otherwise than its new
+    level wants is rewritten instead of moved.
 
     What counts as expired is what had expired at the last flush: entries that are only in the log are
     replayed from that moment on, and must find what they found the first time.
     """
-    if proposal.move:
+    compression = compression_at(proposal.output_level, options)
+    if proposal.move and all(table.compression == compression for table in tree.tables_of(proposal.upper)):
         tree.install([table._replace(level=proposal.output_level) for table in proposal.upper], ())
         return JobResult(0, 0, 0, moved=True)
     inputs = (*proposal.upper, *proposal.lower)
@@ -86,10 +106,23 @@ def compact(tree: Tree, proposal: Proposal, options: Options, watch: Watch) -> J
         overlap_bytes_max=OVERLAP_TABLES_MAX * options.table_bytes,
         block_bytes=options.block_bytes,
         bits_per_key=options.bits_per_key,
+        restart_interval=options.restart_interval,
+        compression=compression,
     )
     outputs = _run(tree, job, proposal.output_level, watch)
     _install(tree, outputs, numbers)
-    return JobResult(sum(table.size for table in inputs), sum(table.size for table in outputs), len(outputs))
+    return _result(job, sum(table.size for table in inputs), outputs)
+
+
+def _result(job: Job, bytes_read: int, outputs: list[TableMeta]) -> JobResult:
+    counts = job.counts()
+    return JobResult(
+        bytes_read,
+        sum(table.size for table in outputs),
+        len(outputs),
+        counts["block_bytes"],
+        counts["block_bytes_stored"],
+    )
 
 
 def _tables(tree: Tree, runs: list[tuple[TableMeta, ...]]) -> tuple[tuple[Table, ...], ...]:
@@ -113,19 +146,36 @@ def _run(tree: Tree, job: Job, level: int, watch: Watch) -> list[TableMeta]:
                 job.open_table(file.fd, number, tree.engine_id << 48 | number, time.time_ns() // 1_000_000)
             elif status == TABLE_FINISHED:
                 assert file is not None
-                file.sync()
+                _sync(file)
                 file.close()
                 outputs.append(TableMeta(level=level, **job.finished()))
             else:
                 break
         if outputs:
-            tree.shared.vfs.sync_directory(tree.directory)
+            _sync_directory(tree)
     except BaseException:
         if file is not None:
             file.close()
         _remove(tree, created)
         raise
     return outputs
+
+
+def _sync(file: File) -> None:
+    try:
+        file.sync()
+    except OSError as error:
+        if error.errno in NO_ROOM:  # that concerns this file alone, and the next try makes a new one
+            raise
+        raise sync_failed(file.path, error) from error
+
+
+def _sync_directory(tree: Tree) -> None:
+    """Any failure is final: it may have cost the name of a log, and who syncs next is not told of it."""
+    try:
+        tree.shared.vfs.sync_directory(tree.directory)
+    except OSError as error:
+        raise sync_failed(tree.directory, error) from error
 
 
 def _install(

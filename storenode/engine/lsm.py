@@ -18,18 +18,17 @@ from types import TracebackType
 from typing import Any
 
 from kvclient.errors import Corruption
-from kvclient.protocol import encode_delete, encode_put
+from kvclient.protocol import encode_delete
 from storenode.engine import statistics
 from storenode.engine.background import COMPACTION, FLUSH, Background
+from storenode.engine.core import Core
 from storenode.engine.errors import EngineClosed, EngineFailed, EngineReadOnly
 from storenode.engine.options import Options
-from storenode.engine.recovery import recover
+from storenode.engine.recovery import SEQUENCE_MAX, recover
 from storenode.engine.shared import Shared
 from storenode.engine.snapshot import Snapshot
 from storenode.engine.view import View
 from storenode.engine.wal import Entry, LogWriter
-
-SEQUENCE_MAX = (1 << 56) - 1
 
 MEMTABLES_SLOW = 2
 MEMTABLES_STOP = 4
@@ -41,12 +40,13 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-class Engine:
+class Engine(Core):
     """See `open`."""
 
     def __init__(
         self, path: str, options: Options, shared: Shared, engine_id: int, *, owns_shared: bool
     ) -> None:
+        super().__init__()
         self.directory = os.path.abspath(path)
         self.engine_id = engine_id
         self.options = options
@@ -54,9 +54,7 @@ class Engine:
         self._owns_shared = owns_shared
         recovered = recover(shared, self.directory, engine_id, options)
         self.tree = recovered.tree
-        self.next_sequence = recovered.next_sequence
-        """The sequence that the next applied op gets: one more than the last."""
-        self._now_ms = recovered.now_ms
+        self.next_sequence, self.now_ms = recovered.next_sequence, recovered.now_ms
         self._applied_log = recovered.last_log[0]
         self._logs = set(recovered.logs)
         self._log = LogWriter(
@@ -66,9 +64,9 @@ class Engine:
             options.memtable_bytes,
             self.tree.take_number,
             recovered.last_log,
+            self,
         )
         self._append_lock = threading.Lock()
-        self._applying = False
         self._active_bytes_seen = 0
         self._broken: str | None = None
         self._closed = False
@@ -98,7 +96,7 @@ class Engine:
         malformed, nothing was executed.
         """
         view = self._view()
-        if self._applying:
+        if self.applying:
             raise RuntimeError("two threads apply to one engine")
         if self._broken:
             raise EngineFailed(self._broken)
@@ -107,19 +105,20 @@ class Engine:
             view = self._view()
         if not self.next_sequence <= first_sequence <= SEQUENCE_MAX - len(ops):
             raise ValueError(f"first_sequence is {first_sequence}, the next one is {self.next_sequence}")
-        self._applying = True
+        self.applying = True
         try:
-            if now_ms < self._now_ms:
-                now_ms = self._now_ms
+            if now_ms < self.now_ms:
+                now_ms = self.now_ms
             results, count, damage = view.apply(ops, first_sequence, now_ms)
         except MemoryError:
+            self.ends = True  # nor is anything put
             self._broken = "out of memory in the middle of an entry; open the engine anew"
             self.background.stop()  # half an entry must not get into a table
             raise
         finally:
-            self._applying = False
+            self.applying = False
         self.next_sequence = first_sequence + count
-        self._now_ms = now_ms
+        self.now_ms = now_ms
         if damage is not None and self.damage is None:
             self.damage = damage
         if view.active.memory_bytes != self._active_bytes_seen:
@@ -132,10 +131,9 @@ class Engine:
         if self.pressure() == 2:
             self._wait_for_room()
         sequence, stamp = self.next_sequence, now_ms()
-        return self.apply(ops, sequence, stamp, self._append(((sequence, stamp, ops),), sync=sync))
-
-    def put(self, key: bytes, value: bytes, sync: bool = False) -> None:
-        self.write(encode_put(key, value), sync)
+        results = self.apply(ops, sequence, stamp, self._append(((sequence, stamp, ops),), sync=sync))
+        self.arm(self._view())
+        return results
 
     def delete(self, key: bytes, sync: bool = False) -> None:
         self.write(encode_delete(key), sync)
@@ -145,14 +143,11 @@ class Engine:
     def read(self, ops: bytes, now_ms: int) -> bytes:
         """Results of a stream of GET, EXISTS and SCAN, of one moment. Corruption if a block fails its
         checksum."""
-        return self._view().read(ops, SEQUENCE_MAX, max(now_ms, self._now_ms))
-
-    def get(self, key: bytes) -> bytes | None:
-        return self._view().get(key, SEQUENCE_MAX, max(now_ms(), self._now_ms))
+        return self._view().read(ops, SEQUENCE_MAX, max(now_ms, self.now_ms))
 
     def multi_get(self, keys: Iterable[bytes]) -> list[bytes | None]:
         """The values of many keys, in their order, in one native call."""
-        return self._view().multi_get(keys, SEQUENCE_MAX, max(now_ms(), self._now_ms))
+        return self._view().multi_get(keys, SEQUENCE_MAX, max(now_ms(), self.now_ms))
 
     def scan(
         self, start: bytes = b"", stop: bytes | None = None, limit: int | None = None, reverse: bool = False
@@ -165,7 +160,7 @@ class Engine:
     def snapshot(self) -> Snapshot:
         """The state of now, for as long as it is open; it keeps replaced tables on the disk and memtables
         in memory meanwhile."""
-        return Snapshot(self._view(), self.next_sequence - 1, self._now_ms)
+        return Snapshot(self._view(), self.next_sequence - 1, self.now_ms)
 
     # Maintenance
 
@@ -255,9 +250,9 @@ class Engine:
     def retire_memtable(self) -> None:
         """End the memtable; the next one shares its log until `append` begins a new one. Only the applying
         thread."""
-        if self._applying or not self.tree.active.count:
+        if self.applying or not self.tree.active.count:
             return
-        self.tree.retire(self._applied_log, self.next_sequence - 1, self._now_ms)
+        self.tree.retire(self._applied_log, self.next_sequence - 1, self.now_ms)
         self._log.want_new_file()
         self.shared.wake()
 
@@ -278,10 +273,12 @@ class Engine:
             failure = self._broken or self.background.broken
             if failure:
                 raise EngineFailed(failure)
+            self.appending = True
             number = self._log.append(entries, sync=sync)
             self._logs.add(number)
             return number
         finally:
+            self.appending = False
             self._append_lock.release()
 
     def _change_log(self, wal: int) -> None:
@@ -289,7 +286,7 @@ class Engine:
             raise ValueError(f"log {wal} is not the newest, or append never returned it")
         self._applied_log = wal
         self._active_bytes_seen = 0
-        if self.tree.retire(wal, self.next_sequence - 1, self._now_ms):
+        if self.tree.retire(wal, self.next_sequence - 1, self.now_ms):
             self.shared.wake()
 
     def _on_growth(self, view: View) -> None:

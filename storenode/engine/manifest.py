@@ -9,7 +9,9 @@ any fork.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import mmap
 import os
 import struct
 from collections.abc import Callable, Iterable
@@ -22,10 +24,14 @@ from kvclient.errors import Corruption
 from storenode.engine import codec
 from storenode.engine.errors import EngineClosed, EngineFailed
 from storenode.engine.version import TableMeta
+from storenode.engine.vfs import Vfs
 
 VERSION = 1
 MAP_BYTES_FIRST = 16 << 20
 """Address space, not memory or disk; it doubles whenever it is full."""
+
+RESERVED_PAGES = 16
+"""What a commit may need beside the pages of its records: the paths to them, and the list of free pages."""
 
 FORMAT_KEY = b"\xff\xff\xff\xff\x00" + bytes(8)
 STATE_TAG = 1
@@ -35,6 +41,11 @@ _STATE = struct.Struct("<IQQQQQQ")
 _TABLE = struct.Struct("<IBQQQQQQQQQQ")
 _LENGTH = struct.Struct("<I")
 _DIGEST_MASK = (1 << 64) - 1
+
+DAMAGED = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError)
+"""What LMDB says of pages that cannot be right; it does not notice all of them."""
+
+DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, struct.error)
 
 Result = TypeVar("Result")
 
@@ -51,12 +62,20 @@ class State(NamedTuple):
 class Manifest:
     """The open environment. Any thread may call; `close` when nobody does any more."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, vfs: Vfs | None = None) -> None:
         self._directory = directory
+        self._vfs = Vfs() if vfs is None else vfs
+        self._path = os.path.join(directory, "data.mdb")
         self._digests: dict[int, dict[int, int]] = {}
         self._closed = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="manifest")
-        self._env: lmdb.Environment = self._run(self._open)
+        with self._vfs.transaction(self._path):
+            self._env: lmdb.Environment = self._run(self._open)
+        try:
+            self._vfs.sync_directory(directory)  # LMDB does not: its file could vanish, all commits with it
+        except BaseException:
+            self.close()
+            raise
 
     def load(self, engine_id: int) -> tuple[State | None, list[TableMeta]]:
         """What was committed last for an engine; (None, []) for one that never flushed. Corruption names
@@ -88,6 +107,7 @@ class Manifest:
         return self._thread.submit(task).result()
 
     def _open(self) -> lmdb.Environment:
+        self._forget_unborn()
         try:
             env = lmdb.open(
                 self._directory,
@@ -103,8 +123,9 @@ class Manifest:
         except lmdb.ReadonlyError as error:
             raise OSError(errno.EACCES, str(error), self._directory) from error
         except lmdb.Error as error:
-            raise Corruption(f"{os.path.join(self._directory, 'data.mdb')}: {error}") from error
+            raise Corruption(f"{self._path}: {error}") from error
         try:
+            self._fill_up(env)
             with env.begin() as transaction:
                 stored = transaction.get(FORMAT_KEY)
             if stored is None:
@@ -112,10 +133,40 @@ class Manifest:
                     transaction.put(FORMAT_KEY, _seal(FORMAT_KEY, _LENGTH.pack(VERSION)))
             elif _LENGTH.unpack(self._unseal(FORMAT_KEY, stored)) != (VERSION,):
                 raise Corruption(f"{self._directory}: unknown manifest version")
+        except (*DAMAGED, struct.error) as error:
+            env.close()
+            raise Corruption(f"{self._path}: {error}") from error
+            env.sync(True)  # a process that was killed may have left its last commit to the page cache
+        except DAMAGE as error:
+            env.close()
+            raise Corruption(f"{self._path}: {error}") from error
+        except lmdb.Error as error:
+            env.close()
+            number = errno.ENOSPC if isinstance(error, lmdb.DiskError) else errno.EIO
+            raise OSError(number, str(error), self._path) from error
         except BaseException:
             env.close()
             raise
         return env
+
+    def _forget_unborn(self) -> None:
+        """Empty a file that a crash cut off at its first commit: one of the two headers is missing, and it
+        has no more pages than that commit writes. LMDB would refuse it for ever."""
+        if not os.path.exists(self._path):
+            return
+        with contextlib.closing(self._vfs.open(self._path, writable=True)) as file:
+            pages = os.pread(file.fd, 4 * mmap.PAGESIZE, 0)
+            headers = pages[: mmap.PAGESIZE], pages[mmap.PAGESIZE : 2 * mmap.PAGESIZE]
+            if len(pages) <= 3 * mmap.PAGESIZE and not all(any(header) for header in headers):
+                file.truncate(0)
+
+    def _fill_up(self, env: lmdb.Environment) -> None:
+        """Give the file the pages that its header speaks of: LMDB reads them mapped, and a mapped page that
+        is not there kills the process. What is missing reads as zeros, which LMDB refuses."""
+        wanted = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+        if self._vfs.size(self._path) < wanted:
+            with contextlib.closing(self._vfs.open(self._path, writable=True)) as file:
+                file.truncate(wanted)
 
     def _load(self, engine_id: int) -> tuple[State | None, list[TableMeta]]:
         prefix = engine_id.to_bytes(4, "big")
@@ -137,7 +188,7 @@ class Manifest:
                     else:
                         raise Corruption(f"{self._directory}: unknown record {key.hex()}")
                     found = cursor.next()
-        except (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, struct.error) as error:
+        except (*DAMAGED, struct.error) as error:
             raise Corruption(f"{self._directory}: engine {engine_id}: {error}") from error
         if state is None:
             if tables:
@@ -175,12 +226,14 @@ class Manifest:
     def _write(self, changes: list[tuple[bytes, bytes | None]]) -> bool:
         """One transaction; False if the map is too small for it."""
         try:
-            with self._env.begin(write=True) as transaction:
-                for key, value in changes:
-                    if value is None:
-                        transaction.delete(key)
-                    else:
-                        transaction.put(key, value)
+            with self._vfs.transaction(self._path):
+                self._reserve(changes)
+                with self._env.begin(write=True) as transaction:
+                    for key, value in changes:
+                        if value is None:
+                            transaction.delete(key)
+                        else:
+                            transaction.put(key, value)
         except lmdb.MapFullError:
             return False
         except lmdb.DiskError as error:
@@ -188,6 +241,15 @@ class Manifest:
         except lmdb.Error as error:
             raise EngineFailed(f"{self._directory}: manifest commit failed: {error}") from error
         return True
+
+    def _reserve(self, changes: list[tuple[bytes, bytes | None]]) -> None:
+        """Have room on the disk before the commit begins: LMDB calls a write that the end of the disk cut
+        short an I/O error, and that would be final."""
+        page = self._env.stat()["psize"]
+        used = self._env.info()["last_pgno"] + 1
+        more = sum(2 + 2 * len(value or b"") // page for _, value in changes)
+        with contextlib.closing(self._vfs.open(self._path, writable=True)) as file:
+            file.reserve((used + RESERVED_PAGES + more) * page)
 
     def _table(self, number: int, payload: bytes) -> TableMeta:
         version, level, *numbers = _TABLE.unpack_from(payload)

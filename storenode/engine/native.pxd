@@ -1,4 +1,5 @@
 # cython: language_level=3
+# distutils: libraries = lz4 zstd
 """What the Cython modules use of the headers in `native/`. Contracts are in the headers."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -29,6 +30,15 @@ cdef extern from "bytes.h" nogil:
     void buffer_append(buffer *b, const void *data, size_t size)
     slice buffer_slice(const buffer *b)
     const uint8_t *varint_get(const uint8_t *p, const uint8_t *end, uint64_t *v)
+
+
+cdef extern from "compress.h" nogil:
+    enum:
+        BLOCK_TYPE_PLAIN
+        BLOCK_TYPE_ZSTD
+        DECOMPRESS_NO_MEMORY
+    size_t compressed_length(slice *stored)
+    int decompress(int type, slice payload, uint8_t *to, size_t length)
 
 
 cdef extern from "crc32c.h" nogil:
@@ -69,6 +79,7 @@ cdef extern from "memtable.h" nogil:
     memtable *memtable_new()
     void memtable_free(memtable *m)
     int memtable_add(memtable *m, const entry *e, int shared_value)
+    int memtable_has_room(const memtable *m, size_t key_size, size_t value_size)
     int memtable_get(const memtable *m, slice key, uint64_t sequence, entry *e)
 
 
@@ -78,6 +89,7 @@ cdef extern from "cache.h" nogil:
     ctypedef struct cache:
         size_t entries
         size_t bytes
+        size_t pinned
         size_t budget
         uint64_t hits
         uint64_t misses
@@ -126,6 +138,7 @@ cdef extern from "table.h" nogil:
         uint64_t file_id
         uint64_t cache_key
         uint64_t size
+        int compression
         block_handle index
         block_handle filter
         block_handle properties
@@ -140,6 +153,7 @@ cdef extern from "table.h" nogil:
     ctypedef struct lookup:
         entry found
     int table_open(reader *r, table *t)
+    void table_unpin(table *t, cache *c)
     int table_may_hold(reader *r, const table *t, uint64_t hash)
     cache_entry *table_block(reader *r, const table *t, block_handle h)
     void lookup_release(lookup *l)
@@ -180,11 +194,16 @@ cdef extern from "table_writer.h" nogil:
         uint64_t file_id
         uint64_t created_ms
         uint64_t written
+        uint64_t block_bytes_made
+        uint64_t block_bytes_stored
         buffer smallest
         buffer last
         table_totals totals
         failure failed
-    void table_writer_init(table_writer *w, size_t block_bytes, unsigned bits_per_key)
+    void table_writer_init(
+        table_writer *w, size_t block_bytes, unsigned restart_interval, unsigned bits_per_key
+    )
+    int table_writer_compress(table_writer *w, int type)
     void table_writer_free(table_writer *w)
     void table_writer_begin(table_writer *w, int fd, uint64_t number, uint64_t file_id, uint64_t created_ms)
     int table_writer_add(table_writer *w, const entry *e)
@@ -250,6 +269,8 @@ cdef extern from "scan.h" nogil:
 cdef extern from "msgpack.h" nogil:
     const uint8_t *msgpack_bin(const uint8_t *p, const uint8_t *end, slice *s)
     const uint8_t *msgpack_uint(const uint8_t *p, const uint8_t *end, uint64_t *v)
+    void msgpack_append_bin(buffer *out, slice s)
+    void msgpack_append_byte(buffer *out, uint8_t byte)
 
 
 cdef extern from "operation.h" nogil:

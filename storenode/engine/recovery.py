@@ -18,6 +18,9 @@ from storenode.engine.tree import Tree, open_table, table_path
 from storenode.engine.version import TableMeta, Version
 from storenode.engine.wal import Log, read_log, wal_path
 
+SEQUENCE_MAX = (1 << 56) - 1
+"""A sequence shares eight bytes with the kind of its entry."""
+
 
 class Recovered(NamedTuple):
     """An engine's state after a restart. `last_log`: number and length of the newest log, (0, 0) without
@@ -49,6 +52,8 @@ def recover(shared: Shared, directory: str, engine_id: int, options: Options) ->
     for number in log_files:
         if number < state.log_number:
             shared.vfs.unlink(wal_path(directory, number))
+    # A process that was killed may have left names to the page cache; from now on they are built upon.
+    shared.vfs.sync_directory(directory)
     last_log = (logs[-1].number, logs[-1].length) if logs else (0, 0)
     return Recovered(tree, next_sequence, now_ms, last_log, [log.number for log in logs])
 
@@ -116,14 +121,18 @@ def _replay(tree: Tree, logs: list[Log], options: Options) -> tuple[int, int]:
                 continue  # exact: an entry is in one memtable as a whole, and memtables are flushed in order
             if first_sequence < next_sequence:
                 raise Corruption(f"{log.path}: sequence {first_sequence} comes after {next_sequence - 1}")
+            if first_sequence > SEQUENCE_MAX - len(ops):
+                raise Corruption(f"{log.path}: there is no sequence {first_sequence}")
             if tree.active.memory_bytes >= options.memtable_bytes:
                 tree.retire(log.number, next_sequence - 1, now_ms)
             at_ms = max(now_ms, entry_now_ms)
             assert tree.view is not None
             try:
-                _, count, _ = tree.view.apply(ops, first_sequence, at_ms)
+                _, count, damage = tree.view.apply(ops, first_sequence, at_ms)
             except InvalidRequest:
                 continue  # it was refused as a whole when it was applied, too
+            if damage is not None:
+                raise damage  # an op was left out, and when it was applied first it may have been executed
             next_sequence, now_ms = first_sequence + count, at_ms
     return next_sequence, now_ms
 

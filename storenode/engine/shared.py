@@ -52,7 +52,7 @@ class Shared:
         self.vfs.make_directory(manifest_directory)
         self._lock_file = self.vfs.lock(os.path.join(manifest_directory, "LOCK"))
         try:
-            self.manifest = Manifest(manifest_directory)
+            self.manifest = Manifest(manifest_directory, self.vfs)
         except BaseException:
             self._lock_file.close()
             raise

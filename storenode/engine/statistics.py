@@ -28,6 +28,8 @@ class Counters:
         self.compaction_bytes_read = 0
         self.compaction_bytes_written = 0
         self.compaction_seconds = 0.0
+        self.block_bytes = 0
+        self.block_bytes_stored = 0
         self.jobs_failed = 0
         self.stalls = 0
         self.stall_seconds = 0.0
@@ -36,6 +38,7 @@ class Counters:
         self.flushes += 1
         self.flush_bytes += result.bytes_written
         self.flush_seconds += seconds
+        self._compressed(result)
 
     def compacted(self, result: JobResult, seconds: float) -> None:
         self.compactions += not result.moved
@@ -43,6 +46,11 @@ class Counters:
         self.compaction_bytes_read += result.bytes_read
         self.compaction_bytes_written += result.bytes_written
         self.compaction_seconds += seconds
+        self._compressed(result)
+
+    def _compressed(self, result: JobResult) -> None:
+        self.block_bytes += result.block_bytes
+        self.block_bytes_stored += result.block_bytes_stored
 
     @property
     def write_amplification(self) -> float:
@@ -53,7 +61,12 @@ class Counters:
 
 
 def collect(engine: Engine, log: LogWriter) -> dict[str, Any]:
-    """Everything, with units in the names."""
+    """Everything, with units in the names.
+
+    A level's `bytes` are those of its files, `raw_bytes` those of the keys and values in them.
+    `block_bytes` and `block_bytes_stored` are of the data blocks written since the engine was opened, before
+    and after compression.
+    """
     tree, background, counters = engine.tree, engine.background, engine.counters
     version = tree.version
     tables = list(version.tables())
@@ -75,7 +88,12 @@ def collect(engine: Engine, log: LogWriter) -> dict[str, Any]:
         "table_entries": sum(table.entries for table in tables),
         "table_deletions": sum(table.deletions for table in tables),
         "levels": [
-            {"tables": len(level), "bytes": version.bytes_of(number), "score": round(full[number], 3)}
+            {
+                "tables": len(level),
+                "bytes": version.bytes_of(number),
+                "raw_bytes": sum(table.raw_key_bytes + table.raw_value_bytes for table in level),
+                "score": round(full[number], 3),
+            }
             for number, level in enumerate(version.levels)
         ],
         **vars(counters),

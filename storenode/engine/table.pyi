@@ -5,7 +5,7 @@ from collections.abc import Callable
 from storenode.engine.vfs import File
 
 class Cache:
-    """Checked blocks of all tables of a process within `budget` bytes, least recently used out first. Any
+    """Checked blocks of all tables of a process within `budget` bytes, second chance, oldest first. Any
     thread."""
 
     def __init__(self, budget: int) -> None: ...
@@ -24,6 +24,9 @@ class Table:
     def number(self) -> int: ...
     @property
     def path(self) -> str: ...
+    @property
+    def compression(self) -> int:
+        """The type of its compressed blocks (docs/formats.md section 3); 0: it has none."""
     def properties(self) -> dict[str, int | bytes]:
         """The table's properties by name."""
     def verify(self) -> int:

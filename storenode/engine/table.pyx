@@ -38,6 +38,7 @@ from storenode.engine.native cimport (
     table_block,
     table_may_hold,
     table_open,
+    table_unpin,
     varint_get,
 )
 
@@ -60,6 +61,7 @@ cdef class Cache:
         return {
             "budget": self.native.budget,
             "bytes": self.native.bytes,
+            "pinned_bytes": self.native.pinned,
             "blocks": self.native.entries,
             "hits": self.native.hits,
             "misses": self.native.misses,
@@ -96,6 +98,7 @@ cdef class Table:
     def __del__(self):
         if self.file is None:
             return
+        table_unpin(&self.native, self.cache.native)
         if self.discard is not None:
             cache_forget(self.cache.native, self.native.cache_key)
         self.file.close()
@@ -109,6 +112,10 @@ cdef class Table:
     @property
     def number(self):
         return self.native.number
+
+    @property
+    def compression(self):
+        return self.native.compression
 
     def properties(self):
         cdef reader r

@@ -107,7 +107,7 @@ class Tree:
             version = self.version.change(added, {*removed, *moved})
             flushed_sequence = flushed.last_sequence if flushed else self.flushed_sequence
             flushed_now_ms = flushed.now_ms if flushed else self.flushed_now_ms
-            log_number = self._log_number_without(flushed)
+            log_number = self._log_number_without(flushed) if flushed else self.log_number
             state = State(self._next_file, log_number, flushed_sequence, flushed_now_ms)
             self.shared.manifest.commit(self.engine_id, state, added, removed)
             with self._lock:
@@ -152,7 +152,7 @@ class Tree:
             self.retired = ()
             self.active = Memtable()
 
-    def _log_number_without(self, flushed: Retired | None) -> int:
+    def _log_number_without(self, flushed: Retired) -> int:
         with self._lock:
             kept = [one.memtable for one in self.retired if one is not flushed]
             return min(memtable.first_wal for memtable in (self.active, *kept))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from contextlib import AbstractContextManager
 
 
 class File:
@@ -25,8 +26,19 @@ class File:
             offset += written
             rest = rest[written:]
 
+    @property
+    def writable_by_fd(self) -> bool:
+        """Whether writing to `fd` comes to the same as `write_at`: not if a twin watches the writes."""
+        return type(self).write_at is File.write_at
+
     def truncate(self, size: int) -> None:
         os.ftruncate(self.fd, size)
+
+    def reserve(self, size: int) -> None:
+        """See that the file is `size` bytes long and that the disk has room for all of them."""
+        held = os.fstat(self.fd).st_size
+        if held < size:
+            os.posix_fallocate(self.fd, held, size - held)
 
     def sync(self) -> None:
         """Make content and size durable."""
@@ -72,13 +84,15 @@ class Vfs:
 
     def make_directory(self, path: str) -> None:
         """The directory and those above it, durably."""
-        if os.path.isdir(path):
-            return
         parent = os.path.dirname(os.path.abspath(path))
-        self.make_directory(parent)
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(path)
+        if not os.path.isdir(path):
+            self.make_directory(parent)
+            with contextlib.suppress(FileExistsError):
+                self.mkdir(path)
         self.sync_directory(parent)
+
+    def mkdir(self, path: str) -> None:
+        os.mkdir(path)
 
     def sync_directory(self, path: str) -> None:
         """Make the names in a directory durable."""
@@ -87,6 +101,10 @@ class Vfs:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+    def transaction(self, path: str) -> AbstractContextManager[None]:
+        """To be held while a library that writes the file `path` on its own makes a change durable."""
+        return contextlib.nullcontext()
 
     def lock(self, path: str) -> File:
         """An exclusive lock, held until the file is closed or the process ends; BlockingIOError if another

@@ -57,20 +57,18 @@ cdef extern from "interpreter.h" nogil:
 cdef size_t SHORT_STREAM_BYTES = 4096
 
 
-cdef class View:
-    cdef view native
-    cdef readonly tuple memtables
-    cdef readonly tuple runs
-    cdef readonly Memtable active
-    cdef Cache cache
-    cdef str directory
-    cdef table **table_pointers
-    cdef readonly uint64_t filtered
+# Views of one process are numbered, so that one can be remembered without being kept.
+cdef uint64_t views_made = 0
 
+
+cdef class View:
     def __init__(self, Cache cache, str directory, tuple memtables, tuple runs):
         cdef size_t i, at = 0
         cdef Memtable one
         cdef Table each
+        global views_made
+        views_made += 1
+        self.serial = views_made
         self.cache = cache
         self.directory = directory
         self.memtables = memtables
@@ -171,7 +169,7 @@ cdef class View:
         x.now_ms = now_ms
         return self.execute(ops, &x, NULL, &shape)
 
-    def get(self, bytes key, uint64_t sequence, uint64_t now_ms):
+    cpdef object get(self, bytes key, uint64_t sequence, uint64_t now_ms):
         cdef reader r
         cdef scratch s
         cdef lookup found

@@ -7,7 +7,6 @@ what is on the disk. `append` is called by one thread at a time; `sync` and `wan
 
 from __future__ import annotations
 
-import errno
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -15,7 +14,8 @@ from typing import NamedTuple
 
 from kvclient.errors import Corruption
 from storenode.engine import codec
-from storenode.engine.errors import EngineFailed, EngineReadOnly
+from storenode.engine.core import Core
+from storenode.engine.errors import NO_ROOM, EngineFailed, EngineReadOnly, sync_failed
 from storenode.engine.vfs import File, Vfs
 
 Entry = tuple[int, int, bytes]
@@ -24,9 +24,6 @@ Entry = tuple[int, int, bytes]
 HEADER_BYTES = 48
 MAGIC = b"rkv-wal\n"
 VERSION = 1
-
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
-"""What the machine's owner can mend, after which writing goes on."""
 
 
 def wal_path(directory: str, number: int) -> str:
@@ -44,38 +41,45 @@ class LogWriter:
         file_bytes: int,
         take_number: Callable[[], int],
         last: tuple[int, int],
+        core: Core,
     ) -> None:
-        """`last`: number and length of the log that recovery ended with, (0, 0) if there is none."""
+        """`last`: number and length of the log that recovery ended with, (0, 0) if there is none. The log's
+        part of `core` is written here, and by nobody else but short puts.
+        """
         self._vfs = vfs
         self._directory = directory
         self._engine_id = engine_id
-        self._file_bytes = file_bytes
         self._take_number = take_number
         self._file: File | None = None
-        self._wants_new_file = False
         self._lock = threading.Lock()
-        self.number, self._length = last
-        self._synced = self._length
-        self.bytes_written = 0
+        self._core = core
+        self.number, core.length = last
+        core.synced = core.length
+        core.limit = file_bytes
         self.syncs = 0
         self.failure: str | None = None
 
     @property
     def length(self) -> int:
-        return self._length
+        return self._core.length
+
+    @property
+    def bytes_written(self) -> int:
+        return self._core.bytes_written
 
     def want_new_file(self) -> None:
-        self._wants_new_file = True
+        self._core.ends = True
 
     def append(self, entries: Sequence[Entry], *, sync: bool) -> int:
         """Write all entries with one call; the number of the log they are in."""
         with self._lock:
             if self.failure is not None:
                 raise EngineFailed(self.failure)
-            if self._file is None or self._length >= self._file_bytes or self._wants_new_file:
+            core = self._core
+            if self._file is None or core.length >= core.limit or core.ends:
                 self._begin(entries)
             else:
-                data = codec.wal_records(entries, self._file_id, self._length, self._synced)
+                data = codec.wal_records(entries, core.file_id, core.length, core.synced)
                 self._write(self._file, data)
             if sync:
                 self._sync()
@@ -87,7 +91,8 @@ class LogWriter:
             self._sync()
 
     def _sync(self) -> None:
-        if self._file is None or self._synced == self._length:
+        length = self._core.length  # of now: more may be put while the disk is at work
+        if self._file is None or self._core.synced == length:
             return
         if self.failure is not None:
             raise EngineFailed(self.failure)
@@ -96,7 +101,7 @@ class LogWriter:
         except OSError as error:
             self._fail(self._file.path, "sync", error)
         self.syncs += 1
-        self._synced = self._length
+        self._core.synced = length
 
     def close(self) -> None:
         """End the log with a mark that says that all of it is durable, as far as the disk lets us."""
@@ -104,40 +109,39 @@ class LogWriter:
             if self._file is None:
                 return
             try:
-                if self._length > HEADER_BYTES:
+                if self._core.length > HEADER_BYTES:
                     self._end(self._file)
             except (EngineReadOnly, EngineFailed):
                 pass  # without the mark the log is as good as after a crash
             finally:
                 self._file.close()
                 self._file = None
+                self._core.fd = -1
 
     def _end(self, file: File) -> None:
         if self.failure is not None:
             raise EngineFailed(self.failure)
         self._sync()
-        self._write(file, codec.wal_records([(0, 0, b"")], self._file_id, self._length, self._synced))
+        core = self._core
+        self._write(file, codec.wal_records([(0, 0, b"")], core.file_id, core.length, core.synced))
         self._sync()
 
-    @property
-    def _file_id(self) -> int:
-        return self._engine_id << 48 | self.number
-
     def _write(self, file: File, data: bytes) -> None:
+        core = self._core
         try:
-            file.write_at(self._length, data)
+            file.write_at(core.length, data)
         except OSError as error:
             try:
-                file.truncate(self._length)
+                file.truncate(core.length)
                 file.sync()  # or a crash could bring back, whole, an entry that was refused
             except OSError as second:
                 self._fail(file.path, "truncate", second)
-            self._synced = self._length
+            core.synced = core.length
             if error.errno in NO_ROOM:
                 raise EngineReadOnly(f"{file.path}: {error.strerror}") from error
             self._fail(file.path, "write", error)
-        self._length += len(data)
-        self.bytes_written += len(data)
+        core.length += len(data)
+        core.bytes_written += len(data)
 
     def _begin(self, entries: Sequence[Entry]) -> None:
         """Begin a new log with these entries; on any failure to write it the old one stays the current
@@ -145,7 +149,7 @@ class LogWriter:
         self._sync()
         number = self._take_number()
         path = wal_path(self._directory, number)
-        header = codec.wal_header(self._engine_id, number, self.number, self._length)
+        header = codec.wal_header(self._engine_id, number, self.number, self._core.length)
         file_id = self._engine_id << 48 | number
         data = header + codec.wal_records(entries, file_id, HEADER_BYTES, 0)
         try:
@@ -176,16 +180,19 @@ class LogWriter:
             self._file.close()
         self._file = file
         self.number = number
-        self._length = self._synced = len(data)
         self.syncs += 1
-        self._wants_new_file = False
-        self.bytes_written += len(data)
+        core = self._core
+        core.fd = file.fd if file.writable_by_fd else -1
+        core.file_id = file_id
+        core.length = core.synced = len(data)
+        core.ends = False
+        core.bytes_written += len(data)
 
     def _fail(self, path: str, what: str, error: OSError) -> None:
-        self.failure = (
-            f"{path}: {what} failed: {error.strerror}; what is durable is unknown, open the engine anew"
-        )
-        raise EngineFailed(self.failure) from error
+        self._core.ends = True  # nothing is put there any more
+        failure = sync_failed(path, error, what)
+        self.failure = str(failure)
+        raise failure from error
 
 
 class Log(NamedTuple):

@@ -267,7 +267,7 @@ class EngineMachine(RuleBasedStateMachine):
     )
     def scan_pages(self, start: bytes, stop: bytes | None, limit: int, flags: int) -> None:
         assert self.engine is not None
-        now = max(self.now, self.engine._now_ms)
+        now = max(self.now, self.engine.now_ms)
         reverse = bool(flags & protocol.SCAN_REVERSE)
         expected = expected_scan(self.model, now, start, stop, reverse)
         count, entries = 0, []
@@ -299,7 +299,7 @@ class EngineMachine(RuleBasedStateMachine):
     @rule(keys=st.lists(KEYS, min_size=1, max_size=20))
     def read_keys(self, keys: list[bytes]) -> None:
         assert self.engine is not None
-        now = max(self.now, self.engine._now_ms)
+        now = max(self.now, self.engine.now_ms)
         ops = b"".join(protocol.encode_get(key) + protocol.encode_exists(key) for key in keys)
         results = protocol.decode_results(self.engine.read(ops, self.now))
         for position, key in enumerate(keys):

@@ -9,9 +9,7 @@
 
 #include "entry.h"
 
-#define BLOCK_RESTART_INTERVAL 16
 #define BLOCK_TRAILER_BYTES 5
-#define BLOCK_TYPE_PLAIN 0
 
 typedef struct {
     buffer out;

@@ -1,6 +1,7 @@
-/* The block cache: checked blocks of all tables of a process (data, index and filter alike), least recently
- * used out first, within a budget of bytes. Keyed by a number that is unique per opened table, and the
- * block's offset.
+/* The block cache: checked blocks of all tables of a process (data, index and filter alike) within a budget of
+ * bytes; out first is the oldest that was not used since it was looked at last (second chance): a hit writes
+ * one word, and what a scan reads once does not stay. Keyed by a number that is unique per opened table, and
+ * the block's offset.
  *
  * An entry is counted: one reference for the cache while it is in it, one for each reader. A reader's bytes
  * stay valid until it releases, however full the cache is. Any thread; the lock covers the map and the order,
@@ -22,6 +23,7 @@ typedef struct cache_entry {
     uint64_t offset;
     uint32_t references;
     uint32_t size;
+    int used;
     uint8_t data[] __attribute__((aligned(64))); /* a filter's lines are cache lines */
 } cache_entry;
 
@@ -30,7 +32,8 @@ typedef struct {
     cache_entry **buckets;
     size_t bucket_count; /* a power of two */
     size_t entries;
-    size_t bytes;
+    size_t bytes;  /* with the pinned ones */
+    size_t pinned;
     size_t budget;
     cache_entry *newest;
     cache_entry *oldest;
@@ -145,16 +148,28 @@ static inline cache_entry *cache_find(cache *c, uint64_t table, uint64_t offset)
     cache_entry *e = cache_lookup(c, table, offset);
     if (e) {
         __atomic_add_fetch(&e->references, 1, __ATOMIC_RELAXED);
-        if (c->newest != e) {
-            cache_unlink(c, e);
-            cache_link_newest(c, e);
-        }
+        e->used = 1;
         c->hits++;
     } else {
         c->misses++;
     }
     pthread_mutex_unlock(&c->lock);
     return e;
+}
+
+/* Ends: each step drops an entry or takes a mark away that nobody sets meanwhile. */
+static inline void cache_evict(cache *c) {
+    while (c->bytes > c->budget && c->oldest) {
+        cache_entry *e = c->oldest;
+        if (e->used) {
+            e->used = 0;
+            cache_unlink(c, e);
+            cache_link_newest(c, e);
+        } else {
+            cache_drop(c, e);
+            c->evictions++;
+        }
+    }
 }
 
 /* Puts an entry in, unless another reader was faster; the caller keeps its own reference either way. */
@@ -169,12 +184,34 @@ static inline void cache_insert(cache *c, cache_entry *e) {
         cache_link_newest(c, e);
         c->entries++;
         c->bytes += cache_charge(e);
-        while (c->bytes > c->budget && c->oldest) {
-            cache_drop(c, c->oldest);
-            c->evictions++;
-        }
+        cache_evict(c);
     }
     pthread_mutex_unlock(&c->lock);
+}
+
+/* Gives the cache's own reference of an entry to the caller, who keeps the entry until cache_unpin; it counts
+ * against the budget all the same, and half the budget may go that way. 0: it stays as it is. */
+static inline int cache_pin(cache *c, cache_entry *e) {
+    pthread_mutex_lock(&c->lock);
+    size_t charge = cache_charge(e);
+    int fits = c->pinned + charge <= c->budget / 2 && cache_lookup(c, e->table, e->offset) == e;
+    if (fits) {
+        __atomic_add_fetch(&e->references, 1, __ATOMIC_RELAXED);
+        cache_drop(c, e);
+        c->bytes += charge;
+        c->pinned += charge;
+    }
+    pthread_mutex_unlock(&c->lock);
+    return fits;
+}
+
+static inline void cache_unpin(cache *c, cache_entry *e) {
+    if (!e) return;
+    pthread_mutex_lock(&c->lock);
+    c->bytes -= cache_charge(e);
+    c->pinned -= cache_charge(e);
+    pthread_mutex_unlock(&c->lock);
+    cache_release(e);
 }
 
 /* Forgets all blocks of a table that nobody will ask for again. */

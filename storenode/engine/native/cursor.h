@@ -29,7 +29,7 @@ typedef struct {
     run tables; /* ... these */
     size_t table_index;
     reader *r;
-    cache_entry *index_block;
+    cache_entry *index_held;
     cache_entry *data_block;
     block_cursor index;
     block_cursor data;
@@ -58,8 +58,8 @@ static inline void cursor_leave_data(cursor *c) {
 
 static inline void cursor_leave_table(cursor *c) {
     cursor_leave_data(c);
-    cache_release(c->index_block);
-    c->index_block = NULL;
+    cache_release(c->index_held);
+    c->index_held = NULL;
     c->ahead_size = 0;
 }
 
@@ -81,9 +81,9 @@ static inline int cursor_enter_table(cursor *c, size_t table_index) {
     cursor_leave_table(c);
     c->table_index = table_index;
     const table *t = cursor_table(c);
-    c->index_block = table_block(c->r, t, t->index);
-    if (!c->index_block) return -1;
-    if (block_cursor_open(&c->index, cache_bytes(c->index_block)) < 0)
+    cache_entry *index = table_pinned(c->r, t, t->index, &t->pinned_index, &c->index_held);
+    if (!index) return -1;
+    if (block_cursor_open(&c->index, cache_bytes(index)) < 0)
         return cursor_fail(c, t->index.offset, "malformed index block");
     return 0;
 }
@@ -101,15 +101,9 @@ static inline cache_entry *cursor_block_ahead(cursor *c, const table *t, block_h
         if (table_read(c->r, t, c->ahead_from, c->ahead, c->ahead_size) < 0) return NULL;
     }
     const uint8_t *stored = c->ahead + (h.offset - c->ahead_from);
-    if (stored[h.size] != BLOCK_TYPE_PLAIN || !block_is_sound(t, h.offset, stored, h.size))
+    if (!block_is_sound(t, h.offset, stored, h.size))
         return table_block(c->r, t, h); /* reads again, and names what is wrong */
-    cache_entry *e = cache_entry_new(t->cache_key, h.offset, h.size);
-    if (!e) {
-        table_fail(c->r, t, FAILURE_MEMORY, h.offset, "out of memory");
-        return NULL;
-    }
-    memcpy(e->data, stored, h.size);
-    return e;
+    return table_unpack(c->r, t, h, stored);
 }
 
 /* Opens the data block that the index cursor stands on. */

@@ -26,16 +26,17 @@ typedef struct arena_chunk {
     size_t size;
 } arena_chunk;
 
+/* In the arena the links forward lie in front of the node, the lowest one nearest, and the key behind it: so
+ * what a search looks at (links, prefixes) is together, mostly in one cache line. */
 typedef struct memtable_node {
-    struct memtable_node *previous;
-    const uint8_t *value;
+    uint64_t prefix; /* slice_prefix of the key, and of what is behind: most comparisons end here */
+    uint64_t second_prefix;
     uint64_t trailer;
-    uint64_t deadline;
-    uint64_t prefix; /* slice_prefix of the key: most comparisons end here, in the node's first cache line */
     uint32_t key_size;
     uint32_t value_size;
-    const uint8_t *key;
-    struct memtable_node *next[];
+    struct memtable_node *previous;
+    const uint8_t *value;
+    uint64_t deadline;
 } memtable_node;
 
 typedef struct {
@@ -48,6 +49,7 @@ typedef struct {
     uint64_t count;
     memtable_node *head; /* of full height, before all keys; NULL as long as there are none */
     memtable_node *last;
+    memtable_node *tails[MEMTABLE_HEIGHT_MAX]; /* the last node of each level; keys often come in order */
     int height;
 } memtable;
 
@@ -101,32 +103,54 @@ static inline void *arena_take(memtable *m, size_t size) {
     return taken;
 }
 
+static inline memtable_node **memtable_link(const memtable_node *node, int level) {
+    return (memtable_node **)node - 1 - level;
+}
+
 static inline memtable_node *memtable_next(const memtable_node *node, int level) {
-    return __atomic_load_n(&node->next[level], __ATOMIC_ACQUIRE);
+    return __atomic_load_n(memtable_link(node, level), __ATOMIC_ACQUIRE);
 }
 
 static inline memtable_node *memtable_head(const memtable *m) {
     return __atomic_load_n(&m->head, __ATOMIC_ACQUIRE);
 }
 
-static inline slice memtable_key(const memtable_node *node) { return slice_of(node->key, node->key_size); }
+static inline slice memtable_key(const memtable_node *node) { return slice_of(node + 1, node->key_size); }
 
-/* Whether `node` orders before (prefix, key, trailer); NULL is the end and orders before nothing. */
-static inline int memtable_before(const memtable_node *node, uint64_t prefix, slice key, uint64_t trailer) {
-    if (!node) return 0;
-    if (node->prefix != prefix) return node->prefix < prefix;
-    return order_of(memtable_key(node), node->trailer, key, trailer) < 0;
+/* A (key, trailer) to search for. */
+typedef struct {
+    uint64_t prefix, second_prefix, trailer;
+    slice key;
+} memtable_target;
+
+#define MEMTABLE_PREFIX_BYTES 8
+
+static inline memtable_target memtable_target_of(slice key, uint64_t trailer) {
+    memtable_target t = {slice_prefix(key), 0, trailer, key};
+    if (key.size > MEMTABLE_PREFIX_BYTES)
+        t.second_prefix =
+            slice_prefix(slice_of(key.data + MEMTABLE_PREFIX_BYTES, key.size - MEMTABLE_PREFIX_BYTES));
+    return t;
 }
 
-/* The first node at or behind (key, trailer). With `path`, also the last node before it at every level. */
-static inline memtable_node *memtable_seek(const memtable *m, slice key, uint64_t trailer,
-                                           memtable_node **path) {
+/* Whether `node` orders before the target; NULL is the end and orders before nothing. */
+static inline int memtable_before(const memtable_node *node, const memtable_target *t) {
+    if (!node) return 0;
+    if (node->prefix != t->prefix) return node->prefix < t->prefix;
+    if (node->second_prefix != t->second_prefix) return node->second_prefix < t->second_prefix;
+    if (node->key_size <= 2 * MEMTABLE_PREFIX_BYTES && node->key_size == t->key.size)
+        return node->trailer > t->trailer;
+    return order_of(memtable_key(node), node->trailer, t->key, t->trailer) < 0;
+}
+
+/* The first node at or behind the target. With `path`, also the last node before it at every level. */
+static inline memtable_node *memtable_seek_target(const memtable *m, const memtable_target *t,
+                                                  memtable_node **path) {
     memtable_node *node = memtable_head(m), *next = NULL, *passed = NULL;
     if (!node) return NULL;
-    uint64_t prefix = slice_prefix(key);
     for (int level = __atomic_load_n(&m->height, __ATOMIC_RELAXED) - 1; level >= 0; level--) {
         next = memtable_next(node, level);
-        while (next != passed && memtable_before(next, prefix, key, trailer)) {
+        while (next != passed && memtable_before(next, t)) {
             node = next;
             next = memtable_next(node, level);
         }
@@ -134,6 +158,12 @@ static inline memtable_node *memtable_seek(const memtable *m, slice key, uint64_
         if (path) path[level] = node;
     }
     return next;
+}
+
+static inline memtable_node *memtable_seek(const memtable *m, slice key, uint64_t trailer,
+                                           memtable_node **path) {
+    memtable_target t = memtable_target_of(key, trailer);
+    return memtable_seek_target(m, &t, path);
 }
 
 /* The last node before (key, trailer), NULL if there is none. */
@@ -168,22 +198,36 @@ static inline int memtable_random_height(memtable *m) {
     return height;
 }
 
-static inline memtable_node *memtable_make_node(memtable *m, int height, slice key) {
-    size_t links = (size_t)height * sizeof(memtable_node *);
-    memtable_node *node = (memtable_node *)arena_take(m, sizeof(memtable_node) + links + key.size);
-    if (!node) return NULL;
-    uint8_t *key_at = (uint8_t *)node + sizeof(memtable_node) + links;
-    if (key.size) memcpy(key_at, key.data, key.size);
-    node->key = key_at;
-    node->key_size = (uint32_t)key.size;
-    node->prefix = slice_prefix(key);
+static inline size_t memtable_node_bytes(int height, size_t key_size) {
+    return (size_t)height * sizeof(memtable_node *) + sizeof(memtable_node) + key_size;
+}
+
+/* Whether an entry of these sizes fits without memory from the system. */
+static inline int memtable_has_room(const memtable *m, size_t key_size, size_t value_size) {
+    size_t needed = memtable_node_bytes(MEMTABLE_HEIGHT_MAX, key_size) + value_size + 16; /* rounded up twice */
+    return m->head && (size_t)(m->free_to - m->free_from) >= needed;
+}
+
+static inline memtable_node *memtable_make_node(memtable *m, int height, const memtable_target *t) {
+    memtable_node **links = (memtable_node **)arena_take(m, memtable_node_bytes(height, t->key.size));
+    if (!links) return NULL;
+    memtable_node *node = (memtable_node *)(links + height);
+    node->prefix = t->prefix;
+    node->second_prefix = t->second_prefix;
+    node->trailer = t->trailer;
+    node->key_size = (uint32_t)t->key.size;
+    if (t->key.size) memcpy(node + 1, t->key.data, t->key.size);
     return node;
 }
 
 static inline int memtable_make_head(memtable *m) {
-    memtable_node *head = memtable_make_node(m, MEMTABLE_HEIGHT_MAX, slice_of(NULL, 0));
+    memtable_target nothing = memtable_target_of(slice_of(NULL, 0), 0);
+    memtable_node *head = memtable_make_node(m, MEMTABLE_HEIGHT_MAX, &nothing);
     if (!head) return -1;
-    memset(head->next, 0, MEMTABLE_HEIGHT_MAX * sizeof(memtable_node *));
+    for (int level = 0; level < MEMTABLE_HEIGHT_MAX; level++) {
+        *memtable_link(head, level) = NULL;
+        m->tails[level] = head;
+    }
     head->previous = NULL;
     __atomic_store_n(&m->head, head, __ATOMIC_RELEASE); /* a reader may look already */
     return 0;
@@ -193,7 +237,8 @@ static inline int memtable_make_head(memtable *m) {
  * memtable. Returns -1 only when memory runs out, with nothing changed. */
 static inline int memtable_add(memtable *m, const entry *e, int shared_value) {
     if (!m->head && memtable_make_head(m) < 0) return -1;
-    memtable_node *path[MEMTABLE_HEIGHT_MAX];
+    memtable_node *found[MEMTABLE_HEIGHT_MAX], **path = found;
+    memtable_target t = memtable_target_of(e->key, e->trailer);
     int height = memtable_random_height(m);
     const uint8_t *value = e->value.data;
     if (!shared_value && e->value.size) {
@@ -202,20 +247,24 @@ static inline int memtable_add(memtable *m, const entry *e, int shared_value) {
         memcpy(copy, e->value.data, e->value.size);
         value = copy;
     }
-    memtable_node *node = memtable_make_node(m, height, e->key);
+    memtable_node *node = memtable_make_node(m, height, &t), *behind = NULL;
     if (!node) return -1;
     node->value = value;
     node->value_size = (uint32_t)e->value.size;
-    node->trailer = e->trailer;
     node->deadline = e->deadline;
-    memtable_node *behind = memtable_seek(m, e->key, e->trailer, path);
+    if (memtable_before(m->last, &t))
+        path = m->tails;
+    else
+        behind = memtable_seek_target(m, &t, path);
     for (int level = m->height; level < height; level++)
         path[level] = m->head;
     if (m->height < height) __atomic_store_n(&m->height, height, __ATOMIC_RELAXED);
     node->previous = path[0];
     for (int level = 0; level < height; level++) {
-        node->next[level] = path[level]->next[level];
-        __atomic_store_n(&path[level]->next[level], node, __ATOMIC_RELEASE);
+        memtable_node **link = memtable_link(path[level], level), *next = *link;
+        *memtable_link(node, level) = next;
+        __atomic_store_n(link, node, __ATOMIC_RELEASE);
+        if (!next) m->tails[level] = node;
     }
     if (behind)
         __atomic_store_n(&behind->previous, node, __ATOMIC_RELEASE);

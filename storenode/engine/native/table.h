@@ -3,7 +3,7 @@
  * A `reader` says how blocks are fetched and collects the first failure. Blocks come from the cache when
  * there is one; a `reader` without a cache reads for itself, far ahead, and leaves the cache alone: that is
  * what compaction wants. A caller that holds the interpreter's lock gives `pause` and `resume`, which are
- * called around every read of a file. */
+ * called around every read of a file, with the decompression of what was read. */
 #ifndef RINGKV_TABLE_H
 #define RINGKV_TABLE_H
 
@@ -13,6 +13,7 @@
 #include "block.h"
 #include "bloom.h"
 #include "cache.h"
+#include "compress.h"
 #include "crc32c.h"
 #include "hash64.h"
 
@@ -31,8 +32,10 @@ typedef struct {
     uint64_t file_id;
     uint64_t cache_key;
     uint64_t size;
+    int compression; /* the type of its compressed data blocks; the others are plain */
     block_handle index, filter, properties;
-    slice smallest, largest; /* user keys; owned by whoever owns the table */
+    cache_entry *pinned_index, *pinned_filter; /* once read, if the cache had room: table_pinned */
+    slice smallest, largest;                   /* user keys; owned by whoever owns the table */
 } table;
 
 typedef struct {
@@ -48,26 +51,19 @@ static inline int table_fail(reader *r, const table *t, int code, uint64_t offse
 }
 
 static inline int table_read(reader *r, const table *t, uint64_t offset, uint8_t *to, size_t size) {
-    void *paused = r->pause ? r->pause() : NULL;
-    int result = 0, os_error = 0;
     while (size) {
         ssize_t got = pread(t->fd, to, size, (off_t)offset);
         if (got < 0 && errno == EINTR) continue;
         if (got <= 0) {
-            os_error = got < 0 ? errno : 0;
-            result = -1;
-            break;
+            r->failed.os_error = got < 0 ? errno : 0;
+            int code = got < 0 ? FAILURE_IO : FAILURE_CORRUPT;
+            return table_fail(r, t, code, offset, "the file ends too early");
         }
         to += got;
         offset += (uint64_t)got;
         size -= (size_t)got;
     }
-    if (r->pause) r->resume(paused);
-    if (result < 0) {
-        r->failed.os_error = os_error;
-        table_fail(r, t, os_error ? FAILURE_IO : FAILURE_CORRUPT, offset, "the file ends too early");
-    }
-    return result;
+    return 0;
 }
 
 static inline int block_is_sound(const table *t, uint64_t offset, const uint8_t *data, size_t size) {
@@ -78,34 +74,103 @@ static inline int block_is_sound(const table *t, uint64_t offset, const uint8_t 
 /* Reads block and trailer to `to`, which has room for both, and checks them; a mismatch is read once more,
  * since the bits may have turned on the way and not on the disk. */
 static inline int table_read_block(reader *r, const table *t, block_handle h, uint8_t *to) {
-    if (h.offset > t->size || (uint64_t)h.size + BLOCK_TRAILER_BYTES > t->size - h.offset)
-        return table_fail(r, t, FAILURE_CORRUPT, h.offset, "a block lies outside of the file");
     for (int attempt = 0; attempt < 2; attempt++) {
         if (table_read(r, t, h.offset, to, (size_t)h.size + BLOCK_TRAILER_BYTES) < 0) return -1;
-        if (block_is_sound(t, h.offset, to, h.size)) {
-            if (to[h.size] == BLOCK_TYPE_PLAIN) return 0;
-            return table_fail(r, t, FAILURE_CORRUPT, h.offset, "unknown block type");
-        }
+        if (block_is_sound(t, h.offset, to, h.size)) return 0;
     }
     return table_fail(r, t, FAILURE_CORRUPT, h.offset, "block checksum mismatch");
 }
 
-/* A checked block with a reference for the caller; NULL on failure. */
+static inline cache_entry *table_entry_new(reader *r, const table *t, block_handle h, size_t size) {
+    cache_entry *e = cache_entry_new(t->cache_key, h.offset, size);
+    if (!e) table_fail(r, t, FAILURE_MEMORY, h.offset, "out of memory");
+    return e;
+}
+
+/* The data block whose stored form, checked, is at `stored`; NULL on failure. */
+static inline cache_entry *table_unpack(reader *r, const table *t, block_handle h, const uint8_t *stored) {
+    int type = stored[h.size], result = 0;
+    slice payload = slice_of(stored, h.size);
+    size_t length = h.size;
+    cache_entry *e = NULL;
+    if (type != BLOCK_TYPE_PLAIN && type != t->compression) {
+        table_fail(r, t, FAILURE_CORRUPT, h.offset, "unknown block type");
+    } else if (type != BLOCK_TYPE_PLAIN && (length = compressed_length(&payload)) == 0) {
+        table_fail(r, t, FAILURE_CORRUPT, h.offset, "the length of a compressed block is out of bounds");
+    } else if ((e = table_entry_new(r, t, h, length)) != NULL) {
+        if (type == BLOCK_TYPE_PLAIN)
+            memcpy(e->data, payload.data, length);
+        else
+            result = decompress(type, payload, e->data, length);
+    }
+    if (result == 0) return e;
+    cache_release(e);
+    if (result == DECOMPRESS_NO_MEMORY)
+        table_fail(r, t, FAILURE_MEMORY, h.offset, "out of memory");
+    else
+        table_fail(r, t, FAILURE_CORRUPT, h.offset, "malformed compressed block");
+    return NULL;
+}
+
+/* A block that may be compressed: read to this thread's own room, then unpacked. */
+static inline cache_entry *table_load_packed(reader *r, const table *t, block_handle h) {
+    decompressor *d = decompressor_of_thread();
+    size_t size = (size_t)h.size + BLOCK_TRAILER_BYTES;
+    uint8_t *stored = d && size > sizeof d->held ? (uint8_t *)malloc(size) : d ? d->held : NULL;
+    cache_entry *e = NULL;
+    if (!stored)
+        table_fail(r, t, FAILURE_MEMORY, h.offset, "out of memory");
+    else if (table_read_block(r, t, h, stored) == 0)
+        e = table_unpack(r, t, h, stored);
+    if (stored && stored != d->held) free(stored);
+    return e;
+}
+
+static inline cache_entry *table_load(reader *r, const table *t, block_handle h) {
+    if (h.offset > t->size || (uint64_t)h.size + BLOCK_TRAILER_BYTES > t->size - h.offset) {
+        table_fail(r, t, FAILURE_CORRUPT, h.offset, "a block lies outside of the file");
+        return NULL;
+    }
+    int is_data = h.offset < t->filter.offset;
+    if (is_data && t->compression != BLOCK_TYPE_PLAIN) return table_load_packed(r, t, h);
+    cache_entry *e = table_entry_new(r, t, h, (size_t)h.size + BLOCK_TRAILER_BYTES);
+    if (!e) return NULL;
+    int result = table_read_block(r, t, h, e->data);
+    if (result == 0 && e->data[h.size] != BLOCK_TYPE_PLAIN)
+        result = table_fail(r, t, FAILURE_CORRUPT, h.offset, "unknown block type");
+    e->size = h.size;
+    if (result == 0) return e;
+    cache_release(e);
+    return NULL;
+}
+
+/* A checked block, as it was before it was compressed, with a reference for the caller; NULL on failure. */
 static inline cache_entry *table_block(reader *r, const table *t, block_handle h) {
     cache_entry *e = r->blocks ? cache_find(r->blocks, t->cache_key, h.offset) : NULL;
     if (e) return e;
-    e = cache_entry_new(t->cache_key, h.offset, (size_t)h.size + BLOCK_TRAILER_BYTES);
-    if (!e) {
-        table_fail(r, t, FAILURE_MEMORY, h.offset, "out of memory");
-        return NULL;
-    }
-    if (table_read_block(r, t, h, e->data) < 0) {
-        cache_release(e);
-        return NULL;
-    }
-    e->size = h.size;
-    if (r->blocks) cache_insert(r->blocks, e);
+    void *paused = r->pause ? r->pause() : NULL;
+    e = table_load(r, t, h);
+    if (r->pause) r->resume(paused);
+    if (e && r->blocks) cache_insert(r->blocks, e);
     return e;
+}
+
+/* Index or filter, which every lookup in the table needs: the first one to read it leaves it in `slot` until the
+ * table is closed, so that later ones need not ask the cache. `*held`: what the caller has to release. */
+static inline cache_entry *table_pinned(reader *r, const table *t, block_handle h, cache_entry *const *slot,
+                                        cache_entry **held) {
+    cache_entry *e = __atomic_load_n(slot, __ATOMIC_ACQUIRE);
+    *held = NULL;
+    if (e) return e;
+    e = *held = table_block(r, t, h);
+    if (e && r->blocks && cache_pin(r->blocks, e)) __atomic_store_n((cache_entry **)slot, e, __ATOMIC_RELEASE);
+    return e;
+}
+
+static inline void table_unpin(table *t, cache *c) {
+    cache_unpin(c, t->pinned_index);
+    cache_unpin(c, t->pinned_filter);
+    t->pinned_index = t->pinned_filter = NULL;
 }
 
 /* Fills in the handles from the footer; `t` has fd, number, size and the file id that the manifest expects.
@@ -123,6 +188,9 @@ static inline int table_open(reader *r, table *t) {
         return table_fail(r, t, FAILURE_CORRUPT, offset, "unknown table version");
     if (load64(footer + 36) != t->file_id)
         return table_fail(r, t, FAILURE_CORRUPT, offset, "the table of another file id");
+    if (load32(footer + 48) > BLOCK_TYPE_ZSTD)
+        return table_fail(r, t, FAILURE_CORRUPT, offset, "unknown compression");
+    t->compression = (int)load32(footer + 48);
     t->filter.offset = load64(footer);
     t->filter.size = load32(footer + 8);
     t->index.offset = load64(footer + 12);
@@ -148,12 +216,12 @@ static inline int table_index_broken(reader *r, const table *t) {
 
 /* 0: certainly not in the table; 1: look; -1: failure. */
 static inline int table_may_hold(reader *r, const table *t, uint64_t hash) {
-    cache_entry *filter = table_block(r, t, t->filter);
+    cache_entry *held, *filter = table_pinned(r, t, t->filter, &t->pinned_filter, &held);
     if (!filter) return -1;
     int result = bloom_is_sound(cache_bytes(filter))
                      ? bloom_may_hold(cache_bytes(filter), hash)
                      : table_fail(r, t, FAILURE_CORRUPT, t->filter.offset, "malformed filter");
-    cache_release(filter);
+    cache_release(held);
     return result;
 }
 
@@ -201,7 +269,7 @@ static inline int table_get(reader *r, const table *t, slice key, uint64_t hash,
         r->filtered += may_hold == 0;
         return may_hold;
     }
-    cache_entry *index = table_block(r, t, t->index);
+    cache_entry *held, *index = table_pinned(r, t, t->index, &t->pinned_index, &held);
     if (!index) return -1;
     int result = 0;
     if (block_cursor_open(index_cursor, cache_bytes(index)) < 0 || block_seek(index_cursor, key, 0, 0) < 0)
@@ -212,7 +280,7 @@ static inline int table_get(reader *r, const table *t, slice key, uint64_t hash,
         if (result == 0) result = table_get_in_block(r, t, h, key, scratch, l);
         if (result == 0 && block_next(index_cursor) < 0) result = table_index_broken(r, t);
     }
-    cache_release(index);
+    cache_release(held);
     return result == 2 ? 0 : result;
 }
 

@@ -24,6 +24,8 @@ typedef struct {
     buffer pending;   /* bytes that follow them */
     block_builder data;
     block_builder index;
+    compressor packer;
+    uint64_t block_bytes_made, block_bytes_stored; /* of all data blocks of all its tables */
     buffer hashes;
     buffer smallest;
     buffer last; /* user key of the last entry */
@@ -35,18 +37,25 @@ typedef struct {
     failure failed;
 } table_writer;
 
-static inline void table_writer_init(table_writer *w, size_t block_bytes, unsigned bits_per_key) {
+static inline void table_writer_init(table_writer *w, size_t block_bytes, unsigned restart_interval,
+                                     unsigned bits_per_key) {
     memset(w, 0, sizeof *w);
     w->block_bytes = block_bytes;
     w->bits_per_key = bits_per_key;
-    w->data.interval = BLOCK_RESTART_INTERVAL;
+    w->data.interval = restart_interval;
     w->index.interval = 1;
+}
+
+/* Before the first table: what type its compressed blocks have. -1: no memory. */
+static inline int table_writer_compress(table_writer *w, int type) {
+    return compressor_init(&w->packer, type);
 }
 
 static inline void table_writer_free(table_writer *w) {
     buffer_free(&w->pending);
     block_builder_free(&w->data);
     block_builder_free(&w->index);
+    compressor_free(&w->packer);
     buffer_free(&w->hashes);
     buffer_free(&w->smallest);
     buffer_free(&w->last);
@@ -90,10 +99,10 @@ static inline int table_writer_flush(table_writer *w) {
     return 0;
 }
 
-/* Appends block and trailer; tells where it lies. */
-static inline int table_writer_block(table_writer *w, slice block, block_handle *at) {
+/* Appends block, which is in the form that `type` says, and trailer; tells where it lies. */
+static inline int table_writer_block(table_writer *w, slice block, int type, block_handle *at) {
     uint64_t offset = w->written + w->pending.size;
-    uint8_t trailer[BLOCK_TRAILER_BYTES] = {BLOCK_TYPE_PLAIN};
+    uint8_t trailer[BLOCK_TRAILER_BYTES] = {(uint8_t)type};
     uint32_t crc = crc32c(crc32c_context(w->file_id, offset), block.data, block.size);
     store32(trailer + 1, crc32c_mask(crc32c(crc, trailer, 1)));
     buffer_append(&w->pending, block.data, block.size);
@@ -143,7 +152,12 @@ static inline void table_writer_index(table_writer *w) {
 }
 
 static inline int table_writer_end_block(table_writer *w) {
-    if (table_writer_block(w, block_builder_finish(&w->data), &w->due) < 0) return -1;
+    slice block = block_builder_finish(&w->data);
+    int type;
+    slice stored = compressor_run(&w->packer, block, &type);
+    if (table_writer_block(w, stored, type, &w->due) < 0) return -1;
+    w->block_bytes_made += block.size;
+    w->block_bytes_stored += stored.size;
     block_builder_reset(&w->data);
     w->block_largest.size = 0;
     buffer_append(&w->block_largest, w->last.data, w->last.size);
@@ -227,7 +241,7 @@ static inline void table_writer_footer(table_writer *w, block_handle filter, blo
     store32(footer + 32, properties.size);
     store64(footer + 36, w->file_id);
     store32(footer + 44, TABLE_VERSION);
-    store32(footer + 48, 0);
+    store32(footer + 48, (uint32_t)w->packer.type);
     store32(footer + 52, crc32c_mask(crc32c(0, footer, 52)));
     memcpy(footer + 56, TABLE_MAGIC, 8);
     buffer_append(&w->pending, footer, sizeof footer);
@@ -245,10 +259,11 @@ static inline int table_writer_finish(table_writer *w) {
     bloom_build(&bloom, (const uint64_t *)w->hashes.data, w->hashes.size / 8, w->bits_per_key);
     int result = bloom.failed || block_builder_failed(&w->index)
                      ? fail(&w->failed, FAILURE_MEMORY, w->number, w->written, "out of memory")
-                     : table_writer_block(w, buffer_slice(&bloom), &filter);
+                     : table_writer_block(w, buffer_slice(&bloom), BLOCK_TYPE_PLAIN, &filter);
     buffer_free(&bloom);
-    if (result < 0 || table_writer_block(w, block_builder_finish(&w->index), &index) < 0 ||
-        table_writer_block(w, table_writer_properties(w), &properties) < 0)
+    if (result < 0 ||
+        table_writer_block(w, block_builder_finish(&w->index), BLOCK_TYPE_PLAIN, &index) < 0 ||
+        table_writer_block(w, table_writer_properties(w), BLOCK_TYPE_PLAIN, &properties) < 0)
         return -1;
     table_writer_footer(w, filter, index, properties);
     if (w->pending.failed) return fail(&w->failed, FAILURE_MEMORY, w->number, w->written, "out of memory");

@@ -11,6 +11,7 @@ import pytest
 
 import storenode.engine as engine_package
 from storenode.engine import Engine, Options, Shared
+from storenode.engine.core import Core
 from storenode.engine.vfs import File, Vfs
 from storenode.engine.wal import LogWriter
 
@@ -121,7 +122,7 @@ def test_entries_of_one_append_are_one_write_and_one_sync(tmp_path: Path) -> Non
 
 def test_a_log_is_complete_on_the_disk_before_the_next_one_is_begun(tmp_path: Path) -> None:
     recorder = Recorder()
-    log = LogWriter(recorder, str(tmp_path), 0, 1 << 20, itertools.count(1).__next__, (0, 0))
+    log = LogWriter(recorder, str(tmp_path), 0, 1 << 20, itertools.count(1).__next__, (0, 0), Core())
     log.append([(1, 0, b"")], sync=True)
     log.append([(2, 0, b"")], sync=False)
     log.want_new_file()

@@ -1,0 +1,38 @@
+"""What every single call of an engine touches, natively."""
+
+from storenode.engine.background import Background
+from storenode.engine.tree import Tree
+from storenode.engine.view import View
+
+class Core:
+    """What an engine and its log writer share; `Engine` is one. Who changes a part says so in its head."""
+
+    tree: Tree
+    background: Background
+    next_sequence: int
+    """The sequence that the next applied op gets: one more than the last."""
+    now_ms: int
+    """The engine's time: what has expired by it is absent."""
+    fd: int
+    """The newest log, open for writing; -1 if a short put must not write to it."""
+    file_id: int
+    length: int
+    """Bytes of the log that count; what lies behind them is left from a write that failed."""
+    synced: int
+    """Bytes of the log that are durable; at most `length`."""
+    limit: int
+    """The log is full at this length."""
+    bytes_written: int
+    """To all logs since the engine was opened."""
+    ends: bool
+    """The next record begins a new log."""
+    appending: bool
+    applying: bool
+    """Somebody is at it: a short put keeps out."""
+    def __init__(self) -> None: ...
+    def arm(self, view: View) -> None:
+        """Let short puts write to this view, until it is replaced, and to the log as it is now."""
+    def get(self, key: bytes) -> bytes | None:
+        """The newest value; None without one."""
+    def put(self, key: bytes, value: bytes, sync: bool = False) -> None:
+        """Like `write` of one PUT."""

@@ -1,0 +1,25 @@
+from libc.stdint cimport uint64_t
+
+from storenode.engine.memtable cimport Memtable
+from storenode.engine.native cimport buffer, execution, failure, memtable, reader, scratch, slice, stream_shape, table, view
+from storenode.engine.table cimport Cache
+
+
+cdef class View:
+    cdef view native
+    cdef readonly tuple memtables
+    cdef readonly tuple runs
+    cdef readonly Memtable active
+    cdef readonly uint64_t serial
+    cdef readonly uint64_t filtered
+    cdef Cache cache
+    cdef str directory
+    cdef table **table_pointers
+
+    cpdef object get(self, bytes key, uint64_t sequence, uint64_t now_ms)
+    cdef object failed(self, failure *f)
+    cdef void open_reader(self, reader *r, bint keeps_lock) noexcept
+    cdef bytes execute(self, ops, execution *x, memtable *active, stream_shape *shape)
+    cdef int get_into(
+        self, reader *r, scratch *s, slice key, uint64_t sequence, uint64_t now_ms, buffer *out
+    ) noexcept nogil

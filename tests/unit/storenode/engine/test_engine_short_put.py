@@ -1,0 +1,196 @@
+"""The short way of a put: the same as the long one, or nothing."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+import storenode.engine
+from kvclient.errors import InvalidRequest
+from kvclient.protocol import encode_put
+from storenode.engine import Engine, EngineFailed, Options, Shared
+from storenode.engine.codec import wal_scan
+from storenode.engine.vfs import File, Vfs
+from storenode.engine.wal import HEADER_BYTES, Entry
+
+LONG_WAY_FIRST = b"first"
+
+
+@pytest.fixture
+def long_ways(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[Entry]]:
+    """The entries that went to the log by the long way."""
+    seen: list[Sequence[Entry]] = []
+    append = storenode.engine.lsm.LogWriter.append  # type: ignore[attr-defined]
+
+    def spy(log: object, entries: Sequence[Entry], *, sync: bool) -> int:
+        seen.append(entries)
+        return int(append(log, entries, sync=sync))
+
+    monkeypatch.setattr("storenode.engine.wal.LogWriter.append", spy)
+    return seen
+
+
+def log_entries(directory: Path) -> list[tuple[int, bytes]]:
+    """(first_sequence, ops) of the newest log, in order."""
+    path = max(directory.glob("*.wal"))
+    entries, end = wal_scan(path.read_bytes(), int(path.stem), HEADER_BYTES)
+    assert end == path.stat().st_size
+    return [(sequence, ops) for sequence, _, ops in entries]
+
+
+def test_the_short_way_logs_and_applies_what_the_long_one_does(
+    tmp_path: Path, long_ways: list[Sequence[Entry]]
+) -> None:
+    pairs = [(b"key%03d" % number, bytes([number]) * (number * 16)) for number in range(250)]
+    with storenode.engine.open(str(tmp_path)) as engine:
+        for key, value in pairs:
+            engine.put(key, value)
+        assert len(long_ways) < 10, "only the first put, and where the memtable takes memory"
+        assert engine.next_sequence == len(pairs) + 1
+        assert engine.scan() == pairs
+    assert log_entries(tmp_path) == [
+        (number, encode_put(key, value)) for number, (key, value) in enumerate(pairs, 1)
+    ]
+    with storenode.engine.open(str(tmp_path)) as engine:
+        assert engine.scan() == pairs
+        assert engine.next_sequence == len(pairs) + 1
+
+
+def test_a_full_log_and_a_full_memtable_end_the_short_way(tmp_path: Path) -> None:
+    options = Options(memtable_bytes=16 << 10)
+    with storenode.engine.open(str(tmp_path), options=options) as engine:
+        for number in range(5000):
+            engine.put(b"%06d" % (number % 700), b"%d" % number)
+        engine.flush()
+        assert engine.stats()["flushes"] > 5
+        assert dict(engine.scan()) == {b"%06d" % (n % 700): b"%d" % n for n in range(4300, 5000)}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "error"),
+    [
+        (b"", b"v", InvalidRequest),
+        (b"k" * 70_000, b"v", InvalidRequest),
+        ("text", b"v", InvalidRequest),
+        (b"k", "text", InvalidRequest),
+    ],
+    ids=["no key", "long key", "key is text", "value is text"],
+)
+def test_what_is_no_put_is_refused_as_ever(
+    tmp_path: Path, key: bytes, value: bytes, error: type[Exception]
+) -> None:
+    with storenode.engine.open(str(tmp_path)) as engine:
+        engine.put(LONG_WAY_FIRST, b"")
+        with pytest.raises(error):
+            engine.put(key, value)
+        assert engine.scan() == [(LONG_WAY_FIRST, b"")]
+        engine.put(b"after", b"")
+        assert engine.next_sequence == 3
+
+
+class HeldFile(File):
+    """A file whose sync waits until it may go on."""
+
+    holds = False
+    entered = threading.Event()
+    go_on = threading.Event()
+
+    def sync(self) -> None:
+        if HeldFile.holds:
+            HeldFile.entered.set()
+            assert HeldFile.go_on.wait(20)
+        super().sync()
+
+
+class HeldFiles(Vfs):
+    def create(self, path: str) -> File:
+        return HeldFile(path, super().create(path).fd)
+
+
+def test_what_is_put_while_the_log_is_synced_is_not_taken_for_synced(tmp_path: Path) -> None:
+    shared = Shared(str(tmp_path), vfs=HeldFiles())
+    engine = storenode.engine.open(str(tmp_path / "engine"), shared=shared)
+    try:
+        engine.put(LONG_WAY_FIRST, b"")
+        engine.put(b"before", b"")
+        before = engine.stats()["log_bytes"]
+        HeldFile.holds = True
+        syncing = threading.Thread(target=engine._log.sync)
+        syncing.start()
+        assert HeldFile.entered.wait(20)
+        engine.put(b"during", b"")
+        HeldFile.go_on.set()
+        syncing.join(20)
+        assert engine.synced == before < engine.length
+    finally:
+        HeldFile.holds = False
+        engine.close()
+        shared.close()
+
+
+def test_a_put_keeps_out_while_another_thread_appends(tmp_path: Path) -> None:
+    shared = Shared(str(tmp_path), vfs=HeldFiles())
+    engine = storenode.engine.open(str(tmp_path / "engine"), shared=shared)
+    HeldFile.entered.clear()
+    HeldFile.go_on.clear()
+    try:
+        engine.put(LONG_WAY_FIRST, b"")
+        HeldFile.holds = True
+        appending = threading.Thread(target=engine.append, args=([(2, 1, encode_put(b"k", b"v"))],))
+        appending.start()
+        assert HeldFile.entered.wait(20)
+        with pytest.raises(RuntimeError, match="two threads"):
+            engine.put(b"other", b"")
+        HeldFile.go_on.set()
+        appending.join(20)
+        assert engine.next_sequence == 2
+    finally:
+        HeldFile.holds = False
+        engine.close()
+        shared.close()
+
+
+LIMITED = """
+import resource, sys
+import storenode.engine
+from storenode.engine import EngineFailed
+engine = storenode.engine.open(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+number = 0
+try:
+    while True:
+        engine.put(b"%06d" % number, b"v" * 100)
+        number += 1
+except EngineFailed:
+    print(number)
+"""
+
+
+def test_a_write_that_stops_half_way_acknowledges_nothing_and_loses_nothing(tmp_path: Path) -> None:
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, timeout=60, check=True
+    )
+    acknowledged = int(done.stdout)
+    assert acknowledged > 50
+    with storenode.engine.open(str(tmp_path)) as engine:
+        assert engine.scan() == [(b"%06d" % number, b"v" * 100) for number in range(acknowledged)]
+
+
+def test_a_broken_engine_takes_no_short_way(tmp_path: Path) -> None:
+    engine: Engine = storenode.engine.open(str(tmp_path))
+    try:
+        engine.put(LONG_WAY_FIRST, b"")
+        engine.background.broken = "broken on purpose"
+        with pytest.raises(EngineFailed, match="on purpose"):
+            engine.put(b"k", b"")
+        assert engine.get(b"k") is None
+    finally:
+        engine.background.broken = None
+        engine.close()
