@@ -1,0 +1,284 @@
+"""The life of an engine between two crashes, and what must be found after each: a prefix of what was applied,
+with everything in it that was promised to be durable.
+
+A `Life` opens the engine of a directory, compares it with the `Expected` states, goes on with a random
+workload and ends with a clean close. On a crash twin it also takes `Crash`es as it goes, each with what is
+expected after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+import pytest
+
+import storenode.engine as engine_package
+from kvclient import protocol
+from kvclient.errors import InvalidRequest
+from storenode.engine import Engine, Options, Shared, lsm
+from storenode.engine.vfs import Vfs
+from tests.crash.crashvfs import Crash, CrashVfs, Step
+from tests.property.test_engine_model import ENCODERS, Model, Operation, Stored, execute, live
+
+ENGINE_ID = 3
+FIRST_MS = 1000
+VALUES = (b"0", b"-5", b"9223372036854775807", b"x" * 40, b"y" * 700, b"z" * 2500)
+"""Integers for increments; the last ones lie in several sectors, so that a crash can tear them."""
+
+UNSYNCED = 3
+"""How much more often than anywhere else a crash comes between a write and its sync."""
+
+
+@attrs.define
+class State:
+    """An engine's content after some number of entries."""
+
+    model: Model
+    next_sequence: int
+    now_ms: int
+
+
+class Expected:
+    """`states[n]`: after n entries. Any n from `promised` on may be found."""
+
+    def __init__(self, states: list[State], promised: int) -> None:
+        self.states = states
+        self.promised = promised
+
+
+def nothing_yet() -> Expected:
+    return Expected([State({}, 1, 0)], 0)
+
+
+def random_options(dice: random.Random) -> Options:
+    """Everything tiny, so that flushes and compactions run all the time."""
+    return Options(
+        memtable_bytes=dice.choice((1, 1 << 13, 1 << 14, 1 << 16)),
+        block_bytes=dice.choice((64, 1024, 4096)),
+        table_bytes=dice.choice((1, 1 << 12, 1 << 14)),
+        base_bytes=dice.choice((1, 1 << 13, 1 << 15)),
+        level_ratio=2,
+        level0_trigger=dice.choice((1, 2, 4)),
+    )
+
+
+class Life:
+    """One engine from opening to closing."""
+
+    def __init__(self, vfs: Vfs, directory: str, options: Options, expected: Expected, dice: random.Random):
+        self.vfs = vfs
+        self.directory = directory
+        self.options = options
+        self.states = list(expected.states)
+        self.promised = expected.promised
+        self.dice = dice
+        self.crashes: list[tuple[Crash, Expected]] = []
+
+    def watch(self, chance: float, most: int) -> None:
+        """Take a crash at each step with this chance."""
+        assert isinstance(self.vfs, CrashVfs)
+        chooser = random.Random(self.dice.random())  # of its own: workers call, too
+
+        def hook(vfs: CrashVfs, step: Step) -> None:
+            likely = UNSYNCED if (step.when, step.kind) == ("before", "sync") else 1
+            if len(self.crashes) < most and chooser.random() < chance * likely:
+                self.crashes.append((vfs.crash(step), Expected(list(self.states), self.promised)))
+
+        self.vfs.hook = hook
+
+    def open(self) -> None:
+        """Recover, and find the state that is expected."""
+        self.shared = Shared(
+            self.directory, vfs=self.vfs, workers=self.dice.choice((1, 2)), memtable_bytes=1 << 20
+        )
+        self.engine = engine_package.open(
+            os.path.join(self.directory, "engine"),
+            options=self.options,
+            shared=self.shared,
+            engine_id=ENGINE_ID,
+        )
+        found = find(self.engine, self.states, self.promised)
+        del self.states[found + 1 :]
+        for _, expected in self.crashes:  # a crash while it was recovered must not find more
+            del expected.states[found + 1 :]
+            expected.promised = min(expected.promised, found)
+        self.promised = found
+        assert self.engine.verify() == []
+
+    def close(self) -> None:
+        """End cleanly; afterwards the manifest and the files agree both ways."""
+        self.engine.close()
+        self.shared.close()
+        self.promised = len(self.states) - 1
+        tree = self.engine.tree
+        names = os.listdir(os.path.join(self.directory, "engine"))
+        tables = {int(name[:-4]) for name in names if name.endswith(".sst")}
+        logs = {int(name[:-4]) for name in names if name.endswith(".wal")}
+        assert tables == {table.number for table in tree.version.tables()}
+        assert len(names) == len(tables) + len(logs)
+        assert all(number >= tree.log_number for number in logs)
+
+    def act(self, steps: int) -> None:
+        """Random writes, flushes, compactions and looks."""
+        for _ in range(steps):
+            roll = self.dice.random()
+            if roll < 0.1:
+                for _ in range(self.dice.randint(1, 8)):
+                    self.put()
+                if self.dice.random() < 0.5:
+                    self.engine.flush(wait=False)  # of what was not synced
+            elif roll < 0.55:
+                self.log_and_apply([self.operations()])
+            elif roll < 0.65:
+                self.log_and_apply([self.operations() for _ in range(self.dice.randint(2, 5))])
+            elif roll < 0.85:
+                self.write(self.operations(), sync=self.dice.random() < 0.3)
+            elif roll < 0.87:
+                self.refuse()
+            elif roll < 0.92:
+                self.engine.flush(wait=self.dice.random() < 0.3)
+            elif roll < 0.94:
+                self.engine.flush()
+                self.promised = len(self.states) - 1
+            elif roll < 0.95:
+                self.engine.compact()
+                self.promised = len(self.states) - 1
+            else:
+                assert differences(self.engine, self.states[-1]) == []
+
+    def operations(self) -> list[Operation]:
+        return [random_operation(self.dice, self.now()) for _ in range(self.dice.choice((0, 1, 1, 2, 5, 12)))]
+
+    def now(self) -> int:
+        return max(self.states[-1].now_ms, FIRST_MS)
+
+    def log_and_apply(self, streams: list[list[Operation]]) -> None:
+        """Several entries, durable with one sync, then applied."""
+        entries = [(*self.expect(operations), encode(operations)) for operations in streams]
+        wal = self.engine.append(entries)
+        self.promised = len(self.states) - 1
+        for first, now_ms, ops in entries:
+            self.engine.apply(ops, first, now_ms, wal)
+
+    def write(self, operations: list[Operation], *, sync: bool) -> None:
+        """As a library is used: time comes from the clock, which is ours here."""
+        _, now_ms = self.expect(operations)
+        with clock_at(now_ms):
+            self.engine.write(encode(operations), sync=sync)
+        if sync:
+            self.promised = len(self.states) - 1
+
+    def put(self) -> None:
+        """The engine's short way takes the time from the machine's clock, so it is known only afterwards."""
+        last = self.states[-1]
+        key, value = random_key(self.dice), self.dice.choice(VALUES)
+        model = {**last.model, key: Stored(value, last.next_sequence, None)}
+        state = State(model, last.next_sequence + 1, self.now() + 1)
+        self.states.append(state)
+        with clock_at(state.now_ms):
+            self.engine.put(key, value)
+        with self.engine.snapshot() as snapshot:
+            state.now_ms = snapshot.now_ms
+
+    def refuse(self) -> None:
+        """A stream that is none: logged, and without effect."""
+        last = self.states[-1]
+        entry = (last.next_sequence, self.now() + 5, b"\x93nonsense")
+        self.states.append(last)
+        wal = self.engine.append([entry])
+        self.promised = len(self.states) - 1
+        with pytest.raises(InvalidRequest):
+            self.engine.apply(entry[2], entry[0], entry[1], wal)
+
+    def expect(self, operations: list[Operation]) -> tuple[int, int]:
+        """Add the state after this entry; the entry's sequence and time."""
+        last = self.states[-1]
+        now_ms = self.now() + self.dice.choice((-3, 0, 1, 7))
+        self.states.append(after(last, operations, now_ms))
+        return last.next_sequence, now_ms
+
+
+@contextlib.contextmanager
+def clock_at(now_ms: int) -> Iterator[None]:
+    """The engine's clock, where it is Python's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lsm, "now_ms", lambda: now_ms)
+        yield
+
+
+def after(state: State, operations: list[Operation], now_ms: int) -> State:
+    now_ms = max(now_ms, state.now_ms)
+    model = dict(state.model)
+    for position, operation in enumerate(operations):
+        execute(model, operation, state.next_sequence + position, now_ms)
+    return State(model, state.next_sequence + len(operations), now_ms)
+
+
+def random_key(dice: random.Random) -> bytes:
+    """Few, so that versions pile up."""
+    return dice.choice((b"counter", b"key-%03d" % dice.randrange(20), b"key-%03d" % dice.randrange(150)))
+
+
+def random_operation(dice: random.Random, now_ms: int) -> Operation:
+    """Conditions hold about as often as not."""
+    key = random_key(dice)
+    ttl = dice.choice((None, None, None, 1, 10, 1000))
+    conditions = (None, None, None, (1,), (2,), (3, dice.randrange(1, 200)), (4, dice.choice(VALUES)))
+    value = dice.choice((*VALUES, b"value-%d" % now_ms))
+    return dice.choice(
+        (
+            ("put", key, value, ttl, None),
+            ("put", key, value, ttl, dice.choice(conditions)),
+            ("delete", key, dice.choice(conditions)),
+            ("increment", dice.choice((key, b"counter")), dice.randrange(-9, 9)),
+            ("touch", key, ttl),
+            ("get", key),
+        )
+    )
+
+
+def encode(operations: list[Operation]) -> bytes:
+    return b"".join(ENCODERS[name](*rest) for name, *rest in operations)
+
+
+def find(engine: Engine, states: list[State], promised: int) -> int:
+    """Which of the states the engine is in: the last that fits, not before the promised one."""
+    with engine.snapshot() as snapshot:
+        where = (engine.next_sequence, snapshot.now_ms)
+    for number in range(len(states) - 1, promised - 1, -1):
+        if (states[number].next_sequence, states[number].now_ms) == where:
+            wrong = differences(engine, states[number])
+            assert not wrong, f"after {number} of {len(states) - 1} entries: {wrong[:5]}"
+            return number
+    steps = [(state.next_sequence, state.now_ms) for state in states]
+    raise AssertionError(f"at (next sequence, time) {where}, promised {steps[promised]}, written {steps}")
+
+
+def differences(engine: Engine, state: State) -> list[Any]:
+    """What the engine says otherwise than the model, by scans both ways and by single reads."""
+    model, now = state.model, state.now_ms
+    expected = [
+        protocol.Entry(key, stored.value, stored.version)
+        for key, stored in sorted(model.items())
+        if live(model, key, now)
+    ]
+    wrong: list[Any] = []
+    for reverse in (0, protocol.SCAN_REVERSE):
+        op = protocol.encode_scan(b"", None, 10_000, reverse)
+        ((_, _, page, *resume),) = protocol.decode_results(engine.read(op, now))
+        found = list(protocol.decode_entries(page))
+        wanted = expected[::-1] if reverse else expected
+        if found != wanted or resume:
+            wrong += [("scan", reverse, one) for one in set(found) ^ set(wanted)] or ["order", reverse]
+    keys = sorted(model)
+    results = protocol.decode_results(engine.read(b"".join(map(protocol.encode_get, keys)), now))
+    for key, result in zip(keys, results, strict=True):
+        wanted_result = execute(model, ("get", key), 0, now)
+        if result != wanted_result:
+            wrong.append(("get", key, result, wanted_result))
+    return wrong

@@ -1,0 +1,265 @@
+"""The engine against an oracle, after thousands of crashes: power lost, or the process killed, at any step of
+writing, flushing, compacting, closing and recovering, and again while it recovers from that.
+
+What must hold is told in crashlife.py, which states are legal in crashvfs.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import storenode.engine as engine_package
+from storenode.engine import Engine, Shared
+from storenode.engine.vfs import Vfs
+from tests.crash.crashlife import Expected, Life, nothing_yet, random_options
+from tests.crash.crashvfs import Crash, CrashVfs, Step
+
+STATES_DEFAULT = 300
+STATES_LONG = int(os.environ.get("RINGKV_CRASH_STATES", "10000"))
+
+LIVES = 3
+"""Crashes in a row: the third one hits a recovery from a crash that hit a recovery."""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    """A directory in memory if there is one: the disk's own syncs say nothing here."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(prefix="engine-crash-", dir=memory) as directory:
+        yield Path(directory)
+
+
+class Oracle:
+    """Lives and crashes from one seed."""
+
+    def __init__(self, seed: int, place: Path) -> None:
+        self.dice = random.Random(seed)
+        self.place = place
+        self.options = random_options(self.dice)
+        self.states = 0
+        self.story: list[str] = []
+
+    def run(self) -> None:
+        """One engine from nothing, and everything that its crashes lead to."""
+        directory = self.new_directory()
+        os.mkdir(directory)
+        life = self.life(CrashVfs(directory), directory, nothing_yet(), watch=(0.02, 24))
+        life.open()
+        life.act(self.dice.randint(10, 120))
+        self.end(life)
+        self.descend(life, LIVES - 1)
+
+    def descend(self, life: Life, lives: int) -> None:
+        shutil.rmtree(life.directory)
+        for crash, expected in life.crashes:
+            self.story.append(
+                f"crash {crash.step.when} {crash.step.kind} {os.path.basename(crash.step.path)}"
+            )
+            for _ in range(2):
+                self.after_power_loss(crash, expected, lives)
+            if self.dice.random() < 0.25:
+                self.after_kill(crash, expected, lives)
+            self.story.pop()
+
+    def after_power_loss(self, crash: Crash, expected: Expected, lives: int) -> None:
+        directory = self.new_directory()
+        crash.lose_power(directory, self.dice)
+        if lives > 1 and self.dice.random() < 0.15:
+            self.again(CrashVfs(directory), directory, expected, lives)
+        else:
+            self.again(Vfs(), directory, expected, 0)
+
+    def after_kill(self, crash: Crash, expected: Expected, lives: int) -> None:
+        directory = self.new_directory()
+        twin = crash.restart(directory, self.dice)
+        self.again(twin, directory, expected, lives)
+
+    def again(self, vfs: Vfs, directory: str, expected: Expected, lives: int) -> None:
+        """Recover, write, close; and see that this, too, lasts."""
+        self.states += 1
+        life = self.life(vfs, directory, expected, watch=(0.15, 6) if lives > 1 else None)
+        life.open()
+        life.act(self.dice.randint(0, 12))
+        self.end(life)
+        last = Expected(life.states, life.promised)
+        final = self.life(Vfs(), directory, last, watch=None)
+        final.open()
+        final.close()
+        self.descend(life, lives - 1)
+
+    def life(self, vfs: Vfs, directory: str, expected: Expected, watch: tuple[float, int] | None) -> Life:
+        life = Life(vfs, directory, self.options, expected, self.dice)
+        if watch:
+            life.watch(*watch)
+        return life
+
+    def end(self, life: Life) -> None:
+        life.close()
+        if isinstance(life.vfs, CrashVfs):
+            life.vfs.hook = None
+
+    def new_directory(self) -> str:
+        return tempfile.mktemp(dir=self.place)
+
+
+def run_states(wanted: int, first_seed: int, place: Path, seconds: float) -> int:
+    """Seeds until so many states were checked; fails with the seed that found something."""
+    deadline = time.monotonic() + seconds
+    states, seed = 0, first_seed
+    while states < wanted and time.monotonic() < deadline:
+        oracle = Oracle(seed, place)
+        try:
+            oracle.run()
+        except Exception as error:
+            where = f"seed {seed}, state {states + oracle.states}, {' / '.join(oracle.story)}"
+            raise AssertionError(f"{where}, {oracle.options}: {error}") from error
+        states += oracle.states
+        seed += 1
+    return states
+
+
+def test_after_any_crash_a_prefix_with_all_that_was_promised_is_there(place: Path) -> None:
+    assert run_states(STATES_DEFAULT, 1, place, 60) >= STATES_DEFAULT
+
+
+def test_a_crash_at_any_step_of_the_first_opening_and_of_the_first_write(place: Path) -> None:
+    for seed in range(8):
+        oracle = Oracle(seed, place)
+        directory = oracle.new_directory()
+        os.mkdir(directory)
+        life = oracle.life(CrashVfs(directory), directory, nothing_yet(), watch=(1.0, 80))
+        life.open()
+        life.log_and_apply([life.operations()])
+        oracle.end(life)
+        oracle.descend(life, 1)
+        assert oracle.states >= 50
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1500)
+def test_after_thousands_of_crashes(place: Path) -> None:
+    first_seed = int.from_bytes(os.urandom(4), "little")
+    assert run_states(STATES_LONG, first_seed, place, 1200) >= STATES_LONG
+
+
+# What the oracle has found, each as the shortest way to it
+
+
+def opened(vfs: CrashVfs) -> tuple[Shared, Engine]:
+    shared = Shared(vfs.path, vfs=vfs)
+    return shared, engine_package.open(os.path.join(vfs.path, "engine"), shared=shared)
+
+
+def content_at(path: Path) -> list[tuple[bytes, bytes]]:
+    with (
+        contextlib.closing(Shared(str(path))) as shared,
+        engine_package.open(str(path / "engine"), shared=shared) as engine,
+    ):
+        assert engine.verify() == []
+        return engine.scan()
+
+
+def crash_before(vfs: CrashVfs, wanted: str, act: Callable[[], object]) -> Crash:
+    """The last moment before such a step while `act` runs."""
+    found: list[Crash] = []
+
+    def hook(vfs: CrashVfs, step: Step) -> None:
+        if (step.when, step.kind) == ("before", wanted):
+            found.append(vfs.crash(step))
+
+    vfs.hook = hook
+    act()
+    vfs.hook = None
+    return found[-1]
+
+
+@pytest.fixture
+def twin(place: Path) -> CrashVfs:
+    (place / "first").mkdir()
+    return CrashVfs(str(place / "first"))
+
+
+STRICT = 0.0
+"""Nothing survives that was not synced."""
+
+
+def test_the_name_of_the_manifest_is_durable(twin: CrashVfs, place: Path) -> None:
+    shared, engine = opened(twin)
+    engine.put(b"k", b"v", sync=True)
+    engine.flush()
+    crash = twin.crash(Step("after", "flush", ""))
+    engine.close()
+    shared.close()
+    crash.lose_power(str(place / "second"), random.Random(0), STRICT)
+    assert content_at(place / "second") == [(b"k", b"v")]
+
+
+def test_what_was_recovered_from_a_killed_process_outlasts_a_loss_of_power(
+    twin: CrashVfs, place: Path
+) -> None:
+    """Somebody may have read it."""
+    shared, engine = opened(twin)
+    crash = crash_before(twin, "sync directory", lambda: engine.put(b"k", b"v", sync=True))
+    engine.close()
+    shared.close()
+    again = crash.restart(str(place / "second"), random.Random(0))
+    shared, engine = opened(again)
+    assert engine.scan() == [(b"k", b"v")]
+    crash = again.crash(Step("after", "open", ""))
+    engine.close()
+    shared.close()
+    crash.lose_power(str(place / "third"), random.Random(0), STRICT)
+    assert content_at(place / "third") == [(b"k", b"v")]
+
+
+def test_a_directory_that_a_killed_process_made_is_durable(twin: CrashVfs, place: Path) -> None:
+    with contextlib.closing(Shared(twin.path, vfs=twin)):
+        crash = crash_before(twin, "sync directory", lambda: twin.make_directory(twin.path + "/engine"))
+    again = crash.restart(str(place / "second"), random.Random(0))
+    shared, engine = opened(again)
+    engine.put(b"k", b"v", sync=True)
+    crash = again.crash(Step("after", "put", ""))
+    engine.close()
+    shared.close()
+    crash.lose_power(str(place / "third"), random.Random(0), STRICT)
+    assert content_at(place / "third") == [(b"k", b"v")]
+
+
+def test_a_torn_log_that_was_removed_does_not_come_back_under_its_successor(
+    twin: CrashVfs, place: Path
+) -> None:
+    shared, engine = opened(twin)
+    engine.put(b"k", b"v", sync=True)
+    engine.retire_memtable()
+    crash = crash_before(twin, "write", lambda: engine.put(b"l", b"w", sync=True))
+    engine.close()
+    shared.close()
+    again = crash.restart(str(place / "second"), random.Random(0))
+    shared, engine = opened(again)
+    crash = crash_before(again, "sync directory", lambda: engine.put(b"m", b"x", sync=True))
+    engine.close()
+    shared.close()
+    for seed in range(20):
+        crash.lose_power(str(place / f"third-{seed}"), random.Random(seed), 0.5)
+        assert content_at(place / f"third-{seed}")[0] == (b"k", b"v")
+
+
+def test_a_manifest_that_was_never_committed_is_begun_anew(place: Path) -> None:
+    page = os.sysconf("SC_PAGESIZE")
+    for number, content in enumerate((b"", bytes(page), bytes(2 * page), b"x" * page + bytes(2 * page))):
+        directory = place / f"{number}"
+        (directory / "manifest").mkdir(parents=True)
+        (directory / "manifest" / "data.mdb").write_bytes(content)
+        assert content_at(directory) == []
