@@ -21,7 +21,7 @@ from kvclient.cli.command import Lazy, LazyGroup, global_options
 from kvclient.cli.output import StdoutClosed
 from kvclient.errors import Exit
 
-_DATA, _BULK, _CLUSTER, _LOCAL = "Data", "Files", "Cluster", "Local cluster"
+_DATA, _BULK, _CLUSTER, _LOCAL, _FILES = "Data", "Files", "Cluster", "Local cluster", "Stopped stores"
 
 COMMANDS = {
     "get": Lazy(_DATA, "kvclient.cli.read:get", "Print the value of a key."),
@@ -43,6 +43,9 @@ COMMANDS = {
     "version": Lazy(_CLUSTER, "kvclient.cli.cluster:version", "Print the versions of client and cluster."),
     "bench": Lazy(_CLUSTER, "kvclient.cli.bench:bench", "Load the cluster and print rates and latencies."),
     "dev": Lazy(_LOCAL, "kvclient.cli.dev:dev", "Run a whole cluster on this machine."),
+    "engine": Lazy(
+        _FILES, "kvclient.cli.engine:engine", "Look into, check and repair a stopped store's files."
+    ),
 }
 
 EXIT_CODES = """\b

@@ -1,0 +1,196 @@
+"""The manifest as records, each judged by itself (docs/formats.md section 5).
+
+LMDB follows page numbers inside its file without a doubt, and a damaged file can end the process that reads
+it. So a child process reads it (manifest_child.py) and sends what it finds; if it dies, what it sent is kept.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import struct
+import subprocess
+import sys
+from typing import NamedTuple
+
+from storenode.engine import codec
+from storenode.engine.manifest import FORMAT_KEY, STATE_TAG, TABLE_TAG, VERSION, State
+from storenode.engine.tools import manifest_child
+from storenode.engine.tools.manifest_child import SIZES
+from storenode.engine.version import TableMeta
+from storenode.engine.vfs import Vfs
+
+CHILD_SECONDS = 120.0
+"""A manifest of a million tables is read in a few seconds; a damaged tree may send its reader round in
+circles."""
+
+_KEY = struct.Struct(">IBQ")
+_STATE = struct.Struct("<IQQQQQQ")
+_TABLE = struct.Struct("<IBQQQQQQQQQQ")
+_U32 = struct.Struct("<I")
+
+
+class StateRecord(NamedTuple):
+    """An engine's state, with what it says of its table records."""
+
+    state: State
+    tables: int
+    digest: int
+
+
+class Record(NamedTuple):
+    """One record. `problem`: why it does not count, None if it is sound; `content` is None then, or for the
+    format record."""
+
+    key: bytes
+    value: bytes
+    engine_id: int | None
+    kind: str
+    content: StateRecord | TableMeta | None
+    problem: str | None
+
+
+class EngineRecords(NamedTuple):
+    """What the manifest has of one engine, as far as it is sound."""
+
+    state: StateRecord | None
+    tables: dict[int, TableMeta]
+    problems: list[str]
+
+
+class Manifest(NamedTuple):
+    """`problem`: the environment itself could not be read to its end, or is not there."""
+
+    path: str
+    exists: bool
+    problem: str | None
+    records: list[Record]
+
+    def engines(self) -> list[int]:
+        found = {record.engine_id for record in self.records if record.engine_id is not None}
+        return sorted(found)
+
+    def of(self, engine_id: int) -> EngineRecords:
+        """The engine's sound records, and everything wrong with its share of the manifest."""
+        mine = [record for record in self.records if record.engine_id == engine_id]
+        problems = [f"record {record.key.hex()}: {record.problem}" for record in mine if record.problem]
+        state: StateRecord | None = None
+        tables: dict[int, TableMeta] = {}
+        digest = 0
+        for record in mine:
+            if isinstance(record.content, StateRecord):
+                state = record.content
+            elif isinstance(record.content, TableMeta):
+                tables[record.content.number] = record.content
+                digest += codec.hash64(record.key + record.value)
+        if state is None and tables:
+            problems.append("table records but no state record")
+        if state is not None and (state.tables, state.digest) != (len(tables), digest & (1 << 64) - 1):
+            problems.append(f"the state record is not of these {len(tables)} table records")
+        return EngineRecords(state, tables, problems)
+
+    def general_problems(self) -> list[str]:
+        """What is wrong and of no one engine."""
+        found = [self.problem] if self.problem else []
+        found += [
+            f"record {record.key.hex()[:80]}: {record.problem}"
+            for record in self.records
+            if record.problem and record.engine_id is None
+        ]
+        if self.exists and not self.problem and not any(r.kind == "format" for r in self.records):
+            found.append("no format record")
+        return found
+
+
+def read_manifest(vfs: Vfs, directory: str) -> Manifest:
+    """Every record of an environment, in key order. Raises nothing for damage."""
+    path = os.path.join(directory, "data.mdb")
+    try:
+        size = vfs.size(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return Manifest(path, False, "the manifest is missing", [])
+    if size == 0:
+        return Manifest(path, True, "the manifest is empty", [])
+    child = subprocess.Popen(
+        [sys.executable, "-P", manifest_child.__file__, directory],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        sent, _ = child.communicate(timeout=CHILD_SECONDS)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        sent, _ = child.communicate()
+    pairs, ended = _parse(sent)
+    problem = None
+    if child.returncode < 0:
+        name = signal.Signals(-child.returncode).name
+        problem = f"damaged: reading it ended with {name} after {len(pairs)} records"
+    elif not isinstance(ended, str):
+        problem = f"damaged: reading it ended after {len(pairs)} records"
+    elif ended:
+        problem = f"damaged: {ended}"
+    return Manifest(path, True, problem, [decode(key, value) for key, value in pairs])
+
+
+def decode(key: bytes, value: bytes) -> Record:
+    """One record, judged."""
+    if len(key) != _KEY.size:
+        return Record(key, value, None, "unknown", None, "not a key of a manifest")
+    engine_id, tag, number = _KEY.unpack(key)
+    kind = {STATE_TAG: "state", TABLE_TAG: "table"}.get(tag, "unknown")
+    engine: int | None = engine_id
+    if key == FORMAT_KEY:
+        kind, engine = "format", None
+    payload = value[:-4]
+    if len(value) < 4 or codec.masked_crc32c(key + payload) != int.from_bytes(value[-4:], "little"):
+        return Record(key, value, engine, kind, None, "checksum mismatch")
+    try:
+        (version,) = _U32.unpack_from(payload)
+        if version != VERSION:
+            return Record(key, value, engine, kind, None, f"unknown version {version}")
+        if kind == "format":
+            return Record(key, value, engine, kind, None, None)
+        if kind == "state":
+            _, *numbers, tables, digest = _STATE.unpack(payload)
+            return Record(key, value, engine, kind, StateRecord(State(*numbers), tables, digest), None)
+        if kind == "table":
+            return Record(key, value, engine, kind, _table(number, payload), None)
+    except (struct.error, ValueError) as error:
+        return Record(key, value, engine, kind, None, f"malformed: {error}")
+    return Record(key, value, engine, kind, None, f"unknown tag {tag}")
+
+
+def _table(number: int, payload: bytes) -> TableMeta:
+    _, level, *numbers = _TABLE.unpack_from(payload)
+    smallest, at = _take(payload, _TABLE.size)
+    largest, at = _take(payload, at)
+    if at != len(payload):
+        raise ValueError(f"{len(payload) - at} bytes too many")
+    return TableMeta._make((number, level, *numbers, smallest, largest))
+
+
+def _take(payload: bytes, at: int) -> tuple[bytes, int]:
+    (length,) = _U32.unpack_from(payload, at)
+    at += _U32.size
+    if at + length > len(payload):
+        raise ValueError("a key ends behind its record")
+    return payload[at : at + length], at + length
+
+
+def _parse(sent: bytes) -> tuple[list[tuple[bytes, bytes]], str | None]:
+    """What the child sent: pairs, then its last word ("" if all is well); None if that never came."""
+    pairs: list[tuple[bytes, bytes]] = []
+    at = 0
+    while at + SIZES.size <= len(sent):
+        key_size, value_size = SIZES.unpack_from(sent, at)
+        at += SIZES.size
+        if at + key_size + value_size > len(sent):
+            break
+        key, value = sent[at : at + key_size], sent[at + key_size : at + key_size + value_size]
+        at += key_size + value_size
+        if not key:
+            return pairs, value.decode(errors="replace")
+        pairs.append((key, value))
+    return pairs, None
