@@ -26,7 +26,7 @@ from storenode.engine.errors import EngineClosed, EngineFailed, EngineReadOnly
 from storenode.engine.options import Options
 from storenode.engine.recovery import SEQUENCE_MAX, recover
 from storenode.engine.shared import Shared
-from storenode.engine.snapshot import Snapshot
+from storenode.engine.snapshot import Snapshot, scan_pairs
 from storenode.engine.view import View
 from storenode.engine.wal import Entry, LogWriter
 
@@ -154,8 +154,7 @@ class Engine(Core):
     ) -> list[tuple[bytes, bytes]]:
         """The first `limit` pairs (all without one) of [start, stop), ascending or descending, of one
         moment."""
-        with self.snapshot() as snapshot:
-            return snapshot.scan(start, stop, limit, reverse)
+        return scan_pairs(self._view(), self.next_sequence - 1, self.now_ms, start, stop, limit, reverse)
 
     def snapshot(self) -> Snapshot:
         """The state of now, for as long as it is open; it keeps replaced tables on the disk and memtables

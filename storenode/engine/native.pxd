@@ -245,6 +245,14 @@ cdef extern from "view.h" nogil:
     ctypedef struct scratch:
         pass
     void scratch_free(scratch *s)
+    ctypedef struct group_key:
+        slice key
+        lookup at
+        int found
+    enum:
+        GROUP_KEYS
+    int view_get_group(const view *v, reader *r, scratch *s, group_key *keys, size_t count, uint64_t sequence)
+    void group_release(group_key *keys, size_t count)
     int view_get(const view *v, reader *r, scratch *s, slice key, uint64_t sequence, lookup *l,
                  int *in_active)
 

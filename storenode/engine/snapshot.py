@@ -18,6 +18,31 @@ PAGE_PAIRS = 10_000
 REVERSE = 1
 
 
+def scan_pairs(
+    view: View,
+    sequence: int,
+    now_ms: int,
+    start: bytes,
+    stop: bytes | None,
+    limit: int | None,
+    reverse: bool,
+) -> list[tuple[bytes, bytes]]:
+    """The pairs of a state of a view, page by page."""
+    pairs: list[tuple[bytes, bytes]] = []
+    flags = REVERSE if reverse else 0
+    while limit is None or len(pairs) < limit:
+        wanted = PAGE_PAIRS if limit is None else min(PAGE_PAIRS, limit - len(pairs))
+        page, resume = view.scan_page(start, stop, wanted, flags, sequence, now_ms)
+        if resume is None:
+            return pairs + page if pairs else page
+        pairs += page
+        if reverse:
+            stop = resume
+        else:
+            start = resume
+    return pairs
+
+
 class Snapshot:
     """Made by Engine.snapshot; usable even after the engine was closed. Close it to let replaced files and
     memory go."""
@@ -40,21 +65,7 @@ class Snapshot:
         self, start: bytes = b"", stop: bytes | None = None, limit: int | None = None, reverse: bool = False
     ) -> list[tuple[bytes, bytes]]:
         """Like Engine.scan."""
-        view = self._view()
-        pairs: list[tuple[bytes, bytes]] = []
-        while limit is None or len(pairs) < limit:
-            wanted = PAGE_PAIRS if limit is None else min(PAGE_PAIRS, limit - len(pairs))
-            page, resume = view.scan_page(
-                start, stop, wanted, REVERSE if reverse else 0, self.sequence, self.now_ms
-            )
-            pairs += page
-            if resume is None:
-                break
-            if reverse:
-                stop = resume
-            else:
-                start = resume
-        return pairs
+        return scan_pairs(self._view(), self.sequence, self.now_ms, start, stop, limit, reverse)
 
     def close(self) -> None:
         self._open_view = None

@@ -20,6 +20,14 @@ cdef class View:
     cdef object failed(self, failure *f)
     cdef void open_reader(self, reader *r, bint keeps_lock) noexcept
     cdef bytes execute(self, ops, execution *x, memtable *active, stream_shape *shape)
-    cdef int get_into(
-        self, reader *r, scratch *s, slice key, uint64_t sequence, uint64_t now_ms, buffer *out
+    cdef int get_group(
+        self,
+        reader *r,
+        scratch *s,
+        const slice *keys,
+        Py_ssize_t count,
+        uint64_t sequence,
+        uint64_t now_ms,
+        buffer *out,
+        Py_ssize_t *ends,
     ) noexcept nogil

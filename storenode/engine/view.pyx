@@ -9,6 +9,7 @@ when it is short.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
@@ -21,10 +22,14 @@ from storenode.engine.native cimport (
     buffer,
     buffer_append,
     buffer_free,
+    entry,
     entry_is_absent,
     execute_stream,
+    GROUP_KEYS,
     execution,
     failure,
+    group_key,
+    group_release,
     lookup,
     lookup_release,
     memtable,
@@ -44,9 +49,13 @@ from storenode.engine.native cimport (
     table,
     view,
     view_get,
+    view_get_group,
 )
 from storenode.engine.table cimport Cache, Table
 
+
+cdef extern from "Python.h":
+    void PyObject_GC_UnTrack(PyObject *)
 
 cdef extern from "interpreter.h" nogil:
     void *interpreter_pause() noexcept
@@ -212,11 +221,11 @@ cdef class View:
                     raise TypeError(f"a key is bytes, not {type(key).__name__}")
                 slices[i] = slice_of(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
             with nogil:
-                for i in range(count):
-                    result = self.get_into(&r, &s, slices[i], sequence, now_ms, &out)
-                    if result < 0:
-                        break
-                    ends[i] = out.size if result else -1
+                while at < count and result == 0:
+                    i = min(count - at, <Py_ssize_t>GROUP_KEYS)
+                    result = self.get_group(&r, &s, slices + at, i, sequence, now_ms, &out, ends + at)
+                    at += i
+            at = 0
             self.filtered += r.filtered
             if result < 0:
                 raise self.failed(&r.failed)
@@ -236,18 +245,34 @@ cdef class View:
             buffer_free(&out)
             scratch_free(&s)
 
-    cdef int get_into(
-        self, reader *r, scratch *s, slice key, uint64_t sequence, uint64_t now_ms, buffer *out
+    cdef int get_group(
+        self,
+        reader *r,
+        scratch *s,
+        const slice *keys,
+        Py_ssize_t count,
+        uint64_t sequence,
+        uint64_t now_ms,
+        buffer *out,
+        Py_ssize_t *ends,
     ) noexcept nogil:
-        """Append the value of a key: 1 if there is one, 0 if not, -1 on failure."""
-        cdef lookup found
-        cdef int in_active
-        cdef int result = view_get(&self.native, r, s, key, sequence, &found, &in_active)
-        if result > 0:
-            result = not entry_is_absent(&found.found, now_ms)
-            if result:
-                buffer_append(out, found.found.value.data, found.found.value.size)
-        lookup_release(&found)
+        """Append the values of keys, and write down where each ends, -1 for none; -1 on failure."""
+        cdef group_key group[GROUP_KEYS]
+        cdef Py_ssize_t i
+        cdef entry *found
+        cdef int result
+        for i in range(count):
+            group[i].key = keys[i]
+        result = view_get_group(&self.native, r, s, group, count, sequence)
+        if result == 0:
+            for i in range(count):
+                found = &group[i].at.found
+                if group[i].found and not entry_is_absent(found, now_ms):
+                    buffer_append(out, found.value.data, found.value.size)
+                    ends[i] = out.size
+                else:
+                    ends[i] = -1
+        group_release(group, count)
         return result
 
     def scan_page(
@@ -292,8 +317,10 @@ cdef list unpack_pairs(scan *page):
         p = msgpack_uint(p, end, &version)
         if p == NULL:
             raise AssertionError("a scan page that was just made is malformed")
-        pairs.append((
+        pair = (
             PyBytes_FromStringAndSize(<char *>key.data, key.size),
             PyBytes_FromStringAndSize(<char *>value.data, value.size),
-        ))
+        )
+        PyObject_GC_UnTrack(<PyObject *>pair)  # as the collector would, after looking at each of many
+        pairs.append(pair)
     return pairs

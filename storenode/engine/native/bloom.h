@@ -41,6 +41,12 @@ static inline int bloom_is_sound(slice filter) {
                filter.size;
 }
 
+/* Has the line that bloom_may_hold will look at fetched. */
+static inline void bloom_prefetch(slice filter, uint64_t hash) {
+    uint32_t lines = bloom_is_sound(filter) ? load32(filter.data + filter.size - 8) : 0;
+    if (lines) __builtin_prefetch(filter.data + (size_t)bloom_line_of(hash, lines) * BLOOM_LINE_BYTES);
+}
+
 /* 0: the key is certainly not there. The filter must be sound. */
 static inline int bloom_may_hold(slice filter, uint64_t hash) {
     uint32_t lines = load32(filter.data + filter.size - 8);

@@ -236,11 +236,11 @@ static inline void lookup_release(lookup *l) {
     l->pinned = NULL;
 }
 
-/* Seeks in the block at `h`; 1 found, 0 the block has nothing at or behind the key, 2 something else lies
- * there, -1 failure. `scratch` is a cursor whose key buffer is used again and again. */
-static inline int table_get_in_block(reader *r, const table *t, block_handle h, slice key,
+/* Seeks in the block that was read from `h`, and takes the reference over; 1 found, 0 the block has nothing at or
+ * behind the key, 2 something else lies there, -1 failure. `scratch` is a cursor whose key buffer is used again
+ * and again. */
+static inline int table_get_in_block(reader *r, const table *t, block_handle h, cache_entry *block, slice key,
                                      block_cursor *scratch, lookup *l) {
-    cache_entry *block = table_block(r, t, h);
     if (!block) return -1;
     if (block_cursor_open(scratch, cache_bytes(block)) < 0 || block_seek(scratch, key, TRAILER_NEWEST, 1) < 0)
         goto corrupt;
@@ -261,6 +261,20 @@ corrupt:
     return table_fail(r, t, FAILURE_CORRUPT, h.offset, "malformed block");
 }
 
+/* Where the block is in which `key` would be: 1 known, 0 it is behind the last one, -1 failure. */
+static inline int table_locate(reader *r, const table *t, slice key, block_cursor *index_cursor,
+                               block_handle *h) {
+    cache_entry *held, *index = table_pinned(r, t, t->index, &t->pinned_index, &held);
+    if (!index) return -1;
+    int result;
+    if (block_cursor_open(index_cursor, cache_bytes(index)) < 0 || block_seek(index_cursor, key, 0, 0) < 0)
+        result = table_index_broken(r, t);
+    else
+        result = index_cursor->valid ? (table_handle(r, t, index_cursor->value, h) < 0 ? -1 : 1) : 0;
+    cache_release(held);
+    return result;
+}
+
 /* The newest version of `key` in the table: 1 found, 0 not there, -1 failure. */
 static inline int table_get(reader *r, const table *t, slice key, uint64_t hash, block_cursor *index_cursor,
                             block_cursor *scratch, lookup *l) {
@@ -277,7 +291,7 @@ static inline int table_get(reader *r, const table *t, slice key, uint64_t hash,
     while (result == 0 && index_cursor->valid) {
         block_handle h;
         result = table_handle(r, t, index_cursor->value, &h);
-        if (result == 0) result = table_get_in_block(r, t, h, key, scratch, l);
+        if (result == 0) result = table_get_in_block(r, t, h, table_block(r, t, h), key, scratch, l);
         if (result == 0 && block_next(index_cursor) < 0) result = table_index_broken(r, t);
     }
     cache_release(held);
