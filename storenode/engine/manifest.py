@@ -42,10 +42,8 @@ _TABLE = struct.Struct("<IBQQQQQQQQQQ")
 _LENGTH = struct.Struct("<I")
 _DIGEST_MASK = (1 << 64) - 1
 
-DAMAGED = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError)
-"""What LMDB says of pages that cannot be right; it does not notice all of them."""
-
 DAMAGE = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, struct.error)
+"""What is said of pages that cannot be right: by LMDB, which does not notice all, and by our records."""
 
 Result = TypeVar("Result")
 
@@ -133,9 +131,6 @@ class Manifest:
                     transaction.put(FORMAT_KEY, _seal(FORMAT_KEY, _LENGTH.pack(VERSION)))
             elif _LENGTH.unpack(self._unseal(FORMAT_KEY, stored)) != (VERSION,):
                 raise Corruption(f"{self._directory}: unknown manifest version")
-        except (*DAMAGED, struct.error) as error:
-            env.close()
-            raise Corruption(f"{self._path}: {error}") from error
             env.sync(True)  # a process that was killed may have left its last commit to the page cache
         except DAMAGE as error:
             env.close()
@@ -188,7 +183,7 @@ class Manifest:
                     else:
                         raise Corruption(f"{self._directory}: unknown record {key.hex()}")
                     found = cursor.next()
-        except (*DAMAGED, struct.error) as error:
+        except DAMAGE as error:
             raise Corruption(f"{self._directory}: engine {engine_id}: {error}") from error
         if state is None:
             if tables:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import pytest
@@ -180,3 +181,25 @@ def test_a_closed_manifest_says_so(written: Path) -> None:
     opened.close()
     with pytest.raises(EngineClosed):
         opened.load(4)
+
+
+def test_what_a_killed_process_left_to_the_page_cache_is_synced_before_it_is_used(
+    written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The call stood behind a raise once, and was never made."""
+    calls: list[str] = []
+    really_open = lmdb.open
+
+    class Recorded:
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            self._env = really_open(*arguments, **options)
+
+        def __getattr__(self, name: str) -> Any:
+            calls.append(name)
+            return getattr(self._env, name)
+
+    monkeypatch.setattr(lmdb, "open", Recorded)
+    opened = Manifest(str(written))
+    opening = list(calls)
+    opened.close()
+    assert "sync" in opening

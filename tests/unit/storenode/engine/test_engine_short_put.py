@@ -17,7 +17,7 @@ from kvclient.protocol import encode_put
 from storenode.engine import Engine, EngineFailed, Options, Shared
 from storenode.engine.codec import wal_scan
 from storenode.engine.vfs import File, Vfs
-from storenode.engine.wal import HEADER_BYTES, Entry
+from storenode.engine.wal import HEADER_BYTES, Entry, LogWriter
 
 LONG_WAY_FIRST = b"first"
 
@@ -26,13 +26,13 @@ LONG_WAY_FIRST = b"first"
 def long_ways(monkeypatch: pytest.MonkeyPatch) -> list[Sequence[Entry]]:
     """The entries that went to the log by the long way."""
     seen: list[Sequence[Entry]] = []
-    append = storenode.engine.lsm.LogWriter.append  # type: ignore[attr-defined]
+    append = LogWriter.append
 
-    def spy(log: object, entries: Sequence[Entry], *, sync: bool) -> int:
+    def spy(log: LogWriter, entries: Sequence[Entry], *, sync: bool) -> int:
         seen.append(entries)
-        return int(append(log, entries, sync=sync))
+        return append(log, entries, sync=sync)
 
-    monkeypatch.setattr("storenode.engine.wal.LogWriter.append", spy)
+    monkeypatch.setattr(LogWriter, "append", spy)
     return seen
 
 
