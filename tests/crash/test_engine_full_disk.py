@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -171,7 +172,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_really_full_disk_stops_writes_and_loses_nothing(small_disk: Path) -> None:
     options = Options(memtable_bytes=1 << 18, table_bytes=1 << 18, base_bytes=1 << 20)
-    value = b"v" * 1000
+    value = random.Random(1).randbytes(1000)  # one that compression cannot make small
     engine = engine_package.open(str(small_disk / "engine"), options=options)
 
     def write_all() -> None:
