@@ -131,9 +131,7 @@ class Engine(Core):
         if self.pressure() == 2:
             self._wait_for_room()
         sequence, stamp = self.next_sequence, now_ms()
-        results = self.apply(ops, sequence, stamp, self._append(((sequence, stamp, ops),), sync=sync))
-        self.arm(self._view())
-        return results
+        return self.apply(ops, sequence, stamp, self._append(((sequence, stamp, ops),), sync=sync))
 
     def delete(self, key: bytes, sync: bool = False) -> None:
         self.write(encode_delete(key), sync)

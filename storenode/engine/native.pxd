@@ -277,8 +277,7 @@ cdef extern from "scan.h" nogil:
 cdef extern from "msgpack.h" nogil:
     const uint8_t *msgpack_bin(const uint8_t *p, const uint8_t *end, slice *s)
     const uint8_t *msgpack_uint(const uint8_t *p, const uint8_t *end, uint64_t *v)
-    void msgpack_append_bin(buffer *out, slice s)
-    void msgpack_append_byte(buffer *out, uint8_t byte)
+    size_t msgpack_put_bin(uint8_t *p, slice s)
 
 
 cdef extern from "operation.h" nogil:
@@ -303,6 +302,15 @@ cdef extern from "execute.h" nogil:
     int execute_stream(execution *x, slice ops)
 
 
+cdef extern from "log_window.h" nogil:
+    ctypedef struct log_window:
+        uint8_t *data
+        uint64_t from_ "from"
+        uint64_t to
+    void log_window_open(log_window *w, int fd, uint64_t from_, uint64_t to)
+    void log_window_close(log_window *w)
+
+
 cdef extern from "wal.h" nogil:
     size_t WAL_HEADER_BYTES
     ctypedef struct wal_record:
@@ -311,6 +319,10 @@ cdef extern from "wal.h" nogil:
         uint64_t synced
         slice ops
         uint64_t following
+    size_t WAL_RECORD_HEAD_BYTES
+    size_t wal_record_bytes(size_t length)
+    void wal_seal_record(uint8_t *record, uint64_t file_id, uint64_t offset, uint64_t synced,
+                         uint64_t first_sequence, uint64_t now_ms, size_t length)
     void wal_put_record(buffer *out, uint64_t file_id, uint64_t offset, uint64_t synced,
                         uint64_t first_sequence, uint64_t now_ms, slice ops)
     void wal_put_header(uint8_t *header, uint32_t engine_id, uint64_t number, uint64_t previous,
