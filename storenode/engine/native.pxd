@@ -27,6 +27,7 @@ cdef extern from "bytes.h" nogil:
         FAILURE_CANCELLED
     slice slice_of(const void *data, size_t size)
     void buffer_free(buffer *b)
+    uint8_t *buffer_reserve(buffer *b, size_t extra)
     void buffer_append(buffer *b, const void *data, size_t size)
     slice buffer_slice(const buffer *b)
     const uint8_t *varint_get(const uint8_t *p, const uint8_t *end, uint64_t *v)
@@ -272,6 +273,13 @@ cdef extern from "scan.h" nogil:
         int has_resume
     int scan_run(scan *s, const view *v, reader *r)
     void scan_free(scan *s)
+
+
+cdef extern from "operation.h" nogil:
+    enum:
+        OP_PUT
+        OP_DELETE
+    size_t VALUE_BYTES_LIMIT
 
 
 cdef extern from "msgpack.h" nogil:
