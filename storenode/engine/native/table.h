@@ -35,6 +35,7 @@ typedef struct {
     int compression; /* the type of its compressed data blocks; the others are plain */
     block_handle index, filter, properties;
     cache_entry *pinned_index, *pinned_filter; /* once read, if the cache had room: table_pinned */
+    cache_entry *pinned_fences;                /* a table_fences, made of the pinned index */
     slice smallest, largest;                   /* user keys; owned by whoever owns the table */
 } table;
 
@@ -82,7 +83,7 @@ static inline int table_read_block(reader *r, const table *t, block_handle h, ui
 }
 
 static inline cache_entry *table_entry_new(reader *r, const table *t, block_handle h, size_t size) {
-    cache_entry *e = cache_entry_new(t->cache_key, h.offset, size);
+    cache_entry *e = cache_entry_new(r->blocks, t->cache_key, h.offset, size);
     if (!e) table_fail(r, t, FAILURE_MEMORY, h.offset, "out of memory");
     return e;
 }
@@ -155,6 +156,80 @@ static inline cache_entry *table_block(reader *r, const table *t, block_handle h
     return e;
 }
 
+static inline int table_handle(reader *r, const table *t, slice value, block_handle *h) {
+    uint64_t offset, size;
+    const uint8_t *end = value.data + value.size, *p = varint_get(value.data, end, &offset);
+    if (!p || !varint_get(p, end, &size) || size > UINT32_MAX - 64)
+        return table_fail(r, t, FAILURE_CORRUPT, t->index.offset, "malformed index entry");
+    h->offset = offset;
+    h->size = (uint32_t)size;
+    return 0;
+}
+
+/* Leaves a pinned entry in `slot`, unless another thread was faster. */
+static inline int table_keep(reader *r, cache_entry *const *slot, cache_entry *e) {
+    cache_entry *none = NULL;
+    if (__atomic_compare_exchange_n((cache_entry **)slot, &none, e, 0, __ATOMIC_RELEASE, __ATOMIC_RELAXED)) return 1;
+    cache_unpin(r->blocks, e);
+    return 0;
+}
+
+/* The index as two arrays, for point lookups: where the keys of a table begin to differ, eight bytes of each
+ * separator mostly tell the block. */
+typedef struct {
+    uint32_t count;  /* blocks */
+    uint32_t shared; /* bytes that all keys of the table, and all separators but the last, begin with */
+    block_handle handles[];
+    /* then: uint64_t fences[count] */
+} table_fences;
+
+static inline const uint64_t *fences_of(const table_fences *f) { return (const uint64_t *)(f->handles + f->count); }
+
+static inline size_t common_prefix(slice a, slice b) {
+    size_t limit = a.size < b.size ? a.size : b.size, at = 0;
+    while (at < limit && a.data[at] == b.data[at])
+        at++;
+    return at;
+}
+
+static inline slice slice_from(slice s, size_t at) { return slice_of(s.data + at, s.size - at); }
+
+/* Makes the fences of a table whose index has just been pinned. Without room or memory for them, or of an index that
+ * is no sound one, there are none, and lookups go by the index. */
+static inline void table_make_fences(reader *r, const table *t, slice index) {
+    block_cursor c;
+    memset(&c, 0, sizeof c);
+    uint32_t count = 0;
+    if (block_cursor_open(&c, index) == 0 && block_first(&c) == 0)
+        for (; c.valid && block_next(&c) == 0; count++) {
+        }
+    size_t size = sizeof(table_fences) + count * (sizeof(block_handle) + sizeof(uint64_t));
+    cache_entry *e = c.corrupt || !count ? NULL : cache_entry_new(NULL, t->cache_key, t->size, size);
+    if (e) {
+        table_fences *f = (table_fences *)e->data;
+        uint64_t *fences;
+        f->count = count;
+        f->shared = (uint32_t)common_prefix(t->smallest, t->largest);
+        fences = (uint64_t *)fences_of(f);
+        uint32_t at = 0;
+        int sound = block_first(&c) == 0;
+        for (; sound && c.valid && at < count; at++) {
+            slice separator = buffer_slice(&c.key);
+            reader probe = {0};
+            int is_last = at + 1 == count;
+            sound = table_handle(&probe, t, c.value, &f->handles[at]) == 0 &&
+                    (is_last || common_prefix(separator, t->smallest) >= f->shared);
+            if (sound) fences[at] = is_last ? UINT64_MAX : slice_prefix(slice_from(separator, f->shared));
+            sound = sound && (!at || fences[at - 1] <= fences[at]) && block_next(&c) == 0;
+        }
+        if (sound && at == count && cache_pin_new(r->blocks, e))
+            table_keep(r, &t->pinned_fences, e);
+        else
+            cache_release(e);
+    }
+    block_cursor_free(&c);
+}
+
 /* Index or filter, which every lookup in the table needs: the first one to read it leaves it in `slot` until the
  * table is closed, so that later ones need not ask the cache. `*held`: what the caller has to release. */
 static inline cache_entry *table_pinned(reader *r, const table *t, block_handle h, cache_entry *const *slot,
@@ -163,14 +238,16 @@ static inline cache_entry *table_pinned(reader *r, const table *t, block_handle 
     *held = NULL;
     if (e) return e;
     e = *held = table_block(r, t, h);
-    if (e && r->blocks && cache_pin(r->blocks, e)) __atomic_store_n((cache_entry **)slot, e, __ATOMIC_RELEASE);
+    if (e && r->blocks && cache_pin(r->blocks, e) && table_keep(r, slot, e) && slot == &t->pinned_index)
+        table_make_fences(r, t, cache_bytes(e));
     return e;
 }
 
 static inline void table_unpin(table *t, cache *c) {
     cache_unpin(c, t->pinned_index);
     cache_unpin(c, t->pinned_filter);
-    t->pinned_index = t->pinned_filter = NULL;
+    cache_unpin(c, t->pinned_fences);
+    t->pinned_index = t->pinned_filter = t->pinned_fences = NULL;
 }
 
 /* Fills in the handles from the footer; `t` has fd, number, size and the file id that the manifest expects.
@@ -200,18 +277,26 @@ static inline int table_open(reader *r, table *t) {
     return 0;
 }
 
-static inline int table_handle(reader *r, const table *t, slice value, block_handle *h) {
-    uint64_t offset, size;
-    const uint8_t *end = value.data + value.size, *p = varint_get(value.data, end, &offset);
-    if (!p || !varint_get(p, end, &size) || size > UINT32_MAX - 64)
-        return table_fail(r, t, FAILURE_CORRUPT, t->index.offset, "malformed index entry");
-    h->offset = offset;
-    h->size = (uint32_t)size;
-    return 0;
-}
-
 static inline int table_index_broken(reader *r, const table *t) {
     return table_fail(r, t, FAILURE_CORRUPT, t->index.offset, "malformed index block");
+}
+
+/* The block for `key`, a key between the table's smallest and largest; 0: only the index can tell. */
+static inline int table_fence(const table *t, slice key, block_handle *h) {
+    const cache_entry *e = __atomic_load_n(&t->pinned_fences, __ATOMIC_ACQUIRE);
+    if (!e) return 0;
+    const table_fences *f = (const table_fences *)e->data;
+    if (key.size < f->shared) return 0;
+    const uint64_t *fence = fences_of(f), wanted = slice_prefix(slice_from(key, f->shared));
+    uint32_t length = f->count;
+    while (length > 1) { /* the first fence at or behind what is wanted; the last one is behind everything */
+        uint32_t half = length / 2;
+        fence += fence[half - 1] < wanted ? half : 0;
+        length -= half;
+    }
+    if (*fence == wanted) return 0;
+    *h = f->handles[fence - fences_of(f)];
+    return 1;
 }
 
 /* 0: certainly not in the table; 1: look; -1: failure. */
@@ -237,33 +322,24 @@ static inline void lookup_release(lookup *l) {
 }
 
 /* Seeks in the block that was read from `h`, and takes the reference over; 1 found, 0 the block has nothing at or
- * behind the key, 2 something else lies there, -1 failure. `scratch` is a cursor whose key buffer is used again
- * and again. */
+ * behind the key, 2 something else lies there, -1 failure. */
 static inline int table_get_in_block(reader *r, const table *t, block_handle h, cache_entry *block, slice key,
-                                     block_cursor *scratch, lookup *l) {
+                                     lookup *l) {
     if (!block) return -1;
-    if (block_cursor_open(scratch, cache_bytes(block)) < 0 || block_seek(scratch, key, TRAILER_NEWEST, 1) < 0)
-        goto corrupt;
-    int result = 0;
-    if (scratch->valid) {
-        if (block_entry(scratch, &l->found) < 0) goto corrupt;
-        result = slice_equal(l->found.key, key) ? 1 : 2;
-    }
-    if (result == 1) {
-        l->found.key = key; /* the cursor's buffer is about to be reused */
+    int result = block_get(cache_bytes(block), key, &l->found);
+    if (result == BLOCK_EQUAL) {
         l->pinned = block;
-    } else {
-        cache_release(block);
+        return 1;
     }
-    return result;
-corrupt:
     cache_release(block);
-    return table_fail(r, t, FAILURE_CORRUPT, h.offset, "malformed block");
+    if (result < 0) return table_fail(r, t, FAILURE_CORRUPT, h.offset, "malformed block");
+    return result == BLOCK_BEHIND ? 2 : 0;
 }
 
 /* Where the block is in which `key` would be: 1 known, 0 it is behind the last one, -1 failure. */
 static inline int table_locate(reader *r, const table *t, slice key, block_cursor *index_cursor,
                                block_handle *h) {
+    if (table_fence(t, key, h)) return 1;
     cache_entry *held, *index = table_pinned(r, t, t->index, &t->pinned_index, &held);
     if (!index) return -1;
     int result;
@@ -275,14 +351,9 @@ static inline int table_locate(reader *r, const table *t, slice key, block_curso
     return result;
 }
 
-/* The newest version of `key` in the table: 1 found, 0 not there, -1 failure. */
-static inline int table_get(reader *r, const table *t, slice key, uint64_t hash, block_cursor *index_cursor,
-                            block_cursor *scratch, lookup *l) {
-    int may_hold = table_may_hold(r, t, hash);
-    if (may_hold <= 0) {
-        r->filtered += may_hold == 0;
-        return may_hold;
-    }
+/* The newest version of `key` in the table, block after block as the index has them: 1 found, 0 not there, -1
+ * failure. */
+static inline int table_get_by_index(reader *r, const table *t, slice key, block_cursor *index_cursor, lookup *l) {
     cache_entry *held, *index = table_pinned(r, t, t->index, &t->pinned_index, &held);
     if (!index) return -1;
     int result = 0;
@@ -291,11 +362,27 @@ static inline int table_get(reader *r, const table *t, slice key, uint64_t hash,
     while (result == 0 && index_cursor->valid) {
         block_handle h;
         result = table_handle(r, t, index_cursor->value, &h);
-        if (result == 0) result = table_get_in_block(r, t, h, table_block(r, t, h), key, scratch, l);
+        if (result == 0) result = table_get_in_block(r, t, h, table_block(r, t, h), key, l);
         if (result == 0 && block_next(index_cursor) < 0) result = table_index_broken(r, t);
     }
     cache_release(held);
     return result == 2 ? 0 : result;
+}
+
+/* The newest version of `key`, a key between the table's smallest and largest: 1 found, 0 not there, -1 failure. */
+static inline int table_get(reader *r, const table *t, slice key, uint64_t hash, block_cursor *index_cursor,
+                            lookup *l) {
+    int may_hold = table_may_hold(r, t, hash);
+    if (may_hold <= 0) {
+        r->filtered += may_hold == 0;
+        return may_hold;
+    }
+    block_handle h;
+    if (table_fence(t, key, &h)) {
+        int result = table_get_in_block(r, t, h, table_block(r, t, h), key, l);
+        if (result) return result == 2 ? 0 : result;
+    }
+    return table_get_by_index(r, t, key, index_cursor, l);
 }
 
 #endif

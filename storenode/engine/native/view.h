@@ -12,16 +12,12 @@ typedef struct {
     size_t run_count;
 } view;
 
-/* The working memory of one caller: cursors whose buffers are used again. */
+/* The working memory of one caller: a cursor whose buffer is used again. */
 typedef struct {
     block_cursor index;
-    block_cursor data;
 } scratch;
 
-static inline void scratch_free(scratch *s) {
-    block_cursor_free(&s->index);
-    block_cursor_free(&s->data);
-}
+static inline void scratch_free(scratch *s) { block_cursor_free(&s->index); }
 
 /* Finds the newest version of `key` that is not newer than `sequence`: 1 found (may be a deletion), 0 none,
  * -1 failure (in r). `l->found.value` is valid until lookup_release. `*in_active`: it lies in the first
@@ -41,7 +37,7 @@ static inline int view_get(const view *v, reader *r, scratch *s, slice key, uint
     for (size_t i = 0; i < v->run_count; i++) {
         size_t at = run_find(v->runs[i], key);
         if (at == v->runs[i].count || slice_compare(v->runs[i].tables[at]->smallest, key) > 0) continue;
-        int result = table_get(r, v->runs[i].tables[at], key, hash, &s->index, &s->data, l);
+        int result = table_get(r, v->runs[i].tables[at], key, hash, &s->index, l);
         if (result) return result;
     }
     return 0;
@@ -95,9 +91,9 @@ static inline int run_get_group(reader *r, run tables, scratch *s, group_key *ke
         if (!k->t) continue;
         cache_entry *block = k->block;
         k->block = NULL;
-        k->found = table_get_in_block(r, k->t, k->h, block, k->key, &s->data, &k->at);
+        k->found = table_get_in_block(r, k->t, k->h, block, k->key, &k->at);
         if (k->found == 0) /* behind all of that block: the long way knows the next one */
-            k->found = table_get(r, k->t, k->key, k->hash, &s->index, &s->data, &k->at);
+            k->found = table_get_by_index(r, k->t, k->key, &s->index, &k->at);
         if (k->found == 2) k->found = 0;
         if (k->found < 0) return -1;
     }
