@@ -141,7 +141,7 @@ def _run(tree: Tree, job: Job, level: int, watch: Watch) -> list[TableMeta]:
             status = job.step()
             if status == NEEDS_FILE:
                 number = tree.take_number()
-                file = tree.shared.vfs.create(table_path(tree.directory, number))
+                file = tree.shared.files.opening(tree.shared.vfs.create, table_path(tree.directory, number))
                 created.append(file.path)
                 job.open_table(file.fd, number, tree.engine_id << 48 | number, time.time_ns() // 1_000_000)
             elif status == TABLE_FINISHED:

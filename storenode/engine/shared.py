@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from storenode.engine.handles import Handles
 from storenode.engine.manifest import Manifest
 from storenode.engine.options import MIB
 from storenode.engine.table import Cache
@@ -28,10 +30,20 @@ if TYPE_CHECKING:
 COMPACTION_NICENESS = 10
 """Compaction gives way to everything that somebody waits for; flushes do not, writes wait for them."""
 
+OPEN_FILES_MAX = 8192
+"""Tables that are open by default at most: 128 GiB of them, and each costs kernel memory."""
+
+
+def default_open_files() -> int:
+    """Half of what the process may open: the rest is for logs, sockets and whatever else it does."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = soft == resource.RLIM_INFINITY
+    return OPEN_FILES_MAX if unlimited else max(1, min(soft // 2, OPEN_FILES_MAX))
+
 
 class Shared:
-    """Opens `directory/manifest`. `workers`: background threads, started with the first job. Close it
-    after its engines."""
+    """Opens `directory/manifest`. `workers`: background threads, started with the first job.
+    `open_files`: bound on the descriptors of tables, see default_open_files. Close it after its engines."""
 
     def __init__(
         self,
@@ -40,6 +52,7 @@ class Shared:
         cache_bytes: int = 32 * MIB,
         memtable_bytes: int = 64 * MIB,
         workers: int = 2,
+        open_files: int | None = None,
         vfs: Vfs | None = None,
     ) -> None:
         if workers < 1:
@@ -47,6 +60,7 @@ class Shared:
         self.directory = os.path.abspath(directory)
         self.vfs = Vfs() if vfs is None else vfs
         self.cache = Cache(cache_bytes)
+        self.files = Handles(self.vfs, default_open_files() if open_files is None else open_files)
         self.memtable_bytes_max = memtable_bytes
         manifest_directory = os.path.join(self.directory, "manifest")
         self.vfs.make_directory(manifest_directory)

@@ -9,8 +9,10 @@ view replaced, only then the inputs given up.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
+import weakref
 from collections.abc import Collection, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -120,6 +122,8 @@ class Tree:
                 self._make_view()
             for table in gone:
                 table.discard = partial(self.shared.discard, table.path)
+                with contextlib.suppress(OSError):  # by name it can be opened as long as this engine is
+                    table.pin()
 
     def open_table(self, meta: TableMeta) -> Table:
         """The table as the manifest describes it. Corruption if the file is another one, or missing."""
@@ -145,12 +149,19 @@ class Tree:
         return self.active.memory_bytes + sum(one.memtable.memory_bytes for one in self.retired)
 
     def close(self) -> None:
-        """Give everything up; snapshots keep what they hold."""
+        """Give everything up; snapshots keep what they hold, and its files open: who opens the directory next
+        may remove them."""
         with self._lock:
+            tables = [weakref.ref(table) for table in self._tables.values()]
             self.view = None
             self._tables = {}
             self.retired = ()
             self.active = Memtable()
+        for reference in tables:
+            table = reference()
+            if table is not None:
+                with contextlib.suppress(OSError):
+                    table.pin()
 
     def _log_number_without(self, flushed: Retired) -> int:
         with self._lock:
@@ -168,9 +179,18 @@ class Tree:
 
 def open_table(shared: Shared, directory: str, meta: TableMeta) -> Table:
     """Open a table file; see Tree.open_table."""
-    file = shared.vfs.open(table_path(directory, meta.number))
+    file = shared.files.open(table_path(directory, meta.number))
     try:
-        return Table(shared.cache, file, meta.number, meta.file_id, meta.size, meta.smallest, meta.largest)
+        return Table(
+            shared.cache,
+            file,
+            meta.number,
+            meta.file_id,
+            meta.size,
+            meta.smallest,
+            meta.largest,
+            shared.files,
+        )
     except BaseException:
         file.close()
         raise

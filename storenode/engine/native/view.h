@@ -30,6 +30,7 @@ static inline int view_get(const view *v, reader *r, scratch *s, slice key, uint
                            int *in_active) {
     l->pinned = NULL;
     *in_active = 0;
+    r->lookups++;
     for (size_t i = 0; i < v->memtable_count; i++) {
         if (memtable_get(v->memtables[i], key, sequence, &l->found)) {
             *in_active = i == 0;
@@ -80,7 +81,11 @@ static inline int run_get_group(reader *r, run tables, scratch *s, group_key *ke
         if (!k->t) continue;
         int may_hold = table_may_hold(r, k->t, k->hash);
         r->filtered += may_hold == 0;
-        if (may_hold > 0) may_hold = table_locate(r, k->t, k->key, &s->index, &k->h);
+        if (may_hold > 0) {
+            r->searched++;
+            may_hold = table_locate(r, k->t, k->key, &s->index, &k->h);
+            r->misled += may_hold == 0;
+        }
         if (may_hold < 0) return -1;
         if (!may_hold) k->t = NULL;
         if (may_hold && r->blocks) cache_prefetch(r->blocks, k->t->cache_key, k->h.offset);
@@ -96,8 +101,12 @@ static inline int run_get_group(reader *r, run tables, scratch *s, group_key *ke
         cache_entry *block = k->block;
         k->block = NULL;
         k->found = table_get_in_block(r, k->t, k->h, block, k->key, &s->data, &k->at);
-        if (k->found == 0) /* behind all of that block: the long way knows the next one */
+        r->blocks_searched++;
+        if (k->found == 2) r->misled++;
+        if (k->found == 0) { /* behind all of that block: the long way knows the next one */
+            r->searched--;   /* and counts the table itself */
             k->found = table_get(r, k->t, k->key, k->hash, &s->index, &s->data, &k->at);
+        }
         if (k->found == 2) k->found = 0;
         if (k->found < 0) return -1;
     }
@@ -108,6 +117,7 @@ static inline int run_get_group(reader *r, run tables, scratch *s, group_key *ke
 static inline int view_get_group(const view *v, reader *r, scratch *s, group_key *keys, size_t count,
                                  uint64_t sequence) {
     size_t missing = 0;
+    r->lookups += count;
     for (group_key *k = keys; k < keys + count; k++) {
         k->block = k->at.pinned = NULL;
         k->found = 0;
