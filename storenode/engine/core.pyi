@@ -29,6 +29,9 @@ class Core:
     appending: bool
     applying: bool
     """Somebody is at it: a short put keeps out."""
+    @property
+    def buffer_bytes(self) -> int:
+        """Of memory, for short puts on their way to the log."""
     def __init__(self) -> None: ...
     def arm(self, view: View) -> None:
         """Let short puts write to this view, until it is replaced, and to the log as it is now."""

@@ -17,7 +17,6 @@ from kvclient.protocol import encode_put
 from storenode.engine.native cimport (
     KEY_BYTES_LIMIT,
     KIND_PUT,
-    SEQUENCE_MAX,
     buffer,
     buffer_free,
     buffer_slice,
@@ -59,11 +58,15 @@ cdef class Core:
         buffer_free(&self.ops)
         buffer_free(&self.record)
 
+    @property
+    def buffer_bytes(self):
+        return self.ops.capacity + self.record.capacity
+
     def get(self, bytes key not None):
         cdef View view = self.tree.view
         if view is None:
             raise EngineClosed("the engine is closed")
-        return view.get(key, SEQUENCE_MAX, max(wall_ms(), self.now_ms))
+        return view.get(key, self.next_sequence - 1, max(wall_ms(), self.now_ms))
 
     def put(self, key, value, sync=False):
         if sync or self.background.broken or not self.put_short(self.tree.view, key, value):

@@ -12,6 +12,7 @@ cdef extern from "bytes.h" nogil:
     ctypedef struct buffer:
         uint8_t *data
         size_t size
+        size_t capacity
         int failed
     ctypedef struct failure:
         int code
@@ -87,6 +88,7 @@ cdef extern from "cache.h" nogil:
     ctypedef struct cache_entry:
         pass
     ctypedef struct cache:
+        size_t bucket_count
         size_t entries
         size_t bytes
         size_t pinned

@@ -14,13 +14,15 @@ import os
 import resource
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from storenode.engine.handles import Handles
+from storenode.engine.limiter import RateLimiter
 from storenode.engine.manifest import Manifest
 from storenode.engine.options import MIB
+from storenode.engine.statistics import memory
 from storenode.engine.table import Cache
 from storenode.engine.vfs import Vfs
 
@@ -43,7 +45,9 @@ def default_open_files() -> int:
 
 class Shared:
     """Opens `directory/manifest`. `workers`: background threads, started with the first job.
-    `open_files`: bound on the descriptors of tables, see default_open_files. Close it after its engines."""
+    `open_files`: bound on the descriptors of tables, see default_open_files. `compaction_bytes_per_second`: of
+    reading and writing by compactions, but for those that somebody waits for; None: no limit. Close it after its
+    engines."""
 
     def __init__(
         self,
@@ -53,6 +57,7 @@ class Shared:
         memtable_bytes: int = 64 * MIB,
         workers: int = 2,
         open_files: int | None = None,
+        compaction_bytes_per_second: int | None = None,
         vfs: Vfs | None = None,
     ) -> None:
         if workers < 1:
@@ -62,6 +67,7 @@ class Shared:
         self.cache = Cache(cache_bytes)
         self.files = Handles(self.vfs, default_open_files() if open_files is None else open_files)
         self.memtable_bytes_max = memtable_bytes
+        self.limiter = None if compaction_bytes_per_second is None else RateLimiter(compaction_bytes_per_second)
         manifest_directory = os.path.join(self.directory, "manifest")
         self.vfs.make_directory(manifest_directory)
         self._lock_file = self.vfs.lock(os.path.join(manifest_directory, "LOCK"))
@@ -99,11 +105,28 @@ class Shared:
         """Return when no worker is, or ever will be, busy with the engine."""
         with self._condition:
             self.engines.pop(engine.engine_id, None)
+            self._condition.notify_all()  # a job of it may rest
             while engine.background.running:
                 self._condition.wait()
 
     def memtable_bytes(self) -> int:
         return sum(engine.memtable_bytes for engine in list(self.engines.values()))
+
+    def stats(self) -> dict[str, Any]:
+        """`cache`, `files` and `limiter` (None without one) as their `stats` say, and `memory`: bytes by what
+        they are for, of all engines, with their sum. Index and filter blocks are in the cache, pinned or not;
+        `cache_map` is what finds its blocks."""
+        cache = self.cache.stats()
+        used: Counter[str] = Counter(cache=cache["bytes"], cache_map=cache["map_bytes"])
+        for engine in list(self.engines.values()):
+            used.update(memory(engine))
+        return {
+            "engines": len(self.engines),
+            "cache": cache,
+            "files": self.files.stats(),
+            "limiter": None if self.limiter is None else self.limiter.stats(),
+            "memory": {**used, "total": used.total()},
+        }
 
     def enforce_memtable_budget(self) -> None:
         """Over budget: retire the largest memtable of all. Only by the applying thread.
@@ -134,6 +157,15 @@ class Shared:
         worker."""
         with self._condition:
             self._condition.wait_for(done)
+
+    def rest(self, seconds: float, ends: Callable[[], bool]) -> None:
+        """Sleep in the middle of a job, until `ends()`; that is asked whenever something may be due."""
+        with self._condition:
+            self._condition.wait_for(ends, seconds)
+
+    def compaction_awaited(self) -> bool:
+        """Whether somebody waits for a compaction of any engine."""
+        return any(engine.background.awaited for engine in list(self.engines.values()))
 
     def close(self) -> None:
         """Stop the workers and close the manifest. Engines must be closed; views and snapshots may live
@@ -202,6 +234,7 @@ class Shared:
         engine, kind = claimed
         try:
             engine.background.run(kind)
+            engine.pressure()  # notes that it is less now
         finally:
             with self._condition:
                 engine.background.running.discard(kind)

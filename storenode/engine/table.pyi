@@ -11,7 +11,8 @@ class Cache:
 
     def __init__(self, budget: int) -> None: ...
     def stats(self) -> dict[str, int]:
-        """budget, bytes, blocks, hits, misses, evictions."""
+        """budget, bytes (of blocks, data, index and filter alike), pinned_bytes (of them: index and filter that
+        stay with their table), map_bytes (beside them); blocks, hits, misses, evictions."""
 
 class Table:
     """An open table. Opening reads and checks the footer: Corruption if it is not the table the manifest

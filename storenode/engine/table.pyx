@@ -67,6 +67,7 @@ cdef class Cache:
             "budget": self.native.budget,
             "bytes": self.native.bytes,
             "pinned_bytes": self.native.pinned,
+            "map_bytes": self.native.bucket_count * sizeof(void *),
             "blocks": self.native.entries,
             "hits": self.native.hits,
             "misses": self.native.misses,

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from kvclient.errors import Corruption
 from storenode.engine.manifest import State
 from storenode.engine.memtable import Memtable
+from storenode.engine.reads import Reads
 from storenode.engine.shared import Shared
 from storenode.engine.table import Table
 from storenode.engine.version import TableMeta, Version
@@ -59,6 +60,7 @@ class Tree:
         self.log_number = state.log_number
         self.retired: tuple[Retired, ...] = ()
         """Newest first."""
+        self.reads = Reads()
         self._tables = tables
         self._next_file = state.next_file
         self._lock = threading.Lock()
@@ -174,7 +176,7 @@ class Tree:
         runs: list[tuple[TableMeta, ...]] = [(table,) for table in level0]
         runs.extend(level for level in levels if level)
         tables = tuple(tuple(self._tables[meta.number] for meta in run) for run in runs)
-        self.view = View(self.shared.cache, self.directory, memtables, tables)
+        self.view = View(self.shared.cache, self.directory, memtables, tables, self.reads)
 
 
 def open_table(shared: Shared, directory: str, meta: TableMeta) -> Table:
