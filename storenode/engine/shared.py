@@ -67,7 +67,9 @@ class Shared:
         self.cache = Cache(cache_bytes)
         self.files = Handles(self.vfs, default_open_files() if open_files is None else open_files)
         self.memtable_bytes_max = memtable_bytes
-        self.limiter = None if compaction_bytes_per_second is None else RateLimiter(compaction_bytes_per_second)
+        self.limiter = (
+            None if compaction_bytes_per_second is None else RateLimiter(compaction_bytes_per_second)
+        )
         manifest_directory = os.path.join(self.directory, "manifest")
         self.vfs.make_directory(manifest_directory)
         self._lock_file = self.vfs.lock(os.path.join(manifest_directory, "LOCK"))
@@ -117,7 +119,9 @@ class Shared:
         they are for, of all engines, with their sum. Index and filter blocks are in the cache, pinned or not;
         `cache_map` is what finds its blocks."""
         cache = self.cache.stats()
-        used: Counter[str] = Counter(cache=cache["bytes"], cache_map=cache["map_bytes"])
+        used = Counter(
+            cache=cache["bytes"], cache_map=cache["map_bytes"], memtables=0, tables=0, log_buffers=0
+        )
         for engine in list(self.engines.values()):
             used.update(memory(engine))
         return {

@@ -40,7 +40,12 @@ def chosen(tables: list[TableMeta], start: bytes, stop: bytes | None) -> set[int
 
 
 def test_only_tables_of_the_range_are_chosen_and_the_stop_is_not_in_it() -> None:
-    tables = [table(1, 5, "a", "c"), table(2, 5, "d", "f"), table(3, LAST, "a", "c"), table(4, LAST, "g", "h")]
+    tables = [
+        table(1, 5, "a", "c"),
+        table(2, 5, "d", "f"),
+        table(3, LAST, "a", "c"),
+        table(4, LAST, "g", "h"),
+    ]
     assert chosen(tables, b"a", b"d") == {1, 3}
     assert chosen(tables, b"c", b"d") == {1, 3}
     assert chosen(tables, b"a", b"d\0") == {1, 2, 3}
