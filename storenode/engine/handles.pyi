@@ -15,5 +15,5 @@ class Handles:
     def open(self, path: str) -> File:
         """A file for reading, in the same way."""
     def stats(self) -> dict[str, int]:
-        """open and open_max (descriptors); since the start: reads (of files), reopened (by reads that found the
-        descriptor closed), evicted."""
+        """open and open_max (descriptors); since the start: reads (of files), reopened (by reads that found
+        the descriptor closed), evicted."""

@@ -29,8 +29,8 @@ PLAIN, LZ4, ZSTD = 0, 1, 2
 """Types of blocks (docs/formats.md section 3)."""
 
 Watch = Callable[[Job], bool]
-"""Called with a job before each of its steps and after the last; True: stop. Whoever watches may also cancel it later, from
-any thread."""
+"""Called with a job before each of its steps and after the last; True: stop. Whoever watches may also cancel
+it later, from any thread."""
 
 
 class JobResult(NamedTuple):
@@ -87,8 +87,8 @@ def compact(
     tree: Tree, proposal: Proposal, options: Options, watch: Watch, pause_bytes: int = 0
 ) -> JobResult:
     """Carry out a proposal for the tree's current version. A table that is compressed otherwise than its new
-    level wants is rewritten instead of moved. `pause_bytes`: a step takes about so much reading and writing; 0:
-    as much as a table.
+    level wants is rewritten instead of moved. `pause_bytes`: a step takes about so much reading and writing;
+    0: as much as a table.
 
     What counts as expired is what had expired at the last flush: entries that are only in the log are
     replayed from that moment on, and must find what they found the first time.

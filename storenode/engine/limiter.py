@@ -1,7 +1,7 @@
 """How fast compactions may read and write: one bucket of tokens, a token a byte, for all engines of a Shared.
 
-It only reckons; whoever took tokens waits on its own, so that the wait can be ended. Bytes are taken after they
-were moved: the bucket may go below zero, and the next to take waits for that too. Any thread.
+It only reckons; whoever took tokens waits on its own, so that the wait can be ended. Bytes are taken after
+they were moved: the bucket may go below zero, and the next to take waits for that too. Any thread.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """The engine: an ordered store of versions, logged, in memtables and tables.
 
-Threads. One thread applies, puts, flushes, compacts and closes (a store's loop; all engines of a Shared have the
-same one). Another one may `append` meanwhile. Workers flush and compact. Any thread may read, scan, take and use
-snapshots, and ask for `stats` and `pressure`. Two `append` or two `apply` at once raise RuntimeError.
+Threads. One thread applies, puts, flushes, compacts and closes (a store's loop; all engines of a Shared have
+the same one). Another one may `append` meanwhile. Workers flush and compact. Any thread may read, scan, take
+and use snapshots, and ask for `stats` and `pressure`. Two `append` or two `apply` at once raise
+RuntimeError.
 
-A read takes the view first and the sequence second: all that it may see is then in the view, and nothing that it
-needs has been merged away. It sees entries as wholes, those whose `apply` has returned.
+A read takes the view first and the sequence second: all that it may see is then in the view, and nothing
+that it needs has been merged away. It sees entries as wholes, those whose `apply` has returned.
 
 Time. The engine's clock is the highest `now_ms` it was given with an entry; an earlier one counts as that. So
 what has expired stays expired, and what an entry does depends on the log alone.

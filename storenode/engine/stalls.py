@@ -1,6 +1,7 @@
 """How often and for how long an engine asked its writers to slow down or to stop, and why.
 
-What is noted is what `pressure` said whenever somebody asked: writers do, and workers after each job. Any thread.
+What is noted is what `pressure` said whenever somebody asked: writers do, and workers after each job. Any
+thread.
 """
 
 from __future__ import annotations

@@ -119,11 +119,11 @@ def reads_of(engine: Engine) -> dict[str, float]:
 def collect(engine: Engine, log: LogWriter) -> dict[str, Any]:
     """Everything, with units in the names.
 
-    A level's `bytes` are those of its files, `raw_bytes` those of the keys and values in them; what jobs read for
-    it and wrote into it, and its write amplification: bytes written per byte that came from above. The total
-    `write_amplification` is of bytes written to tables per byte logged. `block_bytes` and `block_bytes_stored`
-    are of the data blocks written, before and after compression. `stalls` counts the waits of `write`,
-    `backlog` how often and long writers were asked to slow down or stop (stalls.py).
+    A level's `bytes` are those of its files, `raw_bytes` those of the keys and values in them; what jobs
+    read for it and wrote into it, and its write amplification: bytes written per byte that came from above.
+    The total `write_amplification` is of bytes written to tables per byte logged. `block_bytes` and
+    `block_bytes_stored` are of the data blocks written, before and after compression. `stalls` counts the
+    waits of `write`, `backlog` how often and long writers were asked to slow down or stop (stalls.py).
     """
     tree, background, counters = engine.tree, engine.background, engine.counters
     version = tree.version

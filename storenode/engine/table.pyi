@@ -11,8 +11,8 @@ class Cache:
 
     def __init__(self, budget: int) -> None: ...
     def stats(self) -> dict[str, int]:
-        """budget, bytes (of blocks, data, index and filter alike), pinned_bytes (of them: index and filter that
-        stay with their table), map_bytes (beside them); blocks, hits, misses, evictions."""
+        """budget, bytes (of blocks, data, index and filter alike), pinned_bytes (of them: index and filter
+        that stay with their table), map_bytes (beside them); blocks, hits, misses, evictions."""
 
 class Table:
     """An open table. Opening reads and checks the footer: Corruption if it is not the table the manifest
@@ -30,8 +30,8 @@ class Table:
         largest: bytes,
         handles: Handles | None = None,
     ) -> None:
-        """Takes the file over. With `handles` its descriptor may be closed and opened again, by path; without,
-        it stays open as long as the table."""
+        """Takes the file over. With `handles` its descriptor may be closed and opened again, by path;
+        without, it stays open as long as the table."""
     @property
     def number(self) -> int: ...
     @property

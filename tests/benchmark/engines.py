@@ -1,8 +1,8 @@
 """scripts/bench engines: what many engines of one process cost, in memory, descriptors, threads and time.
 
-Opens 1,000 empty engines in one Shared, closes them and opens them again; then 200 with some data: each step in a
-process of its own, so that its growth is its own. Bars: an empty engine costs <= 64 KiB of memory and no
-descriptor, 1,000 of them open and close within 10 s each.
+Opens 1,000 empty engines in one Shared, closes them and opens them again; then 200 with some data: each step
+in a process of its own, so that its growth is its own. Bars: an empty engine costs <= 64 KiB of memory and
+no descriptor, 1,000 of them open and close within 10 s each.
 """
 
 from __future__ import annotations

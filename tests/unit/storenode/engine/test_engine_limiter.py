@@ -1,4 +1,5 @@
-"""The rate limit of compactions: the arithmetic with a clock of its own, and that it never makes anybody wait."""
+"""The rate limit of compactions: the arithmetic with a clock of its own, and that it never makes anybody
+wait."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Reads from other threads, while one writes and workers flush and compact: always whole, always one moment."""
+"""Reads from other threads, while one writes and workers flush and compact: always whole, always one
+moment."""
 
 from __future__ import annotations
 
