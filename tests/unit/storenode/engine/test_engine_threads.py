@@ -12,6 +12,7 @@ import pytest
 import storenode.engine as engine_package
 from kvclient import protocol
 from storenode.engine import Engine, EngineClosed, Options, Shared
+from storenode.engine.view import View
 
 KEYS = [b"key-%03d" % number for number in range(60)]
 ROUNDS = 150
@@ -161,3 +162,22 @@ def test_closing_under_readers_ends_them_with_a_clear_error(tmp_path: Path) -> N
     for reader in readers:
         reader.join()
         assert isinstance(reader.error, EngineClosed), reader.error
+
+
+@pytest.mark.parametrize("way", [by_multi_get, by_scan, by_scan_back, by_read, by_snapshot])
+def test_what_is_compacted_away_while_a_read_begins_is_not_missed(
+    tmp_path: Path, way: Callable[[Engine], int]
+) -> None:
+    """With a sequence from before and a view from after, the version that it may see would be gone."""
+    with engine_package.open(str(tmp_path), options=TINY) as engine, pytest.MonkeyPatch.context() as patch:
+        write_rounds(engine, 1, 1)
+        view_of_now = engine._view
+
+        def view_after_a_compaction() -> View:
+            patch.undo()
+            write_rounds(engine, 2, 1)
+            engine.compact()
+            return view_of_now()
+
+        patch.setattr(engine, "_view", view_after_a_compaction)
+        assert way(engine) == 2
