@@ -91,7 +91,8 @@ def _ratio(part: float, whole: float) -> float:
 
 
 def memory(engine: Engine) -> dict[str, int]:
-    """What one engine holds in memory, by what it is for; the block cache is of all (Shared.stats)."""
+    """What one engine holds in memory, by what it is for; the block cache is of all (Shared.stats). Memtables
+    count all that they reserved, of which the system gives what is written."""
     tables = list(engine.tree.version.tables())
     keys = sum(len(table.smallest) + len(table.largest) for table in tables)
     return {
