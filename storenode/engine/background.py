@@ -13,11 +13,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from storenode.engine.compaction import Proposal, propose, propose_everything
+from storenode.engine.compaction import KeyRange, Proposal, propose, propose_range
 from storenode.engine.errors import Cancelled, EngineFailed
 from storenode.engine.job import Job
 from storenode.engine.jobs import compact, flush
+from storenode.engine.limiter import PAUSE_BYTES
 from storenode.engine.options import Options
+from storenode.engine.shared import Shared
 from storenode.engine.statistics import Counters
 from storenode.engine.tree import Tree
 from storenode.engine.version import Version
@@ -28,7 +30,7 @@ COMPACTION = "compaction"
 URGENCY_FLUSH = 1e6
 """Over any compaction score: memory is what runs out first."""
 
-URGENCY_EVERYTHING = 1e3
+URGENCY_WANTED = 1e3
 """Somebody waits for it."""
 
 RETRY_SECONDS_FIRST = 0.5
@@ -76,7 +78,8 @@ class Background:
         self._lock = threading.Lock()
         self._stopping = False
         self.running: set[str] = set()
-        self.wants_everything = False
+        self.wanted: KeyRange | None = None
+        """What somebody waits for to be compacted."""
         self.failures: dict[str, Failure] = {}
         self.broken: str | None = None
         """Why the engine must not write any more."""
@@ -90,11 +93,17 @@ class Background:
             found.append(self._due(URGENCY_FLUSH + len(self._tree.retired), FLUSH))
         if not only_flushes and COMPACTION not in self.running:
             proposal = self._propose()
-            if self.wants_everything:
-                found.append(self._due(URGENCY_EVERYTHING, COMPACTION))
+            if self.wanted is not None:
+                found.append(self._due(URGENCY_WANTED, COMPACTION))
             elif proposal is not None:
                 found.append(self._due(proposal.score, COMPACTION))
         return found
+
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody waits for a compaction: one that asked for it, or writers that are slowed down."""
+        level0 = len(self._tree.version.levels[0])
+        return self.wanted is not None or level0 >= self._options.level0_slow
 
     def run(self, kind: str) -> None:
         """Do a job. Never raises: a worker must live on."""
@@ -141,6 +150,10 @@ class Background:
             self._jobs[kind] = job
             return self._stopping
 
+    def _watch_paced(self, pace: Pace, job: Job) -> bool:
+        pace.keep(job)
+        return self._watch(COMPACTION, job)
+
     def _flush(self) -> None:
         started = time.monotonic()
         self._before_flush()
@@ -150,20 +163,49 @@ class Background:
 
     def _compact(self) -> None:
         started = time.monotonic()
-        everything = self.wants_everything
-        proposal = (
-            propose_everything(self._tree.version)
-            if everything
-            else propose(self._tree.version, self._options)
-        )
+        wanted = self.wanted
+        version = self._tree.version
+        proposal = propose(version, self._options) if wanted is None else propose_range(version, wanted)
         if proposal is not None:
-            result = compact(self._tree, proposal, self._options, partial(self._watch, COMPACTION))
+            pace = Pace(self._tree.shared, lambda: self._stopping)
+            watch = partial(self._watch_paced, pace)
+            result = compact(self._tree, proposal, self._options, watch, pace.pause_bytes)
             self._counters.compacted(result, time.monotonic() - started)
-        if everything:
-            self.wants_everything = False
+        if wanted is not None:
+            self.wanted = None
 
     def _failed(self, kind: str, error: Exception) -> None:
         self._counters.jobs_failed += 1
         before = self.failures.get(kind)
         pause = min(before.pause * 2, RETRY_SECONDS_MAX) if before else RETRY_SECONDS_FIRST
         self.failures[kind] = Failure(error, pause, time.monotonic() + pause)
+
+
+class Pace:
+    """Keeps one compaction to the limit that all of a Shared have together."""
+
+    def __init__(self, shared: Shared, stopping: Callable[[], bool]) -> None:
+        self._shared = shared
+        self._stopping = stopping
+        self._counted = 0
+        self.pause_bytes = 0 if shared.limiter is None else PAUSE_BYTES
+
+    def keep(self, job: Job) -> None:
+        """Wait until the job may go on: not at all, or no longer, if it is to stop or if somebody waits for a
+        compaction of any engine: they would wait for this one's worker, too."""
+        limiter = self._shared.limiter
+        moved = job.bytes_moved - self._counted
+        if limiter is None or moved == 0:
+            return
+        self._counted += moved
+        if self._hurries():
+            limiter.pass_by(moved)
+            return
+        seconds = limiter.take(moved)
+        if seconds > 0:
+            started = time.monotonic()
+            self._shared.rest(seconds, self._hurries)
+            limiter.waited(time.monotonic() - started)
+
+    def _hurries(self) -> bool:
+        return self._stopping() or self._shared.compaction_awaited()

@@ -8,6 +8,7 @@ level 0 and one more.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 from storenode.engine.options import LEVELS, Options
@@ -30,6 +31,19 @@ class Proposal(NamedTuple):
     lower: tuple[TableMeta, ...]
     move: bool
     score: float
+
+
+class KeyRange(NamedTuple):
+    """The keys of [start, stop); without `stop` all from `start` on."""
+
+    start: bytes
+    stop: bytes | None
+
+    def touches(self, table: TableMeta) -> bool:
+        return table.largest >= self.start and (self.stop is None or table.smallest < self.stop)
+
+
+EVERYTHING = KeyRange(b"", None)
 
 
 class Targets(NamedTuple):
@@ -79,14 +93,40 @@ def propose(version: Version, options: Options) -> Proposal | None:
     return _propose_level(version, level, ranked[level])
 
 
-def propose_everything(version: Version) -> Proposal | None:
-    """All tables into the last level: what `compact()` does. None if that is how it is, with nothing to
-    drop."""
-    upper = tuple(table for level in version.levels[:-1] for table in level)
-    lower = version.levels[-1]
-    if not upper and not any(table.deletions or table.expiring for table in lower):
+def propose_range(version: Version, wanted: KeyRange) -> Proposal | None:
+    """All tables with keys of a range into the last level: what `compact_range` does. None if that is how it
+    is, with nothing to drop.
+
+    What lies under a table that goes down must go with it, or it would come to hide what is newer: so the
+    range grows from level to level by the tables that were chosen.
+    """
+    chosen = _closed_level0(version.levels[0], wanted)
+    for level in version.levels[1:-1]:
+        chosen += _touched(level, wanted, chosen)
+    lower = tuple(_touched(version.levels[-1], wanted, chosen))
+    if not chosen and not any(table.deletions or table.expiring for table in lower):
         return None
-    return Proposal(0, LEVELS - 1, upper, lower, False, 1.0)
+    return Proposal(0, LEVELS - 1, tuple(chosen), lower, False, 1.0)
+
+
+def _touched(
+    level: tuple[TableMeta, ...], wanted: KeyRange, chosen: Collection[TableMeta]
+) -> list[TableMeta]:
+    """The tables of a level with keys of a range, or between the keys of tables that are chosen already."""
+    if not chosen:
+        return [table for table in level if wanted.touches(table)]
+    smallest, largest = key_range(chosen)
+    return [table for table in level if wanted.touches(table) or table.overlaps(smallest, largest)]
+
+
+def _closed_level0(level0: tuple[TableMeta, ...], wanted: KeyRange) -> list[TableMeta]:
+    """The tables of level 0 with keys of a range, and all that overlap with them, and so on."""
+    chosen: list[TableMeta] = []
+    while True:
+        more = _touched(level0, wanted, chosen)
+        if len(more) == len(chosen):
+            return chosen
+        chosen = more
 
 
 def _propose_level0(version: Version, base: int, score: float) -> Proposal:

@@ -31,6 +31,9 @@ class Core:
     appending: bool
     applying: bool
     """Somebody is at it: a short put keeps out."""
+    @property
+    def window_bytes(self) -> int:
+        """Of the log, mapped for short puts."""
     def __init__(self) -> None: ...
     def arm(self, view: View) -> None:
         """Let short puts write to this view, until it is replaced, and to the room reserved in the log."""

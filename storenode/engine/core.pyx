@@ -18,7 +18,6 @@ from kvclient.protocol import encode_put
 from storenode.engine.native cimport (
     KEY_BYTES_LIMIT,
     KIND_PUT,
-    SEQUENCE_MAX,
     WAL_RECORD_HEAD_BYTES,
     entry,
     log_window_close,
@@ -58,11 +57,15 @@ cdef class Core:
     def __dealloc__(self):
         log_window_close(&self.window)
 
+    @property
+    def window_bytes(self):
+        return self.window.to - self.window.from_
+
     def get(self, bytes key not None):
         cdef View view = self.tree.view
         if view is None:
             raise EngineClosed("the engine is closed")
-        return view.get(key, SEQUENCE_MAX, max(wall_ms(), self.now_ms))
+        return view.get(key, self.next_sequence - 1, max(wall_ms(), self.now_ms))
 
     def put(self, key, value, sync=False):
         if sync or self.background.broken or not self.put_short(self.tree.view, key, value):

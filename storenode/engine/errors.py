@@ -43,10 +43,18 @@ class Cancelled(EngineError):
 CORRUPT, IO, MEMORY, CANCELLED = 1, 2, 3, 4
 
 
+def explained(os_error: int) -> str:
+    """What an errno means, with what to do if there is something."""
+    text = os.strerror(os_error)
+    if os_error == errno.EMFILE:
+        return f"{text}: raise the limit of the process (ulimit -n), or open fewer engines and snapshots"
+    return text
+
+
 def failed(code: int, path: str, offset: int, what: str, os_error: int) -> Exception:
     """The exception for a native failure (FAILURE_* of native/bytes.h)."""
     if code == IO:
-        return OSError(os_error, os.strerror(os_error), path)
+        return OSError(os_error, explained(os_error), path)
     if code == MEMORY:
         return MemoryError(what)
     if code == CANCELLED:

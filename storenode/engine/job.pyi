@@ -28,6 +28,7 @@ class Job:
     `below`: what is older than the output, as runs; a deletion is dropped where none of it can hold the key.
     `overlaps`: the tables that the output will be compacted into one day; an output ends before it overlaps
     more than `overlap_bytes_max` of them. `compression`: the block type of docs/formats.md section 3.
+    `pause_bytes`: a step ends after about so many bytes were read and written; 0: not for that.
     """
 
     def __init__(
@@ -45,15 +46,19 @@ class Job:
         bits_per_key: int,
         restart_interval: int = 16,
         compression: int = 0,
+        pause_bytes: int = 0,
     ) -> None: ...
     def step(self) -> int:
         """Run on: 0 done; 1 needs a file (call open_table); 2 a table is complete (see finished; not yet
-        synced).
+        synced); 3 pauses.
 
         Raises Corruption, OSError, MemoryError, or Cancelled.
         """
     def open_table(self, fd: int, number: int, file_id: int, created_ms: int) -> None: ...
     def finished(self) -> FinishedTable: ...
+    @property
+    def bytes_moved(self) -> int:
+        """Read from and written to files so far."""
     def counts(self) -> dict[str, int]:
         """entries_in, entries_out, dropped_shadowed, dropped_absent; block_bytes and block_bytes_stored: of
         the data blocks that were written, before and after compression."""

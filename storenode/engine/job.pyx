@@ -15,6 +15,7 @@ from storenode.engine.native cimport (
     JOB_FAILED,
     failure,
     job,
+    job_bytes_moved,
     job_free,
     job_init,
     job_open_table,
@@ -43,7 +44,8 @@ cdef class Job:
 
     def __cinit__(self, str directory, tuple memtables, tuple runs, tuple below, tuple overlaps, *,
                   uint64_t now_ms, uint64_t table_bytes, uint64_t overlap_bytes_max, size_t block_bytes,
-                  unsigned bits_per_key, unsigned restart_interval=16, int compression=0):
+                  unsigned bits_per_key, unsigned restart_interval=16, int compression=0,
+                  uint64_t pause_bytes=0):
         cdef Memtable one
         cdef size_t i
         cdef size_t tables = sum(map(len, runs)) + sum(map(len, below)) + len(overlaps)
@@ -71,6 +73,7 @@ cdef class Job:
         self.native.overlap_bytes_max = overlap_bytes_max
         self.native.table_bytes = table_bytes
         self.native.now_ms = now_ms
+        self.native.pause_bytes = pause_bytes
 
     def __dealloc__(self):
         job_free(&self.native)
@@ -124,6 +127,10 @@ cdef class Job:
             "smallest": PyBytes_FromStringAndSize(<char *>j.out.smallest.data, j.out.smallest.size),
             "largest": PyBytes_FromStringAndSize(<char *>j.out.last.data, j.out.last.size),
         }
+
+    @property
+    def bytes_moved(self):
+        return job_bytes_moved(&self.native)
 
     def counts(self):
         cdef job *j = &self.native

@@ -19,16 +19,18 @@ from storenode.engine.tree import Retired, Tree, table_path
 from storenode.engine.version import TableMeta
 from storenode.engine.vfs import File
 
+DONE = 0
 NEEDS_FILE = 1
 TABLE_FINISHED = 2
+PAUSED = 3
 UNLIMITED = (1 << 63) - 1
 
 PLAIN, LZ4, ZSTD = 0, 1, 2
 """Types of blocks (docs/formats.md section 3)."""
 
 Watch = Callable[[Job], bool]
-"""Called with a job before each of its steps; True: stop. Whoever watches may also cancel it later, from
-any thread."""
+"""Called with a job before each of its steps and after the last; True: stop. Whoever watches may also cancel
+it later, from any thread."""
 
 
 class JobResult(NamedTuple):
@@ -41,6 +43,10 @@ class JobResult(NamedTuple):
     """Of the data blocks before compression."""
     block_bytes_stored: int = 0
     moved: bool = False
+    level: int = 0
+    """Where the outputs are."""
+    bytes_from_above: int = 0
+    """Of `bytes_read`: what came from the levels above it."""
 
 
 def compression_at(level: int, options: Options) -> int:
@@ -77,9 +83,12 @@ def flush(tree: Tree, retired: Retired, options: Options, watch: Watch) -> JobRe
     return _result(job, retired.memtable.memory_bytes, outputs)
 
 
-def compact(tree: Tree, proposal: Proposal, options: Options, watch: Watch) -> JobResult:
+def compact(
+    tree: Tree, proposal: Proposal, options: Options, watch: Watch, pause_bytes: int = 0
+) -> JobResult:
     """Carry out a proposal for the tree's current version. A table that is compressed otherwise than its new
-    level wants is rewritten instead of moved.
+    level wants is rewritten instead of moved. `pause_bytes`: a step takes about so much reading and writing;
+    0: as much as a table.
 
     What counts as expired is what had expired at the last flush: entries that are only in the log are
     replayed from that moment on, and must find what they found the first time.
@@ -87,7 +96,7 @@ def compact(tree: Tree, proposal: Proposal, options: Options, watch: Watch) -> J
     compression = compression_at(proposal.output_level, options)
     if proposal.move and all(table.compression == compression for table in tree.tables_of(proposal.upper)):
         tree.install([table._replace(level=proposal.output_level) for table in proposal.upper], ())
-        return JobResult(0, 0, 0, moved=True)
+        return JobResult(0, 0, 0, moved=True, level=proposal.output_level)
     inputs = (*proposal.upper, *proposal.lower)
     numbers = {table.number for table in inputs}
     level0, *levels = tree.version.levels
@@ -108,10 +117,13 @@ def compact(tree: Tree, proposal: Proposal, options: Options, watch: Watch) -> J
         bits_per_key=options.bits_per_key,
         restart_interval=options.restart_interval,
         compression=compression,
+        pause_bytes=pause_bytes,
     )
     outputs = _run(tree, job, proposal.output_level, watch)
     _install(tree, outputs, numbers)
-    return _result(job, sum(table.size for table in inputs), outputs)
+    result = _result(job, sum(table.size for table in inputs), outputs)
+    from_above = sum(table.size for table in proposal.upper)
+    return result._replace(level=proposal.output_level, bytes_from_above=from_above)
 
 
 def _result(job: Job, bytes_read: int, outputs: list[TableMeta]) -> JobResult:
@@ -134,14 +146,17 @@ def _run(tree: Tree, job: Job, level: int, watch: Watch) -> list[TableMeta]:
     outputs: list[TableMeta] = []
     created: list[str] = []
     file: File | None = None
+    status = PAUSED
     try:
         while True:
             if watch(job):
                 raise Cancelled(tree.directory)
+            if status == DONE:
+                break
             status = job.step()
             if status == NEEDS_FILE:
                 number = tree.take_number()
-                file = tree.shared.vfs.create(table_path(tree.directory, number))
+                file = tree.shared.files.opening(tree.shared.vfs.create, table_path(tree.directory, number))
                 created.append(file.path)
                 job.open_table(file.fd, number, tree.engine_id << 48 | number, time.time_ns() // 1_000_000)
             elif status == TABLE_FINISHED:
@@ -149,8 +164,6 @@ def _run(tree: Tree, job: Job, level: int, watch: Watch) -> list[TableMeta]:
                 _sync(file)
                 file.close()
                 outputs.append(TableMeta(level=level, **job.finished()))
-            else:
-                break
         if outputs:
             _sync_directory(tree)
     except BaseException:

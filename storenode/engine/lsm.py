@@ -1,8 +1,12 @@
 """The engine: an ordered store of versions, logged, in memtables and tables.
 
-Threads. One thread applies, reads, scans, takes snapshots and flushes (a store's loop; all engines of a
-Shared have the same one). Another one may `append` meanwhile. Workers flush and compact. A `Snapshot` may be
-used and closed on any one thread at a time. Two `append` or two `apply` at once raise RuntimeError.
+Threads. One thread applies, puts, flushes, compacts and closes (a store's loop; all engines of a Shared have
+the same one). Another one may `append` meanwhile. Workers flush and compact. Any thread may read, scan, take
+and use snapshots, and ask for `stats` and `pressure`. Two `append` or two `apply` at once raise
+RuntimeError.
+
+A read takes the view first and the sequence second: all that it may see is then in the view, and nothing
+that it needs has been merged away. It sees entries as wholes, those whose `apply` has returned.
 
 Time. The engine's clock is the highest `now_ms` it was given with an entry; an earlier one counts as that. So
 what has expired stays expired, and what an entry does depends on the log alone.
@@ -22,12 +26,14 @@ from kvclient.protocol import encode_delete
 from storenode.engine import statistics
 from storenode.engine.background import COMPACTION, FLUSH, Background
 from storenode.engine.batch import WriteBatch
+from storenode.engine.compaction import KeyRange
 from storenode.engine.core import Core
 from storenode.engine.errors import EngineClosed, EngineFailed, EngineReadOnly
 from storenode.engine.options import Options
 from storenode.engine.recovery import SEQUENCE_MAX, recover
 from storenode.engine.shared import Shared
 from storenode.engine.snapshot import Snapshot, scan_pairs
+from storenode.engine.stalls import FINE, SLOW, STOP, Reason, Stalls
 from storenode.engine.view import View
 from storenode.engine.wal import Entry, LogWriter
 
@@ -74,6 +80,7 @@ class Engine(Core):
         self.damage: Corruption | None = None
         """The first damaged block that a write op met, if any: this copy of the data should be rebuilt."""
         self.counters = statistics.Counters()
+        self.stalls = Stalls()
         self.background = Background(self.tree, options, self.counters, self._log.sync, self._drop_logs)
         shared.register(self)
         shared.wake()
@@ -118,8 +125,8 @@ class Engine(Core):
             raise
         finally:
             self.applying = False
-        self.next_sequence = first_sequence + count
         self.now_ms = now_ms
+        self.next_sequence = first_sequence + count  # last: from here on others read what was applied
         if damage is not None and self.damage is None:
             self.damage = damage
         if view.active.memory_bytes != self._active_bytes_seen:
@@ -143,11 +150,11 @@ class Engine(Core):
     def read(self, ops: bytes, now_ms: int) -> bytes:
         """Results of a stream of GET, EXISTS and SCAN, of one moment. Corruption if a block fails its
         checksum."""
-        return self._view().read(ops, SEQUENCE_MAX, max(now_ms, self.now_ms))
+        return self._view().read(ops, self.next_sequence - 1, max(now_ms, self.now_ms))
 
     def multi_get(self, keys: Iterable[bytes]) -> list[bytes | None]:
         """The values of many keys, in their order, in one native call."""
-        return self._view().multi_get(keys, SEQUENCE_MAX, max(now_ms(), self.now_ms))
+        return self._view().multi_get(keys, self.next_sequence - 1, max(now_ms(), self.now_ms))
 
     def scan(
         self, start: bytes = b"", stop: bytes | None = None, limit: int | None = None, reverse: bool = False
@@ -171,15 +178,29 @@ class Engine(Core):
         if wait:
             self._wait_until(lambda: not self.tree.retired, FLUSH)
 
-    def compact(self) -> None:
-        """Merge everything into one level, dropping all that can be dropped. Needs room for a second copy;
-        returns when done."""
+    def compact_range(self, start: bytes | None = None, stop: bytes | None = None) -> None:
+        """Merge everything in [start, stop) into one level, dropping all of it that can be dropped: shadowed
+        versions, deletions, what has expired. None: no bound.
+
+        Whole tables are merged, also what they hold beside the range. Needs room for a second copy of them;
+        flushes go on meanwhile, other compactions of this engine after it. Returns when done.
+        """
+        for bound in (start, stop):
+            if bound is not None and not isinstance(bound, bytes):
+                raise TypeError(f"a bound is bytes or None, not {type(bound).__name__}")
+        wanted = KeyRange(b"" if start is None else start, stop)
         self.flush()
-        self.background.wants_everything = True
+        if stop is not None and stop <= wanted.start:
+            return
+        self.background.wanted = wanted
         try:
-            self._wait_until(lambda: not self.background.wants_everything, COMPACTION)
+            self._wait_until(lambda: self.background.wanted is None, COMPACTION)
         finally:
-            self.background.wants_everything = False  # smaller compactions may do what this one could not
+            self.background.wanted = None  # smaller compactions may do what this one could not
+
+    def compact(self) -> None:
+        """compact_range of all keys."""
+        self.compact_range()
 
     def verify(self) -> list[str]:
         """Check every block of every table, and the manifest against what is in use; what is wrong, empty if
@@ -205,11 +226,19 @@ class Engine(Core):
         level0 = len(self.tree.version.levels[0])
         memory = self.shared.memtable_bytes() if waiting else 0
         options, budget = self.options, self.shared.memtable_bytes_max
-        if waiting >= MEMTABLES_STOP or level0 >= options.level0_stop or memory >= 2 * budget:
-            return 2
-        return int(
-            waiting >= MEMTABLES_SLOW or level0 >= options.level0_slow or memory >= budget + budget // 2
+        measured: tuple[tuple[int, int, int, Reason], ...] = (
+            (waiting, MEMTABLES_SLOW, MEMTABLES_STOP, "memtables"),
+            (level0, options.level0_slow, options.level0_stop, "level0"),
+            (memory, budget + budget // 2, 2 * budget, "memory"),
         )
+        degree: int = FINE
+        reason: Reason | None = None
+        for value, slow, stop, name in measured:
+            here = STOP if value >= stop else SLOW if value >= slow else FINE
+            if here > degree:
+                degree, reason = here, name
+        self.stalls.note(degree, reason)
+        return degree
 
     def close(self) -> None:
         """Stop the jobs, end the log, give up the files. Snapshots stay usable. Closing twice is fine.

@@ -12,6 +12,7 @@ cdef extern from "bytes.h" nogil:
     ctypedef struct buffer:
         uint8_t *data
         size_t size
+        size_t capacity
         int failed
     ctypedef struct failure:
         int code
@@ -88,6 +89,8 @@ cdef extern from "cache.h" nogil:
     ctypedef struct cache_entry:
         pass
     ctypedef struct cache:
+        size_t mask
+        size_t spare_bytes
         size_t entries
         size_t bytes
         size_t pinned
@@ -95,6 +98,8 @@ cdef extern from "cache.h" nogil:
         uint64_t hits
         uint64_t misses
         uint64_t evictions
+    ctypedef struct cache_slot:
+        pass
     cache *cache_new(size_t budget)
     void cache_free(cache *c)
     void cache_forget(cache *c, uint64_t table)
@@ -129,12 +134,29 @@ cdef extern from "bloom.h" nogil:
     int bloom_may_hold(slice filter, uint64_t hash)
 
 
+cdef extern from "handles.h" nogil:
+    ctypedef struct handle:
+        pass
+    ctypedef struct handles:
+        size_t open
+        size_t most
+        uint64_t reopened
+        uint64_t evicted
+    handles *handles_new(size_t most)
+    void handles_free(handles *p)
+    size_t handles_make_room(handles *p)
+    uint64_t handles_reads(handles *p)
+    void handle_init(handle *h, handles *pool, int fd, int (*open_file)(void *) noexcept, void *owner)
+    void handle_free(handle *h)
+    int handle_acquire(handle *h, int *os_error)
+
+
 cdef extern from "table.h" nogil:
     ctypedef struct block_handle:
         uint64_t offset
         uint32_t size
     ctypedef struct table:
-        int fd
+        handle *file
         uint64_t number
         uint64_t file_id
         uint64_t cache_key
@@ -150,7 +172,12 @@ cdef extern from "table.h" nogil:
         void *(*pause)() noexcept
         void (*resume)(void *) noexcept
         failure failed
+        uint64_t bytes
+        uint64_t lookups
         uint64_t filtered
+        uint64_t searched
+        uint64_t misled
+        uint64_t blocks_searched
     ctypedef struct lookup:
         entry found
     int table_open(reader *r, table *t)
@@ -227,12 +254,14 @@ cdef extern from "job.h" nogil:
         uint64_t overlap_bytes_max
         uint64_t table_bytes
         uint64_t now_ms
+        uint64_t pause_bytes
         uint64_t entries_in
         uint64_t entries_out
         uint64_t dropped_shadowed
         uint64_t dropped_absent
     int job_init(job *j, size_t sources, run *below, size_t below_count)
     void job_free(job *j)
+    uint64_t job_bytes_moved(const job *j)
     void job_open_table(job *j, int fd, uint64_t number, uint64_t file_id, uint64_t created_ms)
     int job_run(job *j, const int *cancel)
 

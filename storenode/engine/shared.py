@@ -11,14 +11,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from storenode.engine.handles import Handles
+from storenode.engine.limiter import RateLimiter
 from storenode.engine.manifest import Manifest
 from storenode.engine.options import MIB
+from storenode.engine.statistics import memory
 from storenode.engine.table import Cache
 from storenode.engine.vfs import Vfs
 
@@ -28,9 +32,21 @@ if TYPE_CHECKING:
 COMPACTION_NICENESS = 10
 """Compaction gives way to everything that somebody waits for; flushes do not, writes wait for them."""
 
+OPEN_FILES_MAX = 8192
+"""Tables that are open by default at most: 128 GiB of them, and each costs kernel memory."""
+
+
+def default_open_files() -> int:
+    """Half of what the process may open: the rest is for logs, sockets and whatever else it does."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = soft == resource.RLIM_INFINITY
+    return OPEN_FILES_MAX if unlimited else max(1, min(soft // 2, OPEN_FILES_MAX))
+
 
 class Shared:
-    """Opens `directory/manifest`. `workers`: background threads, started with the first job. Close it
+    """Opens `directory/manifest`. `workers`: background threads, started with the first job.
+    `open_files`: bound on the descriptors of tables, see default_open_files. `compaction_bytes_per_second`:
+    of reading and writing by compactions, but for those that somebody waits for; None: no limit. Close it
     after its engines."""
 
     def __init__(
@@ -40,6 +56,8 @@ class Shared:
         cache_bytes: int = 32 * MIB,
         memtable_bytes: int = 64 * MIB,
         workers: int = 2,
+        open_files: int | None = None,
+        compaction_bytes_per_second: int | None = None,
         vfs: Vfs | None = None,
     ) -> None:
         if workers < 1:
@@ -47,7 +65,11 @@ class Shared:
         self.directory = os.path.abspath(directory)
         self.vfs = Vfs() if vfs is None else vfs
         self.cache = Cache(cache_bytes)
+        self.files = Handles(self.vfs, default_open_files() if open_files is None else open_files)
         self.memtable_bytes_max = memtable_bytes
+        self.limiter = (
+            None if compaction_bytes_per_second is None else RateLimiter(compaction_bytes_per_second)
+        )
         manifest_directory = os.path.join(self.directory, "manifest")
         self.vfs.make_directory(manifest_directory)
         self._lock_file = self.vfs.lock(os.path.join(manifest_directory, "LOCK"))
@@ -85,11 +107,30 @@ class Shared:
         """Return when no worker is, or ever will be, busy with the engine."""
         with self._condition:
             self.engines.pop(engine.engine_id, None)
+            self._condition.notify_all()  # a job of it may rest
             while engine.background.running:
                 self._condition.wait()
 
     def memtable_bytes(self) -> int:
         return sum(engine.memtable_bytes for engine in list(self.engines.values()))
+
+    def stats(self) -> dict[str, Any]:
+        """`cache`, `files` and `limiter` (None without one) as their `stats` say, and `memory`: bytes by what
+        they are for, of all engines, with their sum. Index and filter blocks are in the cache, pinned or not;
+        `cache_map` is what finds its blocks."""
+        cache = self.cache.stats()
+        used = Counter(
+            cache=cache["bytes"], cache_map=cache["map_bytes"], memtables=0, tables=0, log_window=0
+        )
+        for engine in list(self.engines.values()):
+            used.update(memory(engine))
+        return {
+            "engines": len(self.engines),
+            "cache": cache,
+            "files": self.files.stats(),
+            "limiter": None if self.limiter is None else self.limiter.stats(),
+            "memory": {**used, "total": used.total()},
+        }
 
     def enforce_memtable_budget(self) -> None:
         """Over budget: retire the largest memtable of all. Only by the applying thread.
@@ -120,6 +161,15 @@ class Shared:
         worker."""
         with self._condition:
             self._condition.wait_for(done)
+
+    def rest(self, seconds: float, ends: Callable[[], bool]) -> None:
+        """Sleep in the middle of a job, until `ends()`; that is asked whenever something may be due."""
+        with self._condition:
+            self._condition.wait_for(ends, seconds)
+
+    def compaction_awaited(self) -> bool:
+        """Whether somebody waits for a compaction of any engine."""
+        return any(engine.background.awaited for engine in list(self.engines.values()))
 
     def close(self) -> None:
         """Stop the workers and close the manifest. Engines must be closed; views and snapshots may live
@@ -188,6 +238,7 @@ class Shared:
         engine, kind = claimed
         try:
             engine.background.run(kind)
+            engine.pressure()  # notes that it is less now
         finally:
             with self._condition:
                 engine.background.running.discard(kind)

@@ -1,4 +1,5 @@
-from storenode.engine.native cimport cache, reader, table
+from storenode.engine.handles cimport Handles
+from storenode.engine.native cimport cache, handle, reader, table
 
 
 cdef class Cache:
@@ -7,9 +8,12 @@ cdef class Cache:
 
 cdef class Table:
     cdef table native
+    cdef handle file
+    cdef bint pinned
     cdef readonly Cache cache
     cdef readonly str path
-    cdef readonly object file
+    cdef Handles handles
+    cdef object __weakref__
     cdef public object discard
     cdef bytes _smallest
     cdef bytes _largest

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from storenode.engine.handles import Handles
 from storenode.engine.vfs import File
 
 class Cache:
@@ -10,7 +11,8 @@ class Cache:
 
     def __init__(self, budget: int) -> None: ...
     def stats(self) -> dict[str, int]:
-        """budget, bytes, blocks, hits, misses, evictions."""
+        """budget, bytes (of blocks, data, index and filter alike), pinned_bytes (of them: index and filter
+        that stay with their table), map_bytes (beside them); blocks, hits, misses, evictions."""
 
 class Table:
     """An open table. Opening reads and checks the footer: Corruption if it is not the table the manifest
@@ -18,8 +20,18 @@ class Table:
 
     discard: Callable[[], None] | None
     def __init__(
-        self, cache: Cache, file: File, number: int, file_id: int, size: int, smallest: bytes, largest: bytes
-    ) -> None: ...
+        self,
+        cache: Cache,
+        file: File,
+        number: int,
+        file_id: int,
+        size: int,
+        smallest: bytes,
+        largest: bytes,
+        handles: Handles | None = None,
+    ) -> None:
+        """Takes the file over. With `handles` its descriptor may be closed and opened again, by path;
+        without, it stays open as long as the table."""
     @property
     def number(self) -> int: ...
     @property
@@ -27,6 +39,8 @@ class Table:
     @property
     def compression(self) -> int:
         """The type of its compressed blocks (docs/formats.md section 3); 0: it has none."""
+    def pin(self) -> None:
+        """Have the file open, and keep it so until the table is gone. OSError if it cannot be opened."""
     def properties(self) -> dict[str, int | bytes]:
         """The table's properties by name."""
     def verify(self) -> int:

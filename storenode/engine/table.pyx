@@ -1,14 +1,15 @@
 """Tables for reading, and the block cache they share.
 
-A Table owns its open file; the file is closed with the last reference, so whoever holds a view keeps its
-tables readable. When `discard` was set, the table has been replaced: its last reference calls it, which is
-when the file may be removed.
+A Table owns its file, which is open or can be opened again by name: whoever holds a view keeps its tables
+readable. When `discard` was set, the table has been replaced: its last reference calls it, which is when the file
+may be removed. `pin` is for tables whose name may be gone sooner.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.string cimport memset
 
-from storenode.engine.errors import failed
+from storenode.engine.errors import explained, failed
+from storenode.engine.handles cimport Handles
 from storenode.engine.native cimport (
     FAILURE_NONE,
     block_cursor,
@@ -22,6 +23,7 @@ from storenode.engine.native cimport (
     cache_free,
     cache_new,
     cache_release,
+    cache_slot,
     cursor,
     cursor_free,
     cursor_init_run,
@@ -30,6 +32,9 @@ from storenode.engine.native cimport (
     entry_kind,
     entry_sequence,
     failure,
+    handle_acquire,
+    handle_free,
+    handle_init,
     hash64,
     reader,
     run,
@@ -42,6 +47,7 @@ from storenode.engine.native cimport (
     varint_get,
 )
 
+from libc.errno cimport EIO, ENOMEM
 from libc.stdint cimport uint8_t, uint64_t
 
 # A cache key for each table opened in this process; changed under the interpreter's lock.
@@ -62,6 +68,7 @@ cdef class Cache:
             "budget": self.native.budget,
             "bytes": self.native.bytes,
             "pinned_bytes": self.native.pinned,
+            "map_bytes": (self.native.mask + 1) * sizeof(cache_slot) + self.native.spare_bytes,
             "blocks": self.native.entries,
             "hits": self.native.hits,
             "misses": self.native.misses,
@@ -69,41 +76,60 @@ cdef class Cache:
         }
 
 
+cdef int reopen(void *owner) noexcept with gil:
+    cdef Table table = <Table>owner
+    try:
+        return table.handles.open(table.path).detach()
+    except OSError as error:
+        return -error.errno if error.errno else -EIO
+    except MemoryError:
+        return -ENOMEM
+
+
 cdef class Table:
     def __init__(self, Cache cache, file, uint64_t number, uint64_t file_id, uint64_t size, bytes smallest,
-                 bytes largest):
+                 bytes largest, Handles handles=None):
         global _opened
         cdef reader r
         cdef int result
         memset(&r, 0, sizeof(r))
         _opened += 1
         self.cache = cache
-        self.file = file
         self.path = file.path
+        self.handles = handles
         self.discard = None
         self._smallest = smallest
         self._largest = largest
-        self.native.fd = file.fd
         self.native.number = number
         self.native.file_id = file_id
         self.native.cache_key = _opened
         self.native.size = size
         self.native.smallest = slice_of(PyBytes_AS_STRING(smallest), PyBytes_GET_SIZE(smallest))
         self.native.largest = slice_of(PyBytes_AS_STRING(largest), PyBytes_GET_SIZE(largest))
+        handle_init(
+            &self.file, NULL if handles is None else handles.native, file.detach(), reopen, <void *>self
+        )
+        self.native.file = &self.file
         with nogil:
             result = table_open(&r, &self.native)
         if result < 0:
             raise self.failure_of(&r)
 
     def __del__(self):
-        if self.file is None:
+        if self.native.file == NULL:
             return
         table_unpin(&self.native, self.cache.native)
         if self.discard is not None:
             cache_forget(self.cache.native, self.native.cache_key)
-        self.file.close()
+        handle_free(&self.file)
         if self.discard is not None:
             self.discard()
+
+    def pin(self):
+        cdef int os_error = 0
+        if not self.pinned and handle_acquire(&self.file, &os_error) < 0:
+            raise OSError(os_error, explained(os_error), self.path)
+        self.pinned = True
 
     cdef object failure_of(self, reader *r):
         cdef failure *f = &r.failed

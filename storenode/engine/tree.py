@@ -9,8 +9,10 @@ view replaced, only then the inputs given up.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
+import weakref
 from collections.abc import Collection, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -18,6 +20,7 @@ from typing import NamedTuple
 from kvclient.errors import Corruption
 from storenode.engine.manifest import State
 from storenode.engine.memtable import Memtable
+from storenode.engine.reads import Reads
 from storenode.engine.shared import Shared
 from storenode.engine.table import Table
 from storenode.engine.version import TableMeta, Version
@@ -57,6 +60,7 @@ class Tree:
         self.log_number = state.log_number
         self.retired: tuple[Retired, ...] = ()
         """Newest first."""
+        self.reads = Reads()
         self._tables = tables
         self._next_file = state.next_file
         self._lock = threading.Lock()
@@ -120,6 +124,8 @@ class Tree:
                 self._make_view()
             for table in gone:
                 table.discard = partial(self.shared.discard, table.path)
+                with contextlib.suppress(OSError):  # by name it can be opened as long as this engine is
+                    table.pin()
 
     def open_table(self, meta: TableMeta) -> Table:
         """The table as the manifest describes it. Corruption if the file is another one, or missing."""
@@ -145,12 +151,19 @@ class Tree:
         return self.active.memory_bytes + sum(one.memtable.memory_bytes for one in self.retired)
 
     def close(self) -> None:
-        """Give everything up; snapshots keep what they hold."""
+        """Give everything up; snapshots keep what they hold, and its files open: who opens the directory next
+        may remove them."""
         with self._lock:
+            tables = [weakref.ref(table) for table in self._tables.values()]
             self.view = None
             self._tables = {}
             self.retired = ()
             self.active = Memtable()
+        for reference in tables:
+            table = reference()
+            if table is not None:
+                with contextlib.suppress(OSError):
+                    table.pin()
 
     def _log_number_without(self, flushed: Retired) -> int:
         with self._lock:
@@ -163,14 +176,23 @@ class Tree:
         runs: list[tuple[TableMeta, ...]] = [(table,) for table in level0]
         runs.extend(level for level in levels if level)
         tables = tuple(tuple(self._tables[meta.number] for meta in run) for run in runs)
-        self.view = View(self.shared.cache, self.directory, memtables, tables)
+        self.view = View(self.shared.cache, self.directory, memtables, tables, self.reads)
 
 
 def open_table(shared: Shared, directory: str, meta: TableMeta) -> Table:
     """Open a table file; see Tree.open_table."""
-    file = shared.vfs.open(table_path(directory, meta.number))
+    file = shared.files.open(table_path(directory, meta.number))
     try:
-        return Table(shared.cache, file, meta.number, meta.file_id, meta.size, meta.smallest, meta.largest)
+        return Table(
+            shared.cache,
+            file,
+            meta.number,
+            meta.file_id,
+            meta.size,
+            meta.smallest,
+            meta.largest,
+            shared.files,
+        )
     except BaseException:
         file.close()
         raise

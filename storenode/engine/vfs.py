@@ -1,6 +1,7 @@
 """The only module of the engine that touches files. Small, so that a twin for crash tests can take its place.
 
 Native code gets file descriptors from here; it reads and writes, but never opens, syncs, renames or removes.
+It closes only what it was given for reading (native/handles.h).
 """
 
 from __future__ import annotations
@@ -44,6 +45,11 @@ class File:
     def sync(self) -> None:
         """Make content and size durable."""
         os.fdatasync(self.fd)
+
+    def detach(self) -> int:
+        """Give up a file that was opened for reading: the caller closes the descriptor."""
+        fd, self.fd = self.fd, -1
+        return fd
 
     def close(self) -> None:
         if self.fd >= 0:

@@ -2,6 +2,7 @@ from libc.stdint cimport uint64_t
 
 from storenode.engine.memtable cimport Memtable
 from storenode.engine.native cimport buffer, execution, failure, memtable, reader, scratch, slice, stream_shape, table, view
+from storenode.engine.reads cimport Reads
 from storenode.engine.table cimport Cache
 
 
@@ -11,7 +12,7 @@ cdef class View:
     cdef readonly tuple runs
     cdef readonly Memtable active
     cdef readonly uint64_t serial
-    cdef readonly uint64_t filtered
+    cdef readonly Reads reads
     cdef Cache cache
     cdef str directory
     cdef table **table_pointers

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from kvclient.errors import Corruption
 from storenode.engine.memtable import Memtable
+from storenode.engine.reads import Reads
 from storenode.engine.table import Cache, Table
 
 class View:
@@ -16,22 +17,24 @@ class View:
     active: Memtable
     memtables: tuple[Memtable, ...]
     runs: tuple[tuple[Table, ...], ...]
-    filtered: int
+    reads: Reads
     def __init__(
         self,
         cache: Cache,
         directory: str,
         memtables: tuple[Memtable, ...],
         runs: tuple[tuple[Table, ...], ...],
-    ) -> None: ...
+        reads: Reads | None = None,
+    ) -> None:
+        """`reads`: where its lookups are counted."""
     def apply(
         self, ops: bytes | bytearray | memoryview, first_sequence: int, now_ms: int
     ) -> tuple[bytes, int, Corruption | None]:
         """Execute a logged stream against the first memtable: results, number of ops, and the first damage
         that an op met.
 
-        InvalidRequest, with nothing executed, if the stream is not one. Only one thread at a time, and none
-        that reads then without a sequence below `first_sequence`.
+        InvalidRequest, with nothing executed, if the stream is not one. Only one thread at a time; others may
+        read meanwhile, with a sequence below `first_sequence`.
         """
     def read(self, ops: bytes | bytearray | memoryview, sequence: int, now_ms: int) -> bytes:
         """Results of a stream of GET, EXISTS and SCAN."""

@@ -51,6 +51,7 @@ from storenode.engine.native cimport (
     view_get,
     view_get_group,
 )
+from storenode.engine.reads cimport Reads
 from storenode.engine.table cimport Cache, Table
 
 
@@ -71,7 +72,7 @@ cdef uint64_t views_made = 0
 
 
 cdef class View:
-    def __init__(self, Cache cache, str directory, tuple memtables, tuple runs):
+    def __init__(self, Cache cache, str directory, tuple memtables, tuple runs, Reads reads=None):
         cdef size_t i, at = 0
         cdef Memtable one
         cdef Table each
@@ -79,6 +80,7 @@ cdef class View:
         views_made += 1
         self.serial = views_made
         self.cache = cache
+        self.reads = Reads() if reads is None else reads
         self.directory = directory
         self.memtables = memtables
         self.runs = runs
@@ -150,7 +152,7 @@ cdef class View:
             with nogil:
                 result = execute_stream(x, stream)
         try:
-            self.filtered += r.filtered
+            self.reads.add(&r)
             if result < 0:
                 raise self.failed(&r.failed)
             return PyBytes_FromStringAndSize(<char *>out.data, out.size)
@@ -189,7 +191,7 @@ cdef class View:
         wanted = slice_of(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
         result = view_get(&self.native, &r, &s, wanted, sequence, &found, &in_active)
         try:
-            self.filtered += r.filtered
+            self.reads.add(&r)
             if result < 0:
                 raise self.failed(&r.failed)
             if result == 0 or entry_is_absent(&found.found, now_ms):
@@ -226,7 +228,7 @@ cdef class View:
                     result = self.get_group(&r, &s, slices + at, i, sequence, now_ms, &out, ends + at)
                     at += i
             at = 0
-            self.filtered += r.filtered
+            self.reads.add(&r)
             if result < 0:
                 raise self.failed(&r.failed)
             if out.failed:

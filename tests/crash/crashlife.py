@@ -146,7 +146,8 @@ class Life:
                 self.engine.flush()
                 self.promised = len(self.states) - 1
             elif roll < 0.95:
-                self.engine.compact()
+                start, stop = (self.dice.choice((None, random_key(self.dice))) for _ in range(2))
+                self.engine.compact_range(start, stop)
                 self.promised = len(self.states) - 1
             else:
                 assert differences(self.engine, self.states[-1]) == []

@@ -17,6 +17,7 @@ from kvclient import protocol
 from kvclient.errors import InvalidRequest
 from storenode.engine import Engine, EngineReadOnly, Options, Shared
 from storenode.engine.background import COMPACTION, FLUSH, Failure
+from storenode.engine.compaction import EVERYTHING
 from storenode.engine.vfs import File, Vfs
 
 
@@ -56,10 +57,10 @@ def test_replay_is_not_changed_by_a_compaction_that_ran_at_a_later_time(tmp_path
         assert run(engine, protocol.encode_put(b"k", b"2", None, (1,)), 1500) == [[2, 1]]
         assert run(engine, protocol.encode_increment(b"n", 1), 1500) == [[0, 8, 4]]
         assert run(engine, protocol.encode_put(b"later", b""), 9000) == [[0, 5]]
-        background.wants_everything = True
+        background.wanted = EVERYTHING
         background.retry_now()
         engine.shared.wake()
-        engine.shared.wait_for(lambda: not background.wants_everything)
+        engine.shared.wait_for(lambda: background.wanted is None)
         before = engine.scan(), engine.next_sequence, engine.stats()["levels"][0]["tables"]
         copy = after_a_crash(directory)
     assert before == ([(b"later", b"")], 6, 0)

@@ -43,6 +43,7 @@ WEIGHTS = {
     "snapshot_close": 1,
     "flush": 3,
     "compact": 1,
+    "compact_range": 2,
     "reopen": 2,
 }
 
@@ -99,6 +100,8 @@ def _step(source: random.Random, name: str) -> Step:
             source.random() < 0.5,
             _keys(source, 4),
         )
+    if name == "compact_range":
+        return (name, *_bounds(source)[:2])
     if name in ("snapshot", "snapshot_close"):
         return (name, source.randrange(SNAPSHOTS_MAX))
     return (name,)

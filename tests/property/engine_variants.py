@@ -220,6 +220,9 @@ class Subject:
     def _compact(self) -> None:
         self._engine.compact()
 
+    def _compact_range(self, start: bytes, stop: bytes | None) -> None:
+        self._engine.compact_range(start, stop)
+
 
 def _results(body: bytes) -> list[list[Any]]:
     """Decoded, without the texts of errors."""

@@ -11,7 +11,7 @@
 #include "merge.h"
 #include "table_writer.h"
 
-enum { JOB_DONE = 0, JOB_NEEDS_FILE = 1, JOB_TABLE_FINISHED = 2, JOB_FAILED = -1 };
+enum { JOB_DONE = 0, JOB_NEEDS_FILE = 1, JOB_TABLE_FINISHED = 2, JOB_PAUSED = 3, JOB_FAILED = -1 };
 
 #define JOB_CANCEL_INTERVAL 1024 /* entries between two looks at the flag: some hundred microseconds */
 
@@ -28,6 +28,8 @@ typedef struct {
     uint64_t overlap_bytes_max;
     uint64_t table_bytes;
     uint64_t now_ms;
+    uint64_t pause_bytes; /* read and written between two pauses; 0: none */
+    uint64_t pause_at;
     int started;
     int open; /* a table is being written */
     buffer last_key;
@@ -110,12 +112,19 @@ static inline int job_remember(job *j, slice key) {
     return j->last_key.failed ? fail(&j->out.failed, FAILURE_MEMORY, 0, 0, "out of memory") : 0;
 }
 
+/* What went through the disk so far. */
+static inline uint64_t job_bytes_moved(const job *j) {
+    return j->source_reader.bytes + j->out.written_before + j->out.written;
+}
+
 /* Runs until it needs a file (JOB_NEEDS_FILE: call job_open_table, then go on), has ended a table
- * (JOB_TABLE_FINISHED), is done, or failed (out.failed or source_reader.failed says why). */
+ * (JOB_TABLE_FINISHED), has moved `pause_bytes` (JOB_PAUSED), is done, or failed (out.failed or
+ * source_reader.failed says why). */
 static inline int job_run(job *j, const int *cancel) {
     if (!j->started) {
         if (merge_seek(&j->sources, NULL) < 0) return JOB_FAILED;
         j->started = 1;
+        j->pause_at = j->pause_bytes;
     }
     unsigned until_look = 0;
     for (const entry *top; (top = merge_at(&j->sources)) != NULL;) {
@@ -123,6 +132,10 @@ static inline int job_run(job *j, const int *cancel) {
             if (__atomic_load_n(cancel, __ATOMIC_RELAXED))
                 return fail(&j->out.failed, FAILURE_CANCELLED, 0, 0, "cancelled");
             until_look = JOB_CANCEL_INTERVAL;
+        }
+        if (j->pause_bytes && job_bytes_moved(j) >= j->pause_at) {
+            j->pause_at = job_bytes_moved(j) + j->pause_bytes;
+            return JOB_PAUSED;
         }
         entry e = *top;
         if (job_keep(j, &e)) {

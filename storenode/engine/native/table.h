@@ -15,6 +15,7 @@
 #include "cache.h"
 #include "compress.h"
 #include "crc32c.h"
+#include "handles.h"
 #include "hash64.h"
 
 #define TABLE_FOOTER_BYTES 64
@@ -27,7 +28,7 @@ typedef struct {
 } block_handle;
 
 typedef struct {
-    int fd;
+    handle *file;
     uint64_t number;
     uint64_t file_id;
     uint64_t cache_key;
@@ -44,7 +45,12 @@ typedef struct {
     void *(*pause)(void);
     void (*resume)(void *);
     failure failed;
-    uint64_t filtered; /* lookups that the filters spared */
+    uint64_t bytes;    /* read from files */
+    uint64_t lookups;
+    uint64_t filtered; /* tables that a filter spared a lookup */
+    uint64_t searched; /* tables that a lookup searched */
+    uint64_t misled;   /* of those, in vain */
+    uint64_t blocks_searched;
 } reader;
 
 static inline int table_fail(reader *r, const table *t, int code, uint64_t offset, const char *what) {
@@ -52,19 +58,25 @@ static inline int table_fail(reader *r, const table *t, int code, uint64_t offse
 }
 
 static inline int table_read(reader *r, const table *t, uint64_t offset, uint8_t *to, size_t size) {
-    while (size) {
-        ssize_t got = pread(t->fd, to, size, (off_t)offset);
+    int fd = handle_acquire(t->file, &r->failed.os_error);
+    if (fd < 0) return table_fail(r, t, FAILURE_IO, offset, "cannot be opened");
+    int result = 0;
+    r->bytes += size;
+    while (size && result == 0) {
+        ssize_t got = pread(fd, to, size, (off_t)offset);
         if (got < 0 && errno == EINTR) continue;
         if (got <= 0) {
             r->failed.os_error = got < 0 ? errno : 0;
             int code = got < 0 ? FAILURE_IO : FAILURE_CORRUPT;
-            return table_fail(r, t, code, offset, "the file ends too early");
+            result = table_fail(r, t, code, offset, "the file ends too early");
+        } else {
+            to += got;
+            offset += (uint64_t)got;
+            size -= (size_t)got;
         }
-        to += got;
-        offset += (uint64_t)got;
-        size -= (size_t)got;
     }
-    return 0;
+    handle_release(t->file);
+    return result;
 }
 
 static inline int block_is_sound(const table *t, uint64_t offset, const uint8_t *data, size_t size) {
@@ -326,6 +338,7 @@ static inline void lookup_release(lookup *l) {
 static inline int table_get_in_block(reader *r, const table *t, block_handle h, cache_entry *block, slice key,
                                      lookup *l) {
     if (!block) return -1;
+    r->blocks_searched++;
     int result = block_get(cache_bytes(block), key, &l->found);
     if (result == BLOCK_EQUAL) {
         l->pinned = block;
@@ -351,8 +364,7 @@ static inline int table_locate(reader *r, const table *t, slice key, block_curso
     return result;
 }
 
-/* The newest version of `key` in the table, block after block as the index has them: 1 found, 0 not there, -1
- * failure. */
+/* The newest version of `key` in the table, block after block as the index has them: as table_get_in_block. */
 static inline int table_get_by_index(reader *r, const table *t, slice key, block_cursor *index_cursor, lookup *l) {
     cache_entry *held, *index = table_pinned(r, t, t->index, &t->pinned_index, &held);
     if (!index) return -1;
@@ -366,6 +378,7 @@ static inline int table_get_by_index(reader *r, const table *t, slice key, block
         if (result == 0 && block_next(index_cursor) < 0) result = table_index_broken(r, t);
     }
     cache_release(held);
+    r->misled += result == 0 || result == 2;
     return result == 2 ? 0 : result;
 }
 
@@ -377,12 +390,13 @@ static inline int table_get(reader *r, const table *t, slice key, uint64_t hash,
         r->filtered += may_hold == 0;
         return may_hold;
     }
+    r->searched++;
     block_handle h;
-    if (table_fence(t, key, &h)) {
-        int result = table_get_in_block(r, t, h, table_block(r, t, h), key, l);
-        if (result) return result == 2 ? 0 : result;
-    }
-    return table_get_by_index(r, t, key, index_cursor, l);
+    int result = 0;
+    if (table_fence(t, key, &h)) result = table_get_in_block(r, t, h, table_block(r, t, h), key, l);
+    if (result == 0) result = table_get_by_index(r, t, key, index_cursor, l);
+    r->misled += result == 0 || result == 2;
+    return result == 2 ? 0 : result;
 }
 
 #endif

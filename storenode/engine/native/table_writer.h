@@ -21,6 +21,7 @@ typedef struct {
     size_t block_bytes;
     unsigned bits_per_key;
     uint64_t written; /* bytes that went to the file */
+    uint64_t written_before; /* to the files before it */
     buffer pending;   /* bytes that follow them */
     block_builder data;
     block_builder index;
@@ -68,6 +69,7 @@ static inline void table_writer_begin(table_writer *w, int fd, uint64_t number, 
     w->number = number;
     w->file_id = file_id;
     w->created_ms = created_ms;
+    w->written_before += w->written;
     w->written = 0;
     w->pending.size = w->hashes.size = w->smallest.size = w->last.size = w->block_largest.size = 0;
     w->index_due = 0;

@@ -26,6 +26,7 @@ static inline int view_get(const view *v, reader *r, scratch *s, slice key, uint
                            int *in_active) {
     l->pinned = NULL;
     *in_active = 0;
+    r->lookups++;
     for (size_t i = 0; i < v->memtable_count; i++) {
         if (memtable_get(v->memtables[i], key, sequence, &l->found)) {
             *in_active = i == 0;
@@ -76,7 +77,11 @@ static inline int run_get_group(reader *r, run tables, scratch *s, group_key *ke
         if (!k->t) continue;
         int may_hold = table_may_hold(r, k->t, k->hash);
         r->filtered += may_hold == 0;
-        if (may_hold > 0) may_hold = table_locate(r, k->t, k->key, &s->index, &k->h);
+        if (may_hold > 0) {
+            r->searched++;
+            may_hold = table_locate(r, k->t, k->key, &s->index, &k->h);
+            r->misled += may_hold == 0;
+        }
         if (may_hold < 0) return -1;
         if (!may_hold) k->t = NULL;
         if (may_hold && r->blocks) cache_prefetch(r->blocks, k->t->cache_key, k->h.offset);
@@ -94,6 +99,7 @@ static inline int run_get_group(reader *r, run tables, scratch *s, group_key *ke
         k->found = table_get_in_block(r, k->t, k->h, block, k->key, &k->at);
         if (k->found == 0) /* behind all of that block: the long way knows the next one */
             k->found = table_get_by_index(r, k->t, k->key, &s->index, &k->at);
+        r->misled += k->found == 0 || k->found == 2;
         if (k->found == 2) k->found = 0;
         if (k->found < 0) return -1;
     }
@@ -104,6 +110,7 @@ static inline int run_get_group(reader *r, run tables, scratch *s, group_key *ke
 static inline int view_get_group(const view *v, reader *r, scratch *s, group_key *keys, size_t count,
                                  uint64_t sequence) {
     size_t missing = 0;
+    r->lookups += count;
     for (group_key *k = keys; k < keys + count; k++) {
         k->block = k->at.pinned = NULL;
         k->found = 0;

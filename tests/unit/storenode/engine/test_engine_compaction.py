@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from storenode.engine.compaction import propose, propose_everything, scores, targets
+from storenode.engine.compaction import EVERYTHING, propose, propose_range, scores, targets
 from storenode.engine.options import LEVELS, MIB, Options
 from storenode.engine.version import TableMeta, Version
 
@@ -167,11 +167,11 @@ def test_a_table_without_overlap_is_moved_unless_that_only_puts_off_a_large_merg
 
 def test_everything_ends_in_the_last_level_and_then_nothing_is_left_to_do() -> None:
     tables = [table(1, 0, "a", "z"), table(2, 3, "a", "z"), table(3, LAST, "a", "z")]
-    proposal = propose_everything(Version.of(tables))
+    proposal = propose_range(Version.of(tables), EVERYTHING)
     assert proposal is not None
     assert {one.number for one in (*proposal.upper, *proposal.lower)} == {1, 2, 3}
-    assert propose_everything(Version.of([table(3, LAST, "a", "z")])) is None
-    assert propose_everything(Version.of([table(3, LAST, "a", "z", deletions=1)])) is not None
+    assert propose_range(Version.of([table(3, LAST, "a", "z")]), EVERYTHING) is None
+    assert propose_range(Version.of([table(3, LAST, "a", "z", deletions=1)]), EVERYTHING) is not None
 
 
 def test_compacting_any_tree_comes_to_rest_within_its_targets() -> None:

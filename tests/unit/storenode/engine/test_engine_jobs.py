@@ -117,7 +117,7 @@ def test_a_compact_that_failed_does_not_stand_in_the_way_of_ordinary_compactions
         disk.full = True
         with pytest.raises(EngineReadOnly):
             engine.compact()
-        assert not engine.background.wants_everything
+        assert engine.background.wanted is None
         disk.full = False
         engine.compact()
         assert engine.stats()["tables"] == 1

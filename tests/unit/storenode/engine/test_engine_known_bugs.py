@@ -19,6 +19,7 @@ from kvclient import protocol
 from kvclient.errors import Corruption
 from storenode.engine import Engine, EngineReadOnly, Options, Shared, codec
 from storenode.engine.background import COMPACTION
+from storenode.engine.compaction import EVERYTHING
 from storenode.engine.job import Job
 from storenode.engine.manifest import State
 from storenode.engine.memtable import Memtable
@@ -40,13 +41,13 @@ class Watched(Vfs):
     """The machine's file system, with a handle on the open tables and a disk that can be full for tables."""
 
     def __init__(self) -> None:
-        self.tables: list[File] = []
+        self.tables: list[tuple[str, int]] = []
         self.full = False
 
     def open(self, path: str, *, writable: bool = False) -> File:
         file = super().open(path, writable=writable)
         if path.endswith(".sst"):
-            self.tables.append(file)
+            self.tables.append((path, file.fd))
         return file
 
     def create(self, path: str) -> File:
@@ -78,10 +79,12 @@ def fill(engine: Engine, value: bytes = VALUE) -> None:
 
 
 @contextmanager
-def reads_of(files: list[File], other: str) -> Iterator[None]:
+def reads_of(files: list[tuple[str, int]], other: str) -> Iterator[None]:
     """Reads of open files go elsewhere for a while."""
     instead = os.open(other, os.O_RDONLY)
-    kept = [(file.fd, os.dup(file.fd)) for file in files if file.fd >= 0]
+    still_open = {fd for path, fd in files if os.path.realpath(f"/proc/self/fd/{fd}") == path}
+    kept = [(fd, os.dup(fd)) for fd in still_open]
+    assert kept
     for fd, _ in kept:
         os.dup2(instead, fd)
     try:
@@ -122,7 +125,7 @@ def test_no_second_compaction_is_given_out_while_one_is_running(tmp_path: Path) 
     with opened(tmp_path, NO_COMPACTION, workers=3) as engine:
         fill(engine)
         engine.flush()
-        engine.background.wants_everything = True
+        engine.background.wanted = EVERYTHING
         with engine.shared._condition:
             assert COMPACTION in [due.kind for due in engine.background.due(only_flushes=False)] or (
                 COMPACTION in engine.background.running

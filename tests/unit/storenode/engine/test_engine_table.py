@@ -421,6 +421,6 @@ def test_the_filter_knows_every_key_and_few_others(tmp_path: Path) -> None:
     table = workshop.table(versions)
     view = View(workshop.cache, str(tmp_path), (Memtable(),), ((table,),))
     assert all(view.get(key, 1 << 50, 0) == b"v" for key, *_ in versions)
-    assert view.filtered == 0
+    assert view.reads.filtered == 0
     assert not any(view.get(b"%08d" % (2 * number + 1), 1 << 50, 0) for number in range(19_999))
-    assert 0.98 < view.filtered / 19_999 < 0.995
+    assert 0.98 < view.reads.filtered / 19_999 < 0.995
