@@ -21,7 +21,7 @@ from storenode.engine.limiter import PAUSE_BYTES
 from storenode.engine.options import Options
 from storenode.engine.shared import Shared
 from storenode.engine.statistics import Counters
-from storenode.engine.tree import Tree
+from storenode.engine.tree import RANGES_SLOW, Settled, Tree
 from storenode.engine.version import Version
 
 FLUSH = "flush"
@@ -73,7 +73,7 @@ class Background:
         self._counters = counters
         self._before_flush = before_flush
         self._after_flush = after_flush
-        self._proposed: tuple[Version, Proposal | None] | None = None
+        self._proposed: tuple[Version, Settled, Proposal | None] | None = None
         self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
         self._stopping = False
@@ -102,8 +102,8 @@ class Background:
     @property
     def awaited(self) -> bool:
         """Whether somebody waits for a compaction: one that asked for it, or writers that are slowed down."""
-        level0 = len(self._tree.version.levels[0])
-        return self.wanted is not None or level0 >= self._options.level0_slow
+        slow = len(self._tree.version.levels[0]) >= self._options.level0_slow
+        return self.wanted is not None or slow or len(self._tree.range_deletions) >= RANGES_SLOW
 
     def run(self, kind: str) -> None:
         """Do a job. Never raises: a worker must live on."""
@@ -140,10 +140,12 @@ class Background:
         return Due(urgency, kind, failure.not_before if failure else 0.0)
 
     def _propose(self) -> Proposal | None:
-        version = self._tree.version
-        if self._proposed is None or self._proposed[0] is not version:
-            self._proposed = (version, propose(version, self._options))
-        return self._proposed[1]
+        version, settled = self._tree.version, self._tree.settled
+        known = self._proposed
+        if known is None or known[0] is not version or known[1] is not settled:
+            proposal = propose(version, self._options, settled.ranges)
+            self._proposed = known = (version, settled, proposal)
+        return known[2]
 
     def _watch(self, kind: str, job: Job) -> bool:
         with self._lock:
@@ -164,8 +166,12 @@ class Background:
     def _compact(self) -> None:
         started = time.monotonic()
         wanted = self.wanted
-        version = self._tree.version
-        proposal = propose(version, self._options) if wanted is None else propose_range(version, wanted)
+        version, ranges = self._tree.version, self._tree.settled.ranges
+        proposal = (
+            propose(version, self._options, ranges)
+            if wanted is None
+            else propose_range(version, wanted, ranges)
+        )
         if proposal is not None:
             pace = Pace(self._tree.shared, lambda: self._stopping)
             watch = partial(self._watch_paced, pace)

@@ -12,17 +12,30 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from storenode.engine.options import LEVELS, Options
-from storenode.engine.version import TableMeta, Version, key_range
+from storenode.engine.ranges import Ranges
+from storenode.engine.version import TableMeta, Version, key_range, unapplied
 
 OVERLAP_TABLES_MAX = 10
 """An output ends before it overlaps ten tables of the level below it: that bounds what compacting it will
 cost."""
 
 
+RANGES_AT_REST = 64
+"""So many intervals of range deletions cost a read less than a table more would. Beyond, tables are rewritten
+only to be rid of them, the more urgently the more there are."""
+
+NO_RANGES = Ranges()
+
+DROP_SCORE = 100.0
+"""Of dropping tables unread: over all merging, it costs one commit and frees what others would rewrite."""
+
+
 class Proposal(NamedTuple):
     """A compaction: merge `upper` (of `level`) and `lower` (of `output_level`) into `output_level`.
 
     `move`: nothing to merge, the one table only changes its level. `upper` of level 0 is newest first.
+    `drop`: the tables go, all that is in them was deleted. A level may be its own output: then its one table
+    is rewritten.
     """
 
     level: int
@@ -31,6 +44,7 @@ class Proposal(NamedTuple):
     lower: tuple[TableMeta, ...]
     move: bool
     score: float
+    drop: bool = False
 
 
 class KeyRange(NamedTuple):
@@ -82,10 +96,19 @@ def scores(version: Version, options: Options) -> list[float]:
     return result
 
 
-def propose(version: Version, options: Options) -> Proposal | None:
-    """The most urgent compaction, None if nothing is due."""
+def propose(version: Version, options: Options, ranges: Ranges = NO_RANGES) -> Proposal | None:
+    """The most urgent compaction, None if nothing is due. `ranges`: the range deletions that the manifest
+    has."""
+    dropped = _deleted(version, ranges)
+    if dropped:
+        return Proposal(dropped[0].level, dropped[0].level, dropped, (), False, DROP_SCORE, drop=True)
     ranked = scores(version, options)
     level = max(range(LEVELS), key=lambda number: ranked[number])
+    clutter = len(ranges.intervals) / RANGES_AT_REST
+    if clutter > max(1.0, ranked[level]):
+        cleaning = _propose_cleaning(version, options, ranges, clutter)
+        if cleaning is not None:
+            return cleaning
     if ranked[level] < 1:
         return None
     if level == 0:
@@ -93,7 +116,7 @@ def propose(version: Version, options: Options) -> Proposal | None:
     return _propose_level(version, level, ranked[level])
 
 
-def propose_range(version: Version, wanted: KeyRange) -> Proposal | None:
+def propose_range(version: Version, wanted: KeyRange, ranges: Ranges = NO_RANGES) -> Proposal | None:
     """All tables with keys of a range into the last level: what `compact_range` does. None if that is how it
     is, with nothing to drop.
 
@@ -104,7 +127,8 @@ def propose_range(version: Version, wanted: KeyRange) -> Proposal | None:
     for level in version.levels[1:-1]:
         chosen += _touched(level, wanted, chosen)
     lower = tuple(_touched(version.levels[-1], wanted, chosen))
-    if not chosen and not any(table.deletions or table.expiring for table in lower):
+    clean = not any(table.deletions or table.expiring for table in lower) and not unapplied(ranges, lower)
+    if not chosen and clean:
         return None
     return Proposal(0, LEVELS - 1, tuple(chosen), lower, False, 1.0)
 
@@ -127,6 +151,29 @@ def _closed_level0(level0: tuple[TableMeta, ...], wanted: KeyRange) -> list[Tabl
         if len(more) == len(chosen):
             return chosen
         chosen = more
+
+
+def _deleted(version: Version, ranges: Ranges) -> tuple[TableMeta, ...]:
+    """The tables of which every version was deleted by ranges."""
+    if not ranges.intervals:
+        return ()
+    return tuple(
+        table
+        for table in version.tables()
+        if ranges.lowest_over(table.smallest, table.largest) > table.max_sequence
+    )
+
+
+def _propose_cleaning(version: Version, options: Options, ranges: Ranges, score: float) -> Proposal | None:
+    """Rewrite the table that was not for longest, of those that range deletions wait for."""
+    waiting = unapplied(ranges, version.tables())
+    tables = [table for table in version.tables() if table.number in waiting]
+    if not tables:
+        return None
+    oldest = min(tables, key=lambda table: (table.cleaned_sequence, table.number))
+    if oldest.level == 0:  # in place it would need the order of level 0; this comes to the same
+        return _propose_level0(version, targets(version, options).base_level, score)
+    return Proposal(oldest.level, oldest.level, (oldest,), (), False, score)
 
 
 def _propose_level0(version: Version, base: int, score: float) -> Proposal:

@@ -39,6 +39,8 @@ class Core:
         """Let short puts write to this view, until it is replaced, and to the room reserved in the log."""
     def leave_window(self) -> None:
         """End short puts until `arm`: the log is about to become shorter, or another one."""
+    def moment(self) -> tuple[View, int]:
+        """What a read begins with: the view, and the newest sequence that it may see there."""
     def get(self, key: bytes) -> bytes | None:
         """The newest value; None without one."""
     def put(self, key: bytes, value: bytes, sync: bool = False) -> None:

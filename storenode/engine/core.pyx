@@ -67,6 +67,13 @@ cdef class Core:
             raise EngineClosed("the engine is closed")
         return view.get(key, self.next_sequence - 1, max(wall_ms(), self.now_ms))
 
+    def moment(self):
+        # Nothing in here gives the interpreter's lock up: see Tree.apply for what depends on it.
+        cdef View view = self.tree.view
+        if view is None:
+            raise EngineClosed(f"{self.tree.directory}: the engine is closed")
+        return view, self.next_sequence - 1
+
     def put(self, key, value, sync=False):
         if sync or self.background.broken or not self.put_short(self.tree.view, key, value):
             self.write(encode_put(key, value), sync)

@@ -3,6 +3,7 @@
 from typing import TypedDict
 
 from storenode.engine.memtable import Memtable
+from storenode.engine.ranges import Ranges
 from storenode.engine.table import Table
 
 class FinishedTable(TypedDict):
@@ -29,6 +30,7 @@ class Job:
     `overlaps`: the tables that the output will be compacted into one day; an output ends before it overlaps
     more than `overlap_bytes_max` of them. `compression`: the block type of docs/formats.md section 3.
     `pause_bytes`: a step ends after about so many bytes were read and written; 0: not for that.
+    `ranges`: what they make absent is dropped; each output remembers all of them as its property.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Job:
         restart_interval: int = 16,
         compression: int = 0,
         pause_bytes: int = 0,
+        ranges: Ranges | None = None,
     ) -> None: ...
     def step(self) -> int:
         """Run on: 0 done; 1 needs a file (call open_table); 2 a table is complete (see finished; not yet
@@ -60,7 +63,7 @@ class Job:
     def bytes_moved(self) -> int:
         """Read from and written to files so far."""
     def counts(self) -> dict[str, int]:
-        """entries_in, entries_out, dropped_shadowed, dropped_absent; block_bytes and block_bytes_stored: of
-        the data blocks that were written, before and after compression."""
+        """entries_in, entries_out, dropped_shadowed, dropped_absent, dropped_deleted; block_bytes and
+        block_bytes_stored: of the data blocks that were written, before and after compression."""
     def cancel(self) -> None:
         """Make a running step raise Cancelled soon. Any thread."""

@@ -3,11 +3,12 @@
 The interpreter's lock is given up once per table.
 """
 
-from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
+from storenode.engine.deletions import pack_deletions
 from storenode.engine.errors import failed
 from storenode.engine.memtable cimport Memtable
 from storenode.engine.native cimport (
@@ -23,10 +24,12 @@ from storenode.engine.native cimport (
     merge_add_memory,
     merge_add_run,
     run,
+    slice_of,
     table,
     table_writer_compress,
     table_writer_init,
 )
+from storenode.engine.ranges cimport Ranges
 from storenode.engine.table cimport Table
 
 
@@ -40,12 +43,14 @@ cdef class Job:
     cdef table **pointers
     cdef run *below_runs
     cdef size_t used
+    cdef Ranges ranges
+    cdef bytes range_deletions
     cdef str directory
 
     def __cinit__(self, str directory, tuple memtables, tuple runs, tuple below, tuple overlaps, *,
                   uint64_t now_ms, uint64_t table_bytes, uint64_t overlap_bytes_max, size_t block_bytes,
                   unsigned bits_per_key, unsigned restart_interval=16, int compression=0,
-                  uint64_t pause_bytes=0):
+                  uint64_t pause_bytes=0, Ranges ranges=None):
         cdef Memtable one
         cdef size_t i
         cdef size_t tables = sum(map(len, runs)) + sum(map(len, below)) + len(overlaps)
@@ -69,6 +74,13 @@ cdef class Job:
             merge_add_memory(&self.native.sources, one.native)
         for level in runs:
             merge_add_run(&self.native.sources, self.run_of(level), &self.native.source_reader)
+        if ranges is not None:
+            self.ranges = ranges
+            self.native.ranges = ranges.native
+            self.range_deletions = pack_deletions(ranges.deletions)
+            self.native.out.range_deletions = slice_of(
+                PyBytes_AS_STRING(self.range_deletions), PyBytes_GET_SIZE(self.range_deletions)
+            )
         self.native.overlaps = self.run_of(overlaps)
         self.native.overlap_bytes_max = overlap_bytes_max
         self.native.table_bytes = table_bytes
@@ -139,6 +151,7 @@ cdef class Job:
             "entries_out": j.entries_out,
             "dropped_shadowed": j.dropped_shadowed,
             "dropped_absent": j.dropped_absent,
+            "dropped_deleted": j.dropped_deleted,
             "block_bytes": j.out.block_bytes_made,
             "block_bytes_stored": j.out.block_bytes_stored,
         }

@@ -47,6 +47,8 @@ class JobResult(NamedTuple):
     """Where the outputs are."""
     bytes_from_above: int = 0
     """Of `bytes_read`: what came from the levels above it."""
+    tables_dropped: int = 0
+    """Whose keys a range deletion covers: gone without being read."""
 
 
 def compression_at(level: int, options: Options) -> int:
@@ -77,8 +79,9 @@ def flush(tree: Tree, retired: Retired, options: Options, watch: Watch) -> JobRe
         bits_per_key=options.bits_per_key,
         restart_interval=options.restart_interval,
         compression=compression_at(0, options),
+        ranges=tree.ranges_until(retired.last_sequence),
     )
-    outputs = _run(tree, job, 0, watch)
+    outputs = _run(tree, job, 0, retired.last_sequence, watch)
     _install(tree, outputs, (), flushed=retired)
     return _result(job, retired.memtable.memory_bytes, outputs)
 
@@ -93,6 +96,10 @@ def compact(
     What counts as expired is what had expired at the last flush: entries that are only in the log are
     replayed from that moment on, and must find what they found the first time.
     """
+    if proposal.drop:
+        tree.install((), {table.number for table in proposal.upper})
+        return JobResult(0, 0, 0, tables_dropped=len(proposal.upper))
+    settled = tree.settled
     compression = compression_at(proposal.output_level, options)
     if proposal.move and all(table.compression == compression for table in tree.tables_of(proposal.upper)):
         tree.install([table._replace(level=proposal.output_level) for table in proposal.upper], ())
@@ -118,11 +125,12 @@ def compact(
         restart_interval=options.restart_interval,
         compression=compression,
         pause_bytes=pause_bytes,
+        ranges=settled.ranges,
     )
-    outputs = _run(tree, job, proposal.output_level, watch)
+    outputs = _run(tree, job, proposal.output_level, settled.sequence, watch)
     _install(tree, outputs, numbers)
     result = _result(job, sum(table.size for table in inputs), outputs)
-    from_above = sum(table.size for table in proposal.upper)
+    from_above = sum(table.size for table in proposal.upper if table.level != proposal.output_level)
     return result._replace(level=proposal.output_level, bytes_from_above=from_above)
 
 
@@ -141,8 +149,9 @@ def _tables(tree: Tree, runs: list[tuple[TableMeta, ...]]) -> tuple[tuple[Table,
     return tuple(tree.tables_of(run) for run in runs if run)
 
 
-def _run(tree: Tree, job: Job, level: int, watch: Watch) -> list[TableMeta]:
-    """The tables that a job writes, durable under their names."""
+def _run(tree: Tree, job: Job, level: int, cleaned_sequence: int, watch: Watch) -> list[TableMeta]:
+    """The tables that a job writes, durable under their names. `cleaned_sequence`: the job knows all range
+    deletions up to it."""
     outputs: list[TableMeta] = []
     created: list[str] = []
     file: File | None = None
@@ -163,7 +172,7 @@ def _run(tree: Tree, job: Job, level: int, watch: Watch) -> list[TableMeta]:
                 assert file is not None
                 _sync(file)
                 file.close()
-                outputs.append(TableMeta(level=level, **job.finished()))
+                outputs.append(TableMeta(level=level, cleaned_sequence=cleaned_sequence, **job.finished()))
         if outputs:
             _sync_directory(tree)
     except BaseException:

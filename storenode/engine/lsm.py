@@ -5,8 +5,10 @@ the same one). Another one may `append` meanwhile. Workers flush and compact. An
 and use snapshots, and ask for `stats` and `pressure`. Two `append` or two `apply` at once raise
 RuntimeError.
 
-A read takes the view first and the sequence second: all that it may see is then in the view, and nothing
-that it needs has been merged away. It sees entries as wholes, those whose `apply` has returned.
+A read takes the view and the sequence at once (`moment`): all that it may see is then in the view, and
+nothing that it needs has been merged away; nor can it see what came after a range deletion but not the
+deletion, which only a newer view has. It sees entries as wholes, those whose `apply` has returned, and a
+range deletion from the moment when `apply` gave it to the tree.
 
 Time. The engine's clock is the highest `now_ms` it was given with an entry; an earlier one counts as that. So
 what has expired stays expired, and what an entry does depends on the log alone.
@@ -28,12 +30,14 @@ from storenode.engine.background import COMPACTION, FLUSH, Background
 from storenode.engine.batch import WriteBatch
 from storenode.engine.compaction import KeyRange
 from storenode.engine.core import Core
+from storenode.engine.deletions import encode_delete_range
 from storenode.engine.errors import EngineClosed, EngineFailed, EngineReadOnly
 from storenode.engine.options import Options
 from storenode.engine.recovery import SEQUENCE_MAX, recover
 from storenode.engine.shared import Shared
 from storenode.engine.snapshot import Snapshot, scan_pairs
 from storenode.engine.stalls import FINE, SLOW, STOP, Reason, Stalls
+from storenode.engine.tree import RANGES_SLOW, RANGES_STOP
 from storenode.engine.view import View
 from storenode.engine.wal import Entry, LogWriter
 
@@ -82,6 +86,8 @@ class Engine(Core):
         self.counters = statistics.Counters()
         self.stalls = Stalls()
         self.background = Background(self.tree, options, self.counters, self._log.sync, self._drop_logs)
+        if self.tree.wants_flush:
+            self.retire_memtable()
         shared.register(self)
         shared.wake()
 
@@ -117,7 +123,7 @@ class Engine(Core):
         try:
             if now_ms < self.now_ms:
                 now_ms = self.now_ms
-            results, count, damage = view.apply(ops, first_sequence, now_ms)
+            results, count, damage = self.tree.apply(ops, first_sequence, now_ms)
         except MemoryError:
             self.ends = True  # nor is anything put
             self._broken = "out of memory in the middle of an entry; open the engine anew"
@@ -131,6 +137,8 @@ class Engine(Core):
             self.damage = damage
         if view.active.memory_bytes != self._active_bytes_seen:
             self._on_growth(view)
+        if self.tree.wants_flush:
+            self.retire_memtable()
         return results
 
     def write(self, batch: WriteBatch | bytes, sync: bool = False) -> bytes:
@@ -145,28 +153,37 @@ class Engine(Core):
     def delete(self, key: bytes, sync: bool = False) -> None:
         self.write(encode_delete(key), sync)
 
+    def delete_range(self, start: bytes, stop: bytes | None, sync: bool = False) -> None:
+        """Delete all keys in [start, stop), None: all from `start` on, in a time that does not depend on how
+        many there are. ValueError if the range is empty."""
+        self.write(encode_delete_range(start, stop), sync)
+
     # Reading
 
     def read(self, ops: bytes, now_ms: int) -> bytes:
         """Results of a stream of GET, EXISTS and SCAN, of one moment. Corruption if a block fails its
         checksum."""
-        return self._view().read(ops, self.next_sequence - 1, max(now_ms, self.now_ms))
+        view, sequence = self.moment()
+        return view.read(ops, sequence, max(now_ms, self.now_ms))
 
     def multi_get(self, keys: Iterable[bytes]) -> list[bytes | None]:
         """The values of many keys, in their order, in one native call."""
-        return self._view().multi_get(keys, self.next_sequence - 1, max(now_ms(), self.now_ms))
+        view, sequence = self.moment()
+        return view.multi_get(keys, sequence, max(now_ms(), self.now_ms))
 
     def scan(
         self, start: bytes = b"", stop: bytes | None = None, limit: int | None = None, reverse: bool = False
     ) -> list[tuple[bytes, bytes]]:
         """The first `limit` pairs (all without one) of [start, stop), ascending or descending, of one
         moment."""
-        return scan_pairs(self._view(), self.next_sequence - 1, self.now_ms, start, stop, limit, reverse)
+        view, sequence = self.moment()
+        return scan_pairs(view, sequence, self.now_ms, start, stop, limit, reverse)
 
     def snapshot(self) -> Snapshot:
         """The state of now, for as long as it is open; it keeps replaced tables on the disk and memtables
         in memory meanwhile."""
-        return Snapshot(self._view(), self.next_sequence - 1, self.now_ms)
+        view, sequence = self.moment()
+        return Snapshot(view, sequence, self.now_ms)
 
     # Maintenance
 
@@ -226,10 +243,12 @@ class Engine(Core):
         level0 = len(self.tree.version.levels[0])
         memory = self.shared.memtable_bytes() if waiting else 0
         options, budget = self.options, self.shared.memtable_bytes_max
+        ranges = len(self.tree.range_deletions)
         measured: tuple[tuple[int, int, int, Reason], ...] = (
             (waiting, MEMTABLES_SLOW, MEMTABLES_STOP, "memtables"),
             (level0, options.level0_slow, options.level0_stop, "level0"),
             (memory, budget + budget // 2, 2 * budget, "memory"),
+            (ranges, RANGES_SLOW, RANGES_STOP, "range_deletions"),
         )
         degree: int = FINE
         reason: Reason | None = None
@@ -278,7 +297,7 @@ class Engine(Core):
     def retire_memtable(self) -> None:
         """End the memtable; the next one shares its log until `append` begins a new one. Only the applying
         thread."""
-        if self.applying or not self.tree.active.count:
+        if self.applying or not (self.tree.active.count or self.tree.active_range_deletions):
             return
         self.tree.retire(self._applied_log, self.next_sequence - 1, self.now_ms)
         self._log.want_new_file()

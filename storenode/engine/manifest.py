@@ -3,7 +3,7 @@ section 5).
 
 One environment for all engines of a Shared. One thread of its own does all transactions, which LMDB wants and
 which makes growing the map safe. A commit is one transaction and durable when it returns. Each value has a
-checksum of its own, and each engine's state a digest of its table records: LMDB has neither. Open it after
+checksum of its own, and each engine's state a digest of its other records: LMDB has neither. Open it after
 any fork.
 """
 
@@ -22,6 +22,7 @@ import lmdb
 
 from kvclient.errors import Corruption
 from storenode.engine import codec
+from storenode.engine.deletions import RangeDeletion
 from storenode.engine.errors import EngineClosed, EngineFailed
 from storenode.engine.version import TableMeta
 from storenode.engine.vfs import Vfs
@@ -36,9 +37,11 @@ RESERVED_PAGES = 16
 FORMAT_KEY = b"\xff\xff\xff\xff\x00" + bytes(8)
 STATE_TAG = 1
 TABLE_TAG = 2
+RANGE_TAG = 3
 _KEY = struct.Struct(">IBQ")
 _STATE = struct.Struct("<IQQQQQQ")
-_TABLE = struct.Struct("<IBQQQQQQQQQQ")
+_TABLE = struct.Struct("<IBQQQQQQQQQQQ")
+_RANGE = struct.Struct("<IB")
 _LENGTH = struct.Struct("<I")
 _DIGEST_MASK = (1 << 64) - 1
 
@@ -55,6 +58,8 @@ class State(NamedTuple):
     log_number: int
     flushed_sequence: int
     now_ms: int
+    range_deletions: tuple[RangeDeletion, ...] = ()
+    """Those that tables may still hold versions of, in the order of their sequences; each is a record."""
 
 
 class Manifest:
@@ -64,7 +69,7 @@ class Manifest:
         self._directory = directory
         self._vfs = Vfs() if vfs is None else vfs
         self._path = os.path.join(directory, "data.mdb")
-        self._digests: dict[int, dict[int, int]] = {}
+        self._digests: dict[int, dict[bytes, int]] = {}
         self._closed = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="manifest")
         with self._vfs.transaction(self._path):
@@ -167,7 +172,8 @@ class Manifest:
         prefix = engine_id.to_bytes(4, "big")
         state: tuple[int, ...] | None = None
         tables: list[TableMeta] = []
-        digests: dict[int, int] = {}
+        range_deletions: list[RangeDeletion] = []
+        digests: dict[bytes, int] = {}
         try:
             with self._env.begin() as transaction, transaction.cursor() as cursor:
                 found = cursor.set_range(prefix)
@@ -179,41 +185,49 @@ class Manifest:
                         state = _STATE.unpack(payload)
                     elif tag == TABLE_TAG:
                         tables.append(self._table(number, payload))
-                        digests[number] = codec.hash64(key + value)
+                        digests[key] = codec.hash64(key + value)
+                    elif tag == RANGE_TAG:
+                        range_deletions.append(self._range(number, payload))
+                        digests[key] = codec.hash64(key + value)
                     else:
                         raise Corruption(f"{self._directory}: unknown record {key.hex()}")
                     found = cursor.next()
         except DAMAGE as error:
             raise Corruption(f"{self._directory}: engine {engine_id}: {error}") from error
         if state is None:
-            if tables:
-                raise Corruption(f"{self._directory}: engine {engine_id} has tables but no state")
+            if digests:
+                raise Corruption(f"{self._directory}: engine {engine_id} has records but no state")
             self._digests[engine_id] = digests
             return None, []
         version, next_file, log_number, flushed_sequence, now_ms, count, digest = state
         if version != VERSION:
             raise Corruption(f"{self._directory}: engine {engine_id}: unknown state version {version}")
-        if (count, digest) != (len(tables), sum(digests.values()) & _DIGEST_MASK):
-            raise Corruption(f"{self._directory}: engine {engine_id}: table records are missing or foreign")
+        if (count, digest) != (len(digests), sum(digests.values()) & _DIGEST_MASK):
+            raise Corruption(f"{self._directory}: engine {engine_id}: records are missing or foreign")
         self._digests[engine_id] = digests  # not earlier: a later commit must not vouch for damage
-        return State(next_file, log_number, flushed_sequence, now_ms), tables
+        return State(next_file, log_number, flushed_sequence, now_ms, tuple(range_deletions)), tables
 
     def _commit(
         self, engine_id: int, state: State, added: tuple[TableMeta, ...], removed: tuple[int, ...]
     ) -> None:
         digests = dict(self._digests.get(engine_id, {}))
         changes: list[tuple[bytes, bytes | None]] = []
-        for number in removed:
-            del digests[number]
-            changes.append((_KEY.pack(engine_id, TABLE_TAG, number), None))
-        for table in added:
-            key = _KEY.pack(engine_id, TABLE_TAG, table.number)
-            value = _seal(key, _encode_table(table))
-            digests[table.number] = codec.hash64(key + value)
+        put = [(_KEY.pack(engine_id, TABLE_TAG, table.number), _encode_table(table)) for table in added]
+        gone = [_KEY.pack(engine_id, TABLE_TAG, number) for number in removed]
+        wanted = {_KEY.pack(engine_id, RANGE_TAG, one.sequence): one for one in state.range_deletions}
+        there = {key for key in digests if key[4] == RANGE_TAG}
+        put += [(key, _encode_range(one)) for key, one in wanted.items() if key not in there]
+        gone += sorted(there - wanted.keys())
+        for key in gone:
+            del digests[key]
+            changes.append((key, None))
+        for key, payload in put:
+            value = _seal(key, payload)
+            digests[key] = codec.hash64(key + value)
             changes.append((key, value))
         key = _KEY.pack(engine_id, STATE_TAG, 0)
         digest = sum(digests.values()) & _DIGEST_MASK
-        changes.append((key, _seal(key, _STATE.pack(VERSION, *state, len(digests), digest))))
+        changes.append((key, _seal(key, _STATE.pack(VERSION, *state[:4], len(digests), digest))))
         while not self._write(changes):
             self._env.set_mapsize(self._env.info()["map_size"] * 2)
         self._digests[engine_id] = digests
@@ -247,12 +261,20 @@ class Manifest:
             file.reserve((used + RESERVED_PAGES + more) * page)
 
     def _table(self, number: int, payload: bytes) -> TableMeta:
-        version, level, *numbers = _TABLE.unpack_from(payload)
+        version, level, *numbers, cleaned_sequence = _TABLE.unpack_from(payload)
         if version != VERSION:
             raise Corruption(f"{self._directory}: table {number}: unknown record version {version}")
         smallest, at = _take(payload, _TABLE.size)
         largest, _ = _take(payload, at)
-        return TableMeta._make((number, level, *numbers, smallest, largest))
+        return TableMeta._make((number, level, *numbers, smallest, largest, cleaned_sequence))
+
+    def _range(self, number: int, payload: bytes) -> RangeDeletion:
+        version, has_stop = _RANGE.unpack_from(payload)
+        if version != VERSION:
+            raise Corruption(f"{self._directory}: range deletion {number}: unknown record version {version}")
+        start, at = _take(payload, _RANGE.size)
+        stop, _ = _take(payload, at)
+        return RangeDeletion(start, stop if has_stop else None, number)
 
     def _unseal(self, key: bytes, value: bytes) -> bytes:
         payload, checksum = value[:-4], value[-4:]
@@ -279,16 +301,18 @@ def _encode_table(table: TableMeta) -> bytes:
         table.raw_key_bytes,
         table.raw_value_bytes,
         table.created_ms,
+        table.cleaned_sequence,
     )
-    return b"".join(
-        (
-            numbers,
-            _LENGTH.pack(len(table.smallest)),
-            table.smallest,
-            _LENGTH.pack(len(table.largest)),
-            table.largest,
-        )
-    )
+    return numbers + _with_length(table.smallest) + _with_length(table.largest)
+
+
+def _encode_range(deletion: RangeDeletion) -> bytes:
+    head = _RANGE.pack(VERSION, deletion.stop is not None)
+    return head + _with_length(deletion.start) + _with_length(deletion.stop or b"")
+
+
+def _with_length(key: bytes) -> bytes:
+    return _LENGTH.pack(len(key)) + key
 
 
 def _take(payload: bytes, at: int) -> tuple[bytes, int]:

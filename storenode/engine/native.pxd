@@ -72,6 +72,18 @@ cdef extern from "entry.h" nogil:
     int entry_is_absent(const entry *e, uint64_t now_ms)
 
 
+cdef extern from "ranges.h" nogil:
+    ctypedef struct range_interval:
+        slice start
+        slice stop
+        int has_stop
+        uint64_t sequence
+    ctypedef struct range_set:
+        const range_interval *intervals
+        size_t count
+    const range_interval *ranges_find(const range_set *s, slice key)
+
+
 cdef extern from "memtable.h" nogil:
     ctypedef struct memtable_node:
         pass
@@ -167,6 +179,7 @@ cdef extern from "table.h" nogil:
         block_handle properties
         slice smallest
         slice largest
+        uint64_t max_sequence
     ctypedef struct reader:
         cache *blocks
         void *(*pause)() noexcept
@@ -226,6 +239,7 @@ cdef extern from "table_writer.h" nogil:
         uint64_t block_bytes_stored
         buffer smallest
         buffer last
+        slice range_deletions
         table_totals totals
         failure failed
     void table_writer_init(
@@ -250,6 +264,7 @@ cdef extern from "job.h" nogil:
         merge sources
         reader source_reader
         table_writer out
+        range_set ranges
         run overlaps
         uint64_t overlap_bytes_max
         uint64_t table_bytes
@@ -259,6 +274,7 @@ cdef extern from "job.h" nogil:
         uint64_t entries_out
         uint64_t dropped_shadowed
         uint64_t dropped_absent
+        uint64_t dropped_deleted
     int job_init(job *j, size_t sources, run *below, size_t below_count)
     void job_free(job *j)
     uint64_t job_bytes_moved(const job *j)
@@ -272,6 +288,7 @@ cdef extern from "view.h" nogil:
         size_t memtable_count
         run *runs
         size_t run_count
+        range_set ranges
     ctypedef struct scratch:
         pass
     void scratch_free(scratch *s)

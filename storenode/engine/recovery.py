@@ -123,12 +123,11 @@ def _replay(tree: Tree, logs: list[Log], options: Options) -> tuple[int, int]:
                 raise Corruption(f"{log.path}: sequence {first_sequence} comes after {next_sequence - 1}")
             if first_sequence > SEQUENCE_MAX - len(ops):
                 raise Corruption(f"{log.path}: there is no sequence {first_sequence}")
-            if tree.active.memory_bytes >= options.memtable_bytes:
+            if tree.active.memory_bytes >= options.memtable_bytes or tree.wants_flush:
                 tree.retire(log.number, next_sequence - 1, now_ms)
             at_ms = max(now_ms, entry_now_ms)
-            assert tree.view is not None
             try:
-                _, count, damage = tree.view.apply(ops, first_sequence, at_ms)
+                _, count, damage = tree.apply(ops, first_sequence, at_ms)
             except InvalidRequest:
                 continue  # it was refused as a whole when it was applied, too
             if damage is not None:

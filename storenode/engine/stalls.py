@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
-Reason = Literal["memtables", "level0", "memory"]
-"""Memtables wait for their flush; level 0 has too many tables; the memtables of all engines take too much."""
+Reason = Literal["memtables", "level0", "memory", "range_deletions"]
+"""Memtables wait for their flush; level 0 has too many tables; the memtables of all engines take too much;
+too many range deletions are in force."""
 
 FINE, SLOW, STOP = 0, 1, 2
 DEGREES = {SLOW: "slow", STOP: "stop"}
-REASONS: tuple[Reason, ...] = ("memtables", "level0", "memory")
+REASONS: tuple[Reason, ...] = ("memtables", "level0", "memory", "range_deletions")
 
 
 class Stalls:

@@ -52,6 +52,7 @@ class Counters:
         self.flush_seconds = 0.0
         self.compactions = 0
         self.compaction_moves = 0
+        self.tables_dropped = 0
         self.compaction_bytes_read = 0
         self.compaction_bytes_written = 0
         self.compaction_seconds = 0.0
@@ -69,7 +70,8 @@ class Counters:
         self._compressed(result)
 
     def compacted(self, result: JobResult, seconds: float) -> None:
-        self.compactions += not result.moved
+        self.compactions += not result.moved and not result.tables_dropped
+        self.tables_dropped += result.tables_dropped
         self.compaction_moves += result.moved
         self.compaction_bytes_read += result.bytes_read
         self.compaction_bytes_written += result.bytes_written
@@ -146,6 +148,7 @@ def collect(engine: Engine, log: LogWriter) -> dict[str, Any]:
         "table_bytes": sum(table.size for table in tables),
         "table_entries": sum(table.entries for table in tables),
         "table_deletions": sum(table.deletions for table in tables),
+        "range_deletions": len(tree.range_deletions),
         "levels": [
             {
                 "tables": len(level),

@@ -29,9 +29,11 @@ class Table:
         smallest: bytes,
         largest: bytes,
         handles: Handles | None = None,
+        max_sequence: int = ...,
     ) -> None:
         """Takes the file over. With `handles` its descriptor may be closed and opened again, by path;
-        without, it stays open as long as the table."""
+        without, it stays open as long as the table. `max_sequence`: no version is newer; without it nobody
+        knows."""
     @property
     def number(self) -> int: ...
     @property

@@ -48,7 +48,7 @@ from storenode.engine.native cimport (
 )
 
 from libc.errno cimport EIO, ENOMEM
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport UINT64_MAX, uint8_t, uint64_t
 
 # A cache key for each table opened in this process; changed under the interpreter's lock.
 cdef uint64_t _opened = 0
@@ -88,7 +88,7 @@ cdef int reopen(void *owner) noexcept with gil:
 
 cdef class Table:
     def __init__(self, Cache cache, file, uint64_t number, uint64_t file_id, uint64_t size, bytes smallest,
-                 bytes largest, Handles handles=None):
+                 bytes largest, Handles handles=None, uint64_t max_sequence=UINT64_MAX):
         global _opened
         cdef reader r
         cdef int result
@@ -106,6 +106,7 @@ cdef class Table:
         self.native.size = size
         self.native.smallest = slice_of(PyBytes_AS_STRING(smallest), PyBytes_GET_SIZE(smallest))
         self.native.largest = slice_of(PyBytes_AS_STRING(largest), PyBytes_GET_SIZE(largest))
+        self.native.max_sequence = max_sequence
         handle_init(
             &self.file, NULL if handles is None else handles.native, file.detach(), reopen, <void *>self
         )
@@ -159,7 +160,7 @@ cdef class Table:
                 raise failed(1, self.path, self.native.properties.offset, "malformed properties", 0)
             while c.valid:
                 name = PyBytes_FromStringAndSize(<char *>c.key.data, c.key.size).decode("ascii", "replace")
-                if name in ("smallest", "largest"):
+                if name in ("smallest", "largest", "range_deletions"):
                     found[name] = PyBytes_FromStringAndSize(<char *>c.value.data, c.value.size)
                 elif varint_get(c.value.data, c.value.data + c.value.size, &number) != NULL:
                     found[name] = number

@@ -17,14 +17,27 @@ from collections.abc import Collection, Sequence
 from functools import partial
 from typing import NamedTuple
 
+import msgpack
+
 from kvclient.errors import Corruption
+from storenode.engine.deletions import CODE, RangeDeletion, decode_delete_range
 from storenode.engine.manifest import State
 from storenode.engine.memtable import Memtable
+from storenode.engine.ranges import Ranges
 from storenode.engine.reads import Reads
 from storenode.engine.shared import Shared
 from storenode.engine.table import Table
-from storenode.engine.version import TableMeta, Version
+from storenode.engine.version import TableMeta, Version, unapplied
 from storenode.engine.view import View
+
+RANGES_FLUSH = 1024
+"""A memtable ends with so many range deletions, as it does with so many bytes: none goes before it is in the
+manifest."""
+
+RANGES_SLOW = 2048
+RANGES_STOP = 4096
+"""Range deletions in force: a search among so many takes as long as one in a table, and each further one
+copies them all. Compactions get there first unless they come faster than tables are rewritten."""
 
 
 class Retired(NamedTuple):
@@ -33,6 +46,15 @@ class Retired(NamedTuple):
     memtable: Memtable
     last_sequence: int
     now_ms: int
+
+
+class Settled(NamedTuple):
+    """The range deletions that a job may act upon: those up to a sequence that is in tables or, like them, in
+    the manifest. One that is only in the log may still be lost, and what a job dropped for it would be
+    missing then."""
+
+    sequence: int
+    ranges: Ranges
 
 
 def table_path(directory: str, number: int) -> str:
@@ -67,6 +89,12 @@ class Tree:
         self._commit_lock = threading.Lock()
         self.active = Memtable(state.log_number)
         self._covered = (state.flushed_sequence, state.now_ms)  # by what comes before `active`
+        self.active_range_deletions = 0
+        """How many range deletions came since the memtable before this one was retired."""
+        self.wants_flush = False
+        """Whether it should be retired for their sake."""
+        self._ranges = Ranges(state.range_deletions)
+        self.settled = Settled(state.flushed_sequence, self._ranges)
         self.view: View | None = None
         self._make_view()
 
@@ -76,6 +104,48 @@ class Tree:
             number = self._next_file
             self._next_file += 1
             return number
+
+    def apply(self, ops: bytes, first_sequence: int, now_ms: int) -> tuple[bytes, int, Corruption | None]:
+        """View.apply, and the one op that it does not know: a range deletion, which is a stream of its own.
+
+        That makes a new view. So a view has no range deletion newer than what its readers may see: whoever
+        took the view before has an older sequence (Core.moment), and this one's number is the last that was
+        given out.
+        """
+        if len(ops) > 1 and ops[1] == CODE:
+            bounds = decode_delete_range(ops)
+            if bounds is not None:
+                self._delete_range(RangeDeletion(*bounds, first_sequence))
+                results: bytes = msgpack.packb([0, first_sequence])
+                return results, 1, None
+        assert self.view is not None
+        return self.view.apply(ops, first_sequence, now_ms)
+
+    def _delete_range(self, deletion: RangeDeletion) -> None:
+        with self._lock:
+            if self._covers_a_table(deletion) or self.active_range_deletions + 1 >= RANGES_FLUSH:
+                self.wants_flush = True
+            self._ranges = self._ranges.plus(deletion)
+            self.active_range_deletions += 1
+            self._make_view()
+
+    def _covers_a_table(self, deletion: RangeDeletion) -> bool:
+        """Whether a flush makes a table droppable that was not before."""
+        return any(
+            table.smallest >= deletion.start
+            and (deletion.stop is None or table.largest < deletion.stop)
+            and self._ranges.lowest_over(table.smallest, table.largest) <= table.max_sequence
+            for table in self.version.tables()
+        )
+
+    @property
+    def range_deletions(self) -> tuple[RangeDeletion, ...]:
+        """In the order of their sequences, each until no table holds anything that it deletes."""
+        return self._ranges.deletions
+
+    def ranges_until(self, sequence: int) -> Ranges:
+        """The range deletions up to a sequence."""
+        return Ranges(one for one in self.range_deletions if one.sequence <= sequence)
 
     def retire(self, first_wal: int, last_sequence: int, now_ms: int) -> bool:
         """Begin a new memtable, whose first entry will be in log `first_wal`. False if the old one is just
@@ -90,6 +160,8 @@ class Tree:
                 self.retired = (Retired(self.active, last_sequence, now_ms), *self.retired)
                 self._covered = (last_sequence, now_ms)
             self.active = Memtable(first_wal)
+            self.active_range_deletions = 0
+            self.wants_flush = False
             self._make_view()
             return kept
 
@@ -112,7 +184,8 @@ class Tree:
             flushed_sequence = flushed.last_sequence if flushed else self.flushed_sequence
             flushed_now_ms = flushed.now_ms if flushed else self.flushed_now_ms
             log_number = self._log_number_without(flushed) if flushed else self.log_number
-            state = State(self._next_file, log_number, flushed_sequence, flushed_now_ms)
+            kept = self._range_deletions_until(flushed_sequence, version)
+            state = State(self._next_file, log_number, flushed_sequence, flushed_now_ms, kept)
             self.shared.manifest.commit(self.engine_id, state, added, removed)
             with self._lock:
                 self.version = version
@@ -121,8 +194,10 @@ class Tree:
                 self.retired = tuple(one for one in self.retired if one is not flushed)
                 self.flushed_sequence, self.flushed_now_ms = flushed_sequence, flushed_now_ms
                 self.log_number = log_number
+                self._settle(kept)
                 self._make_view()
-            for table in gone:
+            while gone:  # one after the other: those that only this held go without staying open together
+                table = gone.pop()
                 table.discard = partial(self.shared.discard, table.path)
                 with contextlib.suppress(OSError):  # by name it can be opened as long as this engine is
                     table.pin()
@@ -141,9 +216,11 @@ class Tree:
             state, tables = self.shared.manifest.load(self.engine_id)
             if set(tables) != set(self.version.tables()):
                 raise Corruption(f"{self.directory}: the manifest names other tables than are in use")
-            if state and (state.log_number, state.flushed_sequence) != (
+            settled = tuple(one for one in self.range_deletions if one.sequence <= self.flushed_sequence)
+            if state and (state.log_number, state.flushed_sequence, state.range_deletions) != (
                 self.log_number,
                 self.flushed_sequence,
+                settled,
             ):
                 raise Corruption(f"{self.directory}: the manifest is not at the state in use")
 
@@ -170,13 +247,29 @@ class Tree:
             kept = [one.memtable for one in self.retired if one is not flushed]
             return min(memtable.first_wal for memtable in (self.active, *kept))
 
+    def _range_deletions_until(self, sequence: int, version: Version) -> tuple[RangeDeletion, ...]:
+        """Those up to a sequence below which everything is in tables, without those that no table of this
+        version needs any more, because it was written after them or because newer ones say the same."""
+        found = tuple(one for one in self.range_deletions if one.sequence <= sequence)
+        if not found:
+            return ()
+        needed = set[int]().union(*unapplied(Ranges(found), version.tables()).values())
+        return tuple(one for one in found if one.sequence in needed)
+
+    def _settle(self, kept: tuple[RangeDeletion, ...]) -> None:
+        """These are what the manifest has; newer ones stay."""
+        later = tuple(one for one in self.range_deletions if one.sequence > self.flushed_sequence)
+        if (*kept, *later) != self.range_deletions:
+            self._ranges = Ranges((*kept, *later))
+        self.settled = Settled(self.flushed_sequence, Ranges(kept) if later else self._ranges)
+
     def _make_view(self) -> None:
         memtables = (self.active, *(one.memtable for one in self.retired))
         level0, *levels = self.version.levels
         runs: list[tuple[TableMeta, ...]] = [(table,) for table in level0]
         runs.extend(level for level in levels if level)
         tables = tuple(tuple(self._tables[meta.number] for meta in run) for run in runs)
-        self.view = View(self.shared.cache, self.directory, memtables, tables, self.reads)
+        self.view = View(self.shared.cache, self.directory, memtables, tables, self.reads, self._ranges)
 
 
 def open_table(shared: Shared, directory: str, meta: TableMeta) -> Table:
@@ -192,6 +285,7 @@ def open_table(shared: Shared, directory: str, meta: TableMeta) -> Table:
             meta.smallest,
             meta.largest,
             shared.files,
+            meta.max_sequence,
         )
     except BaseException:
         file.close()

@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from storenode.engine.options import LEVELS
+from storenode.engine.ranges import Ranges
 
 
 class TableMeta(NamedTuple):
@@ -30,6 +31,8 @@ class TableMeta(NamedTuple):
     created_ms: int
     smallest: bytes
     largest: bytes
+    cleaned_sequence: int = 0
+    """No version in the table is made absent by a range deletion of a sequence up to this one."""
 
     def overlaps(self, smallest: bytes, largest: bytes) -> bool:
         return self.smallest <= largest and smallest <= self.largest
@@ -73,6 +76,21 @@ class Version:
 
     def bytes_of(self, level: int) -> int:
         return sum(table.size for table in self.levels[level])
+
+
+def unapplied(ranges: Ranges, tables: Iterable[TableMeta]) -> dict[int, set[int]]:
+    """Sequences of the range deletions that some of the tables may still hold covered versions of, by the
+    table's number."""
+    found: dict[int, set[int]] = {}
+    for table in tables:
+        sequences = {
+            interval.sequence
+            for interval in ranges.overlapping(table.smallest, table.largest)
+            if interval.sequence > max(table.min_sequence, table.cleaned_sequence)
+        }
+        if sequences:
+            found[table.number] = sequences
+    return found
 
 
 def key_range(tables: Collection[TableMeta]) -> tuple[bytes, bytes]:

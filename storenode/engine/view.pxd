@@ -2,6 +2,7 @@ from libc.stdint cimport uint64_t
 
 from storenode.engine.memtable cimport Memtable
 from storenode.engine.native cimport buffer, execution, failure, memtable, reader, scratch, slice, stream_shape, table, view
+from storenode.engine.ranges cimport Ranges
 from storenode.engine.reads cimport Reads
 from storenode.engine.table cimport Cache
 
@@ -13,6 +14,7 @@ cdef class View:
     cdef readonly Memtable active
     cdef readonly uint64_t serial
     cdef readonly Reads reads
+    cdef Ranges ranges
     cdef Cache cache
     cdef str directory
     cdef table **table_pointers

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from kvclient.errors import Corruption
 from storenode.engine.memtable import Memtable
+from storenode.engine.ranges import Ranges
 from storenode.engine.reads import Reads
 from storenode.engine.table import Cache, Table
 
@@ -11,7 +12,7 @@ class View:
     """Memtables (newest first) over runs of tables (newest first); holds references to all of them.
 
     `sequence` everywhere: versions above it are not seen. `now_ms`: what has expired by then counts as
-    absent.
+    absent. No deletion in `ranges` is newer than a `sequence` that is asked for.
     """
 
     active: Memtable
@@ -25,6 +26,7 @@ class View:
         memtables: tuple[Memtable, ...],
         runs: tuple[tuple[Table, ...], ...],
         reads: Reads | None = None,
+        ranges: Ranges | None = None,
     ) -> None:
         """`reads`: where its lookups are counted."""
     def apply(

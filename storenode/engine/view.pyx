@@ -51,6 +51,7 @@ from storenode.engine.native cimport (
     view_get,
     view_get_group,
 )
+from storenode.engine.ranges cimport Ranges
 from storenode.engine.reads cimport Reads
 from storenode.engine.table cimport Cache, Table
 
@@ -72,7 +73,8 @@ cdef uint64_t views_made = 0
 
 
 cdef class View:
-    def __init__(self, Cache cache, str directory, tuple memtables, tuple runs, Reads reads=None):
+    def __init__(self, Cache cache, str directory, tuple memtables, tuple runs, Reads reads=None,
+                 Ranges ranges=None):
         cdef size_t i, at = 0
         cdef Memtable one
         cdef Table each
@@ -85,6 +87,9 @@ cdef class View:
         self.memtables = memtables
         self.runs = runs
         self.active = memtables[0]
+        self.ranges = ranges
+        if ranges is not None:
+            self.native.ranges = ranges.native
         self.native.memtable_count = len(memtables)
         self.native.run_count = len(runs)
         self.native.memtables = <memtable **>calloc(len(memtables), sizeof(memtable *))

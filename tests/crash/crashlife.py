@@ -153,6 +153,8 @@ class Life:
                 assert differences(self.engine, self.states[-1]) == []
 
     def operations(self) -> list[Operation]:
+        if self.dice.random() < 0.12:
+            return [random_range_deletion(self.dice)]
         return [random_operation(self.dice, self.now()) for _ in range(self.dice.choice((0, 1, 1, 2, 5, 12)))]
 
     def now(self) -> int:
@@ -241,6 +243,14 @@ def random_operation(dice: random.Random, now_ms: int) -> Operation:
             ("get", key),
         )
     )
+
+
+def random_range_deletion(dice: random.Random) -> Operation:
+    """Mostly of some neighbours; of all there is now and then."""
+    if dice.random() < 0.1:
+        return ("delete_range", dice.choice((b"", b"key-")), None)
+    first = dice.randrange(150)
+    return ("delete_range", b"key-%03d" % first, b"key-%03d" % (first + dice.choice((1, 3, 20, 100))))
 
 
 def encode(operations: list[Operation]) -> bytes:

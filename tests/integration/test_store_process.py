@@ -235,9 +235,11 @@ def test_each_item_has_its_own_error(start: Start) -> None:
             item(6, protocol.encode_get(b"k"), b"k", partition=16),
             item(7, b"\x92\x08\xc4\x01k", b"k"),
             get(8, b"k"),
+            item(9, b"\x93\x09\xc4\x01a\xc4\x01z", b"a"),  # an engine's DELETE_RANGE
+            get(10, b"k"),
         ]
     )
-    assert [answers[token].status for token in range(9)] == [
+    assert [answers[token].status for token in range(11)] == [
         Status.OK,
         Status.VALUE_TOO_LARGE,
         Status.INVALID_REQUEST,
@@ -245,6 +247,8 @@ def test_each_item_has_its_own_error(start: Start) -> None:
         Status.TIMEOUT,
         Status.TIMEOUT,
         Status.WRONG_REPLICA,
+        Status.UNSUPPORTED,
+        Status.OK,
         Status.UNSUPPORTED,
         Status.OK,
     ]

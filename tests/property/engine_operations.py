@@ -33,6 +33,7 @@ KEYS += [b"a", b"a\x00", b"ab", b"abc", b"\x00", b"\xff", b"\xff\xff", b"counter
 WEIGHTS = {
     "entries": 30,
     "run_of_keys": 6,
+    "delete_range": 4,
     "malformed": 1,
     "read": 12,
     "multi_get": 6,
@@ -79,6 +80,10 @@ def _step(source: random.Random, name: str) -> Step:
             for index, key in enumerate(KEYS[first : first + count])
         ]
         return ("entries", [(0, 0, operations)])
+    if name == "delete_range":
+        low, high = sorted([*source.sample(KEYS, 2)])
+        stop = None if source.random() < 0.1 else high
+        return ("entries", [(0, 0, [("delete_range", source.choice([low, low, b""]), stop)])])
     if name == "read":
         keys = _keys(source, 6)
         return (

@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 import storenode.engine as engine_package
 from kvclient import protocol
 from storenode.engine import Engine, Options, Shared, Snapshot
+from storenode.engine.deletions import encode_delete_range
 
 KEYS = st.one_of(
     st.sampled_from([b"a", b"b", b"ab", b"abc", b"a\x00", b"\xff", b"\xff\xff", b"counter"]),
@@ -70,6 +71,7 @@ ENCODERS = {
     "touch": protocol.encode_touch,
     "get": protocol.encode_get,
     "exists": protocol.encode_exists,
+    "delete_range": encode_delete_range,
 }
 
 
@@ -101,6 +103,10 @@ def execute(model: Model, operation: Operation, sequence: int, now: int) -> list
     """The protocol's meaning of one op: changes the model and returns the result, without the text of an
     error."""
     name, key, *rest = operation
+    if name == "delete_range":
+        for one in [one for one in model if one >= key and (rest[0] is None or one < rest[0])]:
+            del model[one]
+        return [0, sequence]
     stored = live(model, key, now)
     if name == "get":
         if stored is None:
@@ -217,6 +223,14 @@ class EngineMachine(RuleBasedStateMachine):
         else:
             self.apply([("put", key, b"%d" % self.now * (size // 4), None, None) for key in keys])
 
+    @rule(start=st.one_of(st.just(b""), KEYS), stop=st.one_of(st.none(), KEYS), again=st.integers(1, 3))
+    def delete_range(self, start: bytes, stop: bytes | None, again: int) -> None:
+        """Also several of which each begins behind the one before, so that they overlap."""
+        for number in range(again):
+            begin = start + b"\0" * number
+            if stop is None or begin < stop:
+                self.apply([("delete_range", begin, stop)])
+
     @rule()
     def flush(self) -> None:
         assert self.engine is not None
@@ -231,6 +245,7 @@ class EngineMachine(RuleBasedStateMachine):
         assert all(level["tables"] == 0 for level in levels[:-1])
         # A time to live that ends between two flushes may still be there as an entry; deletions may not.
         assert self.engine.stats()["table_deletions"] == 0
+        assert self.engine.stats()["range_deletions"] == 0
 
     @rule(keep_snapshots=st.booleans())
     def reopen(self, keep_snapshots: bool) -> None:

@@ -4,11 +4,12 @@
  * Of each key only the newest version is kept: readers at older sequences hold the tables and memtables that
  * they started with, and never look at a job's output. A deletion or an expired version is left out when no
  * older version can hide in `below`; if one can, an expired version becomes a deletion (same sequence), which
- * is what it means, without its bytes. */
+ * is what it means, without its bytes. A version that a range deletion makes absent is left out at once: the
+ * deletion is kept until that is true of all tables (tree.py). */
 #ifndef RINGKV_JOB_H
 #define RINGKV_JOB_H
 
-#include "merge.h"
+#include "pass.h"
 #include "table_writer.h"
 
 enum { JOB_DONE = 0, JOB_NEEDS_FILE = 1, JOB_TABLE_FINISHED = 2, JOB_PAUSED = 3, JOB_FAILED = -1 };
@@ -22,6 +23,7 @@ typedef struct {
     run *below; /* not owned: what is older than the output, each in key order */
     size_t *below_at;
     size_t below_count;
+    range_set ranges; /* not owned */
     run overlaps; /* the level under the output: a table is ended before it overlaps too much of it */
     size_t overlaps_at;
     uint64_t overlap_bytes;
@@ -34,7 +36,7 @@ typedef struct {
     int open; /* a table is being written */
     buffer last_key;
     int has_last;
-    uint64_t entries_in, entries_out, dropped_shadowed, dropped_absent;
+    uint64_t entries_in, entries_out, dropped_shadowed, dropped_absent, dropped_deleted;
 } job;
 
 static inline int job_init(job *j, size_t sources, run *below, size_t below_count) {
@@ -88,11 +90,17 @@ static inline void job_open_table(job *j, int fd, uint64_t number, uint64_t file
     j->open = 1;
 }
 
-/* The version to write for the key on top; 0: none. */
-static inline int job_keep(job *j, entry *e) {
+/* The version to write for the key on top; 0: none. `hiding`: the range deletion that it is left out for. */
+static inline int job_keep(job *j, entry *e, const range_interval **hiding) {
     j->entries_in++;
+    *hiding = NULL;
     if (j->has_last && slice_equal(buffer_slice(&j->last_key), e->key)) {
         j->dropped_shadowed++;
+        return 0;
+    }
+    *hiding = ranges_hiding(&j->ranges, e);
+    if (*hiding) {
+        j->dropped_deleted++;
         return 0;
     }
     if (!entry_is_absent(e, j->now_ms)) return 1;
@@ -138,7 +146,8 @@ static inline int job_run(job *j, const int *cancel) {
             return JOB_PAUSED;
         }
         entry e = *top;
-        if (job_keep(j, &e)) {
+        const range_interval *hiding;
+        if (job_keep(j, &e, &hiding)) {
             if (job_should_cut(j, e.key) && j->open) {
                 j->entries_in--; /* the same version comes again */
                 return job_finish_table(j);
@@ -152,7 +161,7 @@ static inline int job_run(job *j, const int *cancel) {
         }
         if (!j->has_last || !slice_equal(buffer_slice(&j->last_key), e.key))
             if (job_remember(j, e.key) < 0) return JOB_FAILED;
-        if (merge_step(&j->sources) < 0) return JOB_FAILED;
+        if (merge_pass(&j->sources, hiding) < 0) return JOB_FAILED;
     }
     return j->open ? job_finish_table(j) : JOB_DONE;
 }

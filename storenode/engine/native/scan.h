@@ -6,6 +6,7 @@
 #define RINGKV_SCAN_H
 
 #include "msgpack.h"
+#include "pass.h"
 #include "view.h"
 
 enum { SCAN_REVERSE = 1, SCAN_KEYS_ONLY = 2, SCAN_COUNT = 4 };
@@ -27,6 +28,7 @@ typedef struct {
     int has_resume; /* out */
     buffer looked;  /* the key last looked at */
     int has_looked;
+    range_set ranges; /* the view's */
 } scan;
 
 static inline void scan_free(scan *s) {
@@ -80,10 +82,12 @@ static inline int scan_forward(scan *s, merge *m) {
     uint64_t steps = 0;
     for (const entry *e; (e = merge_at(m)) != NULL; steps++) {
         if (s->has_stop && slice_compare(e->key, s->stop) >= 0) return 0;
+        const range_interval *hiding = NULL;
         int order = scan_order(s, m);
         if (order < 0) return -1;
         if (order > 0 && entry_sequence(e) <= s->sequence) {
-            int absent = entry_is_absent(e, s->now_ms);
+            hiding = ranges_hiding(&s->ranges, e);
+            int absent = hiding || entry_is_absent(e, s->now_ms);
             if (scan_is_full(s, steps) || (!absent && scan_too_big(s, e))) {
                 scan_set(&s->resume, e->key);
                 s->has_resume = 1;
@@ -93,7 +97,7 @@ static inline int scan_forward(scan *s, merge *m) {
             s->has_looked = 1;
             if (!absent) scan_emit(s, e);
         }
-        if (merge_step(m) < 0) return -1;
+        if (merge_pass(m, hiding) < 0) return -1;
     }
     return 0;
 }
@@ -136,6 +140,7 @@ static inline int scan_backward_groups(scan *s, merge *m, scan_group *g) {
     if (merge_seek(m, s->has_stop ? &s->stop : NULL) < 0) return -1;
     uint64_t steps = 0;
     for (const entry *e; (e = merge_at(m)) != NULL; steps++) {
+        const range_interval *hiding = NULL;
         if (slice_compare(e->key, s->start) < 0) break;
         if (entry_sequence(e) <= s->sequence) {
             int order = scan_order(s, m);
@@ -152,11 +157,13 @@ static inline int scan_backward_groups(scan *s, merge *m, scan_group *g) {
                 }
                 scan_begin_group(s, g, e->key);
             }
+            hiding = ranges_hiding(&s->ranges, e);
+            int absent = hiding || entry_is_absent(e, s->now_ms);
             g->held = *e;
-            g->has_held = m->heap[0]->memory && !entry_is_absent(e, s->now_ms);
-            if (!m->heap[0]->memory && !entry_is_absent(e, s->now_ms)) scan_emit(s, e);
+            g->has_held = m->heap[0]->memory && !absent;
+            if (!m->heap[0]->memory && !absent) scan_emit(s, e);
         }
-        if (merge_step(m) < 0) return -1;
+        if (merge_pass(m, hiding) < 0) return -1;
     }
     scan_end_group(s, g);
     return 0;
@@ -174,6 +181,7 @@ static inline int scan_backward(scan *s, merge *m) {
 static inline int scan_run(scan *s, const view *v, reader *r) {
     merge m;
     if (view_merge(v, r, (s->flags & SCAN_REVERSE) != 0, &m) < 0) return -1;
+    s->ranges = v->ranges;
     int result = (s->flags & SCAN_REVERSE) ? scan_backward(s, &m) : scan_forward(s, &m);
     merge_free(&m);
     if (result == 0 && (s->entries.failed || s->resume.failed || s->looked.failed))

@@ -38,6 +38,7 @@ typedef struct {
     cache_entry *pinned_index, *pinned_filter; /* once read, if the cache had room: table_pinned */
     cache_entry *pinned_fences;                /* a table_fences, made of the pinned index */
     slice smallest, largest;                   /* user keys; owned by whoever owns the table */
+    uint64_t max_sequence;                     /* no version is newer */
 } table;
 
 typedef struct {

@@ -31,6 +31,7 @@ typedef struct {
     buffer smallest;
     buffer last; /* user key of the last entry */
     uint64_t last_trailer;
+    slice range_deletions; /* not owned: the property of this name; empty: none */
     buffer block_largest; /* user key that ended the block whose index entry is due */
     block_handle due;
     int index_due;
@@ -226,6 +227,7 @@ static inline slice table_writer_properties(table_writer *w) {
     table_writer_property_bytes(b, "largest", buffer_slice(&w->last));
     table_writer_property(b, "max_sequence", w->totals.max_sequence);
     table_writer_property(b, "min_sequence", w->totals.min_sequence);
+    if (w->range_deletions.size) table_writer_property_bytes(b, "range_deletions", w->range_deletions);
     table_writer_property(b, "raw_key_bytes", w->totals.raw_key_bytes);
     table_writer_property(b, "raw_value_bytes", w->totals.raw_value_bytes);
     table_writer_property_bytes(b, "smallest", buffer_slice(&w->smallest));

@@ -4,12 +4,14 @@
 #define RINGKV_VIEW_H
 
 #include "merge.h"
+#include "ranges.h"
 
 typedef struct {
     memtable **memtables;
     size_t memtable_count;
     run *runs;
     size_t run_count;
+    range_set ranges; /* not owned. None is newer than a sequence that the view is read at: see Tree.apply */
 } view;
 
 /* The working memory of one caller: a cursor whose buffer is used again. */
@@ -18,6 +20,13 @@ typedef struct {
 } scratch;
 
 static inline void scratch_free(scratch *s) { block_cursor_free(&s->index); }
+
+/* 1, or 0 if a range deletion makes what was found absent. */
+static inline int view_keeps(const view *v, lookup *l) {
+    if (!ranges_hiding(&v->ranges, &l->found)) return 1;
+    lookup_release(l);
+    return 0;
+}
 
 /* Finds the newest version of `key` that is not newer than `sequence`: 1 found (may be a deletion), 0 none,
  * -1 failure (in r). `l->found.value` is valid until lookup_release. `*in_active`: it lies in the first
@@ -30,7 +39,7 @@ static inline int view_get(const view *v, reader *r, scratch *s, slice key, uint
     for (size_t i = 0; i < v->memtable_count; i++) {
         if (memtable_get(v->memtables[i], key, sequence, &l->found)) {
             *in_active = i == 0;
-            return 1;
+            return view_keeps(v, l);
         }
     }
     if (!v->run_count) return 0;
@@ -39,7 +48,7 @@ static inline int view_get(const view *v, reader *r, scratch *s, slice key, uint
         size_t at = run_find(v->runs[i], key);
         if (at == v->runs[i].count || slice_compare(v->runs[i].tables[at]->smallest, key) > 0) continue;
         int result = table_get(r, v->runs[i].tables[at], key, hash, &s->index, l);
-        if (result) return result;
+        if (result) return result > 0 ? view_keeps(v, l) : result;
     }
     return 0;
 }
@@ -122,6 +131,8 @@ static inline int view_get_group(const view *v, reader *r, scratch *s, group_key
     }
     for (size_t i = 0; i < v->run_count && missing; i++)
         if (run_get_group(r, v->runs[i], s, keys, count) < 0) return -1;
+    for (group_key *k = keys; v->ranges.count && k < keys + count; k++)
+        k->found = k->found && view_keeps(v, &k->at);
     return 0;
 }
 

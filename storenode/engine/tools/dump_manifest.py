@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from storenode.engine.deletions import RangeDeletion
 from storenode.engine.tools.places import Site
 from storenode.engine.tools.printing import Printer
 from storenode.engine.tools.records import Manifest, Record, StateRecord, read_manifest
 from storenode.engine.version import TableMeta
 from storenode.engine.vfs import Vfs
 
-STATE_COLUMNS = ("engine", "next_file", "log_number", "flushed_sequence", "now_ms", "tables", "digest")
+STATE_COLUMNS = ("engine", "next_file", "log_number", "flushed_sequence", "now_ms", "records", "digest")
 TABLE_COLUMNS = (
     "engine",
     "number",
@@ -20,9 +21,11 @@ TABLE_COLUMNS = (
     "min_sequence",
     "max_sequence",
     "created_ms",
+    "cleaned_sequence",
     "smallest",
     "largest",
 )
+RANGE_COLUMNS = ("engine", "sequence", "start", "stop")
 RECORD_COLUMNS = ("engine", "kind", "key", "bytes", "problem")
 
 
@@ -33,11 +36,16 @@ def dump_manifest(vfs: Vfs, site: Site, printer: Printer) -> bool:
     for record in manifest.records:
         if isinstance(record.content, StateRecord):
             state = record.content
-            printer.row(record.engine_id, *state.state, state.tables, f"{state.digest:016x}")
+            printer.row(record.engine_id, *state.state[:4], state.records, f"{state.digest:016x}")
     printer.section("tables", TABLE_COLUMNS)
     for record in manifest.records:
         if isinstance(record.content, TableMeta):
             printer.row(record.engine_id, *_table_cells(record.content))
+    printer.section("range_deletions", RANGE_COLUMNS)
+    for record in manifest.records:
+        if isinstance(record.content, RangeDeletion):
+            start, stop, sequence = record.content
+            printer.row(record.engine_id, sequence, start, stop)
     printer.section("records", RECORD_COLUMNS)
     for record in manifest.records:
         printer.row(*_record_cells(record))
@@ -67,6 +75,7 @@ def _table_cells(table: TableMeta) -> tuple[int | bytes, ...]:
         table.min_sequence,
         table.max_sequence,
         table.created_ms,
+        table.cleaned_sequence,
         table.smallest,
         table.largest,
     )

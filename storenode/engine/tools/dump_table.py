@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Iterator
 
 from storenode.engine.tools.printing import Cell, Printer
-from storenode.engine.tools.tablefile import KINDS, Damage, DataBlock, TableFile, show_file_id
+from storenode.engine.tools.tablefile import KINDS, RANGES, Damage, DataBlock, TableFile, show_file_id
 
 ENTRY_COLUMNS = ("block", "key", "sequence", "kind", "deadline_ms", "value")
 
@@ -26,6 +26,12 @@ def dump_table(table: TableFile, printer: Printer, *, entries: bool, limit: int 
     printer.section("properties", ("name", "value"))
     for name, value in _properties(table, damages):
         printer.row(name, value)
+    printer.section("range_deletions", ("sequence", "start", "stop"))
+    try:
+        for start, stop, sequence in table.range_deletions():
+            printer.row(sequence, start, stop)
+    except Damage as error:
+        _note(damages, error)
     printer.section("index", ("offset", "size", "separator"))
     try:
         for block in table.index():
@@ -54,7 +60,7 @@ def _properties(table: TableFile, damages: list[Damage]) -> Iterator[tuple[str, 
         return
     yield "file_id", show_file_id(table.file_id)
     yield "size", table.size
-    yield from found
+    yield from ((name, value) for name, value in found if name != RANGES)
 
 
 def _entries(table: TableFile, damages: list[Damage]) -> Iterator[tuple[Cell, ...]]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import NamedTuple
 
+from storenode.engine.deletions import RangeDeletion
+from storenode.engine.manifest import State
 from storenode.engine.options import LEVELS
 from storenode.engine.tools import blocks
 from storenode.engine.tools.logfile import LogFile, operations
@@ -41,6 +43,8 @@ class TableReport(NamedTuple):
     gaps: list[Gap]
     blocks: int
     entries: int
+    range_deletions: tuple[RangeDeletion, ...] = ()
+    """That it remembers."""
 
     @property
     def is_sound(self) -> bool:
@@ -153,6 +157,7 @@ def examine_table(vfs: Vfs, place: Place, number: int, path: str, meta: TableMet
         try:
             known = _filter(table, problems)
             properties = _properties(table, problems)
+            range_deletions = _range_deletions(table, problems)
             _layout(table, problems)
             scan = _Scan(path, known)
             for block in table.data():
@@ -172,10 +177,20 @@ def examine_table(vfs: Vfs, place: Place, number: int, path: str, meta: TableMet
             offset = table.footer().properties_block.offset
             problems += _differences(path, offset, "the properties say", properties, facts)
         if properties is not None and meta is not None:
-            problems += _differences(path, 0, "the manifest says", meta._replace(level=0), properties)
+            said = meta._replace(level=0, cleaned_sequence=0)
+            problems += _differences(path, 0, "the manifest says", said, properties)
         unique = list({str(problem): problem for problem in problems}.values())
         return TableReport(
-            number, path, table.size, properties, facts, unique, gaps, scan.blocks, scan.entries
+            number,
+            path,
+            table.size,
+            properties,
+            facts,
+            unique,
+            gaps,
+            scan.blocks,
+            scan.entries,
+            range_deletions,
         )
 
 
@@ -185,6 +200,14 @@ def _filter(table: TableFile, problems: list[Damage]) -> bytes | None:
     except Damage as damage:
         problems.append(damage)
         return None
+
+
+def _range_deletions(table: TableFile, problems: list[Damage]) -> tuple[RangeDeletion, ...]:
+    try:
+        return table.range_deletions()
+    except Damage as damage:
+        problems.append(damage)
+        return ()
 
 
 def _properties(table: TableFile, problems: list[Damage]) -> TableMeta | None:
@@ -254,6 +277,16 @@ def examine_levels(tables: dict[int, TableMeta]) -> list[str]:
             if left.largest >= right.smallest
         ]
     return wrong
+
+
+def examine_ranges(state: State) -> list[str]:
+    """What is wrong with an engine's range deletions: one that is not in the logs any more must be in the
+    manifest, and the other way round."""
+    return [
+        f"range deletion {one.sequence}: {state.flushed_sequence} is the last sequence in tables"
+        for one in state.range_deletions
+        if one.sequence > state.flushed_sequence
+    ]
 
 
 class LogsReport(NamedTuple):

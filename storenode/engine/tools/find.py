@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from storenode.engine.deletions import RangeDeletion, decode_delete_range
+from storenode.engine.ranges import Ranges
 from storenode.engine.tools import blocks
 from storenode.engine.tools.logfile import LogFile, Record, operations
 from storenode.engine.tools.places import Place, Site, partition_of
@@ -31,11 +33,19 @@ class Found:
     def __init__(self, printer: Printer) -> None:
         self.printer = printer
         self.versions = 0
+        self.deleted_below = 0
+        """The highest sequence of a range deletion that holds the key, in the engine that is searched."""
         self.problems: list[tuple[str, int | None, str]] = []
 
     def row(self, *cells: Cell) -> None:
         self.versions += 1
         self.printer.row(*cells)
+
+    def deletion(self, place: Place, path: str, offset: int | None, one: RangeDeletion, key: bytes) -> None:
+        """A range deletion that was found: a row if it holds the key."""
+        if Ranges([one]).sequence_of(key):
+            self.deleted_below = max(self.deleted_below, one.sequence)
+            self.row(place.engine_id, path, None, offset, one.sequence, "delete_range", None, None, None)
 
     def problem(self, error: Damage | OSError) -> None:
         if isinstance(error, Damage):
@@ -54,10 +64,14 @@ def find(vfs: Vfs, site: Site, key: bytes, printer: Printer, *, everywhere: bool
     found = Found(printer)
     printer.section("versions", COLUMNS)
     for place in _places(site, key, everywhere):
-        levels = {number: table.level for number, table in manifest.of(place.engine_id).tables.items()}
+        records = manifest.of(place.engine_id)
+        levels = {number: table.level for number, table in records.tables.items()}
+        found.deleted_below = 0
         files = place.files(vfs)
         for number, path in sorted(files.logs.items(), reverse=True):
             _guarded(found, lambda: _search_log(vfs, place, number, path, key, found))  # noqa: B023 - runs at once
+        for one in reversed(records.range_deletions):
+            found.deletion(place, manifest.path, None, one, key)
         for number, path in sorted(files.tables.items(), reverse=True):
             level = levels.get(number)
             _guarded(found, lambda: _search_table(vfs, place, number, path, level, key, found))  # noqa: B023
@@ -87,7 +101,10 @@ def _search_log(vfs: Vfs, place: Place, number: int, path: str, key: bytes, foun
     if log.damage is not None and not log.is_torn():
         found.problem(log.damage)
     for record, note in _records(log):
-        if key not in record.ops:
+        bounds = decode_delete_range(record.ops)
+        if bounds is not None:
+            found.deletion(place, path, record.offset, RangeDeletion(*bounds, record.first_sequence), key)
+        if key not in record.ops or bounds is not None:
             continue
         for operation in operations(record)[0]:
             if operation.key == key:
@@ -121,6 +138,8 @@ def _search_table(
             for version_key, sequence, kind, value, deadline in block.versions:
                 if version_key == key:
                     note = "not in the manifest" if level is None else None
+                    if sequence < found.deleted_below:
+                        note = f"range deletion {found.deleted_below} deletes it"
                     if not knows:
                         note = "the filter hides it"
                     found.row(

@@ -15,6 +15,7 @@ import msgpack
 
 from kvclient.protocol import Op
 from storenode.engine import codec
+from storenode.engine.deletions import CODE
 from storenode.engine.tools.tablefile import Damage, context, mask
 from storenode.engine.vfs import Vfs
 from storenode.engine.wal import HEADER_BYTES, MAGIC, VERSION, is_zeros
@@ -22,7 +23,7 @@ from storenode.engine.wal import HEADER_BYTES, MAGIC, VERSION, is_zeros
 _HEAD = struct.Struct("<IIQQQ")
 _HEADER = struct.Struct("<8sIIQQQI")
 
-NAMES = {op.value: op.name.lower() for op in Op}
+NAMES = {op.value: op.name.lower() for op in Op} | {CODE: "delete_range"}
 
 LOG_BYTES_MAX = 4 << 30
 """A longer file is no log: a log ends soon after 16 MiB, with the entry that crosses it."""
@@ -40,7 +41,7 @@ class Record(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """An op of an entry, with the sequence it has."""
+    """An op of an entry, with the sequence it has. `key`: of a range deletion, where it starts."""
 
     sequence: int
     code: int

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import NamedTuple
 
+from storenode.engine.deletions import RangeDeletion
 from storenode.engine.manifest import State
 from storenode.engine.options import LEVELS
 from storenode.engine.tools.examine import Gap, TableReport, examine_levels, examine_table
@@ -55,6 +56,8 @@ class Plan(NamedTuple):
     losses: tuple[Loss, ...]
     is_rebuilt: bool
     is_changed: bool
+    unknown: str | None = None
+    """What a rebuilt state may lack without a trace."""
 
 
 def plan_engine(vfs: Vfs, place: Place, manifest: Manifest, *, salvage: bool) -> Plan:
@@ -105,7 +108,8 @@ def _replay_again(
     logs = plan_logs(vfs, place, files.logs, state.log_number, before, any_start=False)
     if logs.unused or logs.lost or logs.replay_from != before + 1:
         return None
-    return state._replace(flushed_sequence=before, now_ms=logs.now_ms), logs
+    ranges = tuple(one for one in state.range_deletions if one.sequence <= before)
+    return state._replace(flushed_sequence=before, now_ms=logs.now_ms, range_deletions=ranges), logs
 
 
 def _keep(
@@ -166,7 +170,8 @@ def _rebuild(
     state = records.state.state if records.state else State(1, 0, 0, 0)
     sound = [report for report in reports.values() if report.properties and _is_sound_itself(report)]
     damaged = [report for report in reports.values() if report not in sound]
-    flushed = max([state.flushed_sequence, *(_max_sequence(report) for report in sound)])
+    ranges = _range_deletions(records, reports.values())
+    flushed = max([state.flushed_sequence, *ranges, *(_max_sequence(report) for report in sound)])
     logs = plan_logs(vfs, place, files.logs, state.log_number, flushed, any_start=True)
     burnt = max([flushed, *(_max_sequence(report) for report in damaged if report.properties)])
     if logs.replay_from > burnt:
@@ -190,9 +195,24 @@ def _rebuild(
         if source in sound
     ]
     new_state = State(
-        _next_file(state.next_file, files), logs.log_number, flushed, max(state.now_ms, logs.now_ms)
+        _next_file(state.next_file, files),
+        logs.log_number,
+        flushed,
+        max(state.now_ms, logs.now_ms),
+        tuple(ranges[sequence] for sequence in sorted(ranges)),
     )
-    return Plan(place, new_state, tables, rewrites, tuple(taken_out), logs, tuple(losses), True, True)
+    unknown = None
+    if records.state is None and logs.replay_from > flushed + 1:
+        unknown = f"range deletions after {flushed} that no table remembers: what they deleted is back"
+    return Plan(
+        place, new_state, tables, rewrites, tuple(taken_out), logs, tuple(losses), True, True, unknown
+    )
+
+
+def _range_deletions(records: EngineRecords, reports: Iterable[TableReport]) -> dict[int, RangeDeletion]:
+    """All that tables remember and the manifest has, by sequence. One that had done its work does none."""
+    found = {one.sequence: one for report in reports for one in report.range_deletions}
+    return found | {one.sequence: one for one in records.range_deletions}
 
 
 def _is_sound_itself(report: TableReport) -> bool:

@@ -14,7 +14,8 @@ import sys
 from typing import NamedTuple
 
 from storenode.engine import codec
-from storenode.engine.manifest import FORMAT_KEY, STATE_TAG, TABLE_TAG, VERSION, State
+from storenode.engine.deletions import RangeDeletion
+from storenode.engine.manifest import FORMAT_KEY, RANGE_TAG, STATE_TAG, TABLE_TAG, VERSION, State
 from storenode.engine.tools import manifest_child
 from storenode.engine.tools.manifest_child import SIZES
 from storenode.engine.version import TableMeta
@@ -26,15 +27,16 @@ circles."""
 
 _KEY = struct.Struct(">IBQ")
 _STATE = struct.Struct("<IQQQQQQ")
-_TABLE = struct.Struct("<IBQQQQQQQQQQ")
+_TABLE = struct.Struct("<IBQQQQQQQQQQQ")
+_RANGE = struct.Struct("<IB")
 _U32 = struct.Struct("<I")
 
 
 class StateRecord(NamedTuple):
-    """An engine's state, with what it says of its table records."""
+    """An engine's state, with what it says of its other records."""
 
     state: State
-    tables: int
+    records: int
     digest: int
 
 
@@ -46,7 +48,7 @@ class Record(NamedTuple):
     value: bytes
     engine_id: int | None
     kind: str
-    content: StateRecord | TableMeta | None
+    content: StateRecord | TableMeta | RangeDeletion | None
     problem: str | None
 
 
@@ -55,6 +57,8 @@ class EngineRecords(NamedTuple):
 
     state: StateRecord | None
     tables: dict[int, TableMeta]
+    range_deletions: tuple[RangeDeletion, ...]
+    """Also in `state`, if there is one."""
     problems: list[str]
 
 
@@ -76,6 +80,7 @@ class Manifest(NamedTuple):
         problems = [f"record {record.key.hex()}: {record.problem}" for record in mine if record.problem]
         state: StateRecord | None = None
         tables: dict[int, TableMeta] = {}
+        range_deletions: tuple[RangeDeletion, ...] = ()
         digest = 0
         for record in mine:
             if isinstance(record.content, StateRecord):
@@ -83,11 +88,17 @@ class Manifest(NamedTuple):
             elif isinstance(record.content, TableMeta):
                 tables[record.content.number] = record.content
                 digest += codec.hash64(record.key + record.value)
-        if state is None and tables:
-            problems.append("table records but no state record")
-        if state is not None and (state.tables, state.digest) != (len(tables), digest & (1 << 64) - 1):
-            problems.append(f"the state record is not of these {len(tables)} table records")
-        return EngineRecords(state, tables, problems)
+            elif isinstance(record.content, RangeDeletion):
+                range_deletions = (*range_deletions, record.content)
+                digest += codec.hash64(record.key + record.value)
+        count = len(tables) + len(range_deletions)
+        if state is None and count:
+            problems.append("records but no state record")
+        if state is not None:
+            state = state._replace(state=state.state._replace(range_deletions=range_deletions))
+            if (state.records, state.digest) != (count, digest & (1 << 64) - 1):
+                problems.append(f"the state record is not of these {count} other records")
+        return EngineRecords(state, tables, range_deletions, problems)
 
     def general_problems(self) -> list[str]:
         """What is wrong and of no one engine."""
@@ -139,7 +150,7 @@ def decode(key: bytes, value: bytes) -> Record:
     if len(key) != _KEY.size:
         return Record(key, value, None, "unknown", None, "not a key of a manifest")
     engine_id, tag, number = _KEY.unpack(key)
-    kind = {STATE_TAG: "state", TABLE_TAG: "table"}.get(tag, "unknown")
+    kind = {STATE_TAG: "state", TABLE_TAG: "table", RANGE_TAG: "range"}.get(tag, "unknown")
     engine: int | None = engine_id
     if key == FORMAT_KEY:
         kind, engine = "format", None
@@ -153,22 +164,37 @@ def decode(key: bytes, value: bytes) -> Record:
         if kind == "format":
             return Record(key, value, engine, kind, None, None)
         if kind == "state":
-            _, *numbers, tables, digest = _STATE.unpack(payload)
-            return Record(key, value, engine, kind, StateRecord(State(*numbers), tables, digest), None)
+            _, *numbers, count, digest = _STATE.unpack(payload)
+            return Record(key, value, engine, kind, StateRecord(State(*numbers), count, digest), None)
         if kind == "table":
             return Record(key, value, engine, kind, _table(number, payload), None)
+        if kind == "range":
+            return Record(key, value, engine, kind, _range(number, payload), None)
     except (struct.error, ValueError) as error:
         return Record(key, value, engine, kind, None, f"malformed: {error}")
     return Record(key, value, engine, kind, None, f"unknown tag {tag}")
 
 
 def _table(number: int, payload: bytes) -> TableMeta:
-    _, level, *numbers = _TABLE.unpack_from(payload)
-    smallest, at = _take(payload, _TABLE.size)
-    largest, at = _take(payload, at)
+    _, level, *numbers, cleaned_sequence = _TABLE.unpack_from(payload)
+    smallest, largest = _two_keys(payload, _TABLE.size)
+    return TableMeta._make((number, level, *numbers, smallest, largest, cleaned_sequence))
+
+
+def _range(number: int, payload: bytes) -> RangeDeletion:
+    _, has_stop = _RANGE.unpack_from(payload)
+    start, stop = _two_keys(payload, _RANGE.size)
+    if has_stop > 1 or (has_stop and start >= stop) or (not has_stop and stop):
+        raise ValueError("a range that ends before it begins")
+    return RangeDeletion(start, stop if has_stop else None, number)
+
+
+def _two_keys(payload: bytes, at: int) -> tuple[bytes, bytes]:
+    first, at = _take(payload, at)
+    second, at = _take(payload, at)
     if at != len(payload):
         raise ValueError(f"{len(payload) - at} bytes too many")
-    return TableMeta._make((number, level, *numbers, smallest, largest))
+    return first, second
 
 
 def _take(payload: bytes, at: int) -> tuple[bytes, int]:

@@ -91,6 +91,8 @@ def _print_plan(whole: Whole, site: Site, printer: Printer) -> None:
             told = ", ".join(f"{count} in level {level}" for level, count in sorted(levels.items()) if count)
             detail = f"{len(plan.tables)} tables{': ' + told if told else ''}"
             printer.row(partition, "rebuild-manifest", plan.place.directory, detail)
+        if plan.unknown is not None:
+            printer.row(partition, "cannot-know", plan.place.directory, plan.unknown)
         for path, why in plan.taken_out:
             printer.row(partition, "take-out", path, why)
         for rewrite in plan.rewrites:

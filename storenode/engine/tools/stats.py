@@ -26,6 +26,7 @@ ENGINE_COLUMNS = (
     "next_file",
     "orphans",
     "missing",
+    "range_deletions",
 )
 LEVEL_COLUMNS = (
     "partition",
@@ -71,6 +72,7 @@ def stats(vfs: Vfs, site: Site, printer: Printer) -> bool:
             state.next_file if state else None,
             len(files.tables.keys() - tables.keys()),
             missing,
+            len(records.range_deletions),
         )
         levels += _levels(place.engine_id, tables.values())
     printer.section("levels", LEVEL_COLUMNS)

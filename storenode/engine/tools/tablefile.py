@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from storenode.engine import codec
+from storenode.engine.deletions import RangeDeletion, unpack_deletions
 from storenode.engine.tools import blocks
 from storenode.engine.vfs import Vfs
 
@@ -54,6 +55,7 @@ NUMBERS = (
     "raw_value_bytes",
 )
 KEYS = ("largest", "smallest")
+RANGES = "range_deletions"
 
 
 class Damage(Exception):
@@ -169,13 +171,13 @@ class TableFile:
         return content
 
     def properties(self) -> dict[str, int | bytes]:
-        """By name; all that docs/formats.md names are there."""
+        """By name; all that every table has are there."""
         handle = self.footer().properties_block
         entries, sound = blocks.plain_entries(self.block(handle))
         found: dict[str, int | bytes] = {}
         for key, value in entries:
             name = key.decode("ascii", "backslashreplace")
-            if name in KEYS:
+            if name in (*KEYS, RANGES):
                 found[name] = value
                 continue
             number, end = varint(value, 0)
@@ -186,6 +188,16 @@ class TableFile:
             what = f"malformed properties{': no ' + ', '.join(missing) if missing else ''}"
             raise Damage(self.path, handle.offset, what)
         return found
+
+    def range_deletions(self) -> tuple[RangeDeletion, ...]:
+        """Those that were in force when the table was written."""
+        packed = self.properties().get(RANGES, b"")
+        assert isinstance(packed, bytes)
+        try:
+            return unpack_deletions(packed)
+        except ValueError as error:
+            offset = self.footer().properties_block.offset
+            raise Damage(self.path, offset, f"malformed range deletions: {error}") from error
 
     def index(self) -> list[Block]:
         """The data blocks in order; they fill the file from its beginning."""

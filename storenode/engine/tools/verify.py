@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from storenode.engine.tools.dump_manifest import problems_of
-from storenode.engine.tools.examine import examine_levels, examine_logs, examine_table
+from storenode.engine.tools.examine import examine_levels, examine_logs, examine_ranges, examine_table
 from storenode.engine.tools.places import Place, Site
 from storenode.engine.tools.printing import Printer
 from storenode.engine.tools.records import EngineRecords, Manifest, read_manifest
@@ -86,7 +86,7 @@ def _verify_engine(
     records = manifest.of(place.engine_id)
     state = records.state.state if records.state else None
     log_number, flushed = (state.log_number, state.flushed_sequence) if state else (0, 0)
-    for what in examine_levels(records.tables):
+    for what in [*examine_levels(records.tables), *(examine_ranges(state) if state else [])]:
         found.append(Finding(place.engine_id, manifest.path, None, what))
     logs = examine_logs(vfs, place, files.logs, log_number, flushed)
     found += _findings(place, logs.problems)

@@ -10,11 +10,12 @@ import pytest
 
 from kvclient.errors import Corruption
 from storenode.engine import codec, manifest
+from storenode.engine.deletions import RangeDeletion
 from storenode.engine.errors import EngineClosed
 from storenode.engine.manifest import Manifest, State
 from storenode.engine.version import TableMeta
 
-TABLE = TableMeta(9, 6, 4 << 48 | 9, 1000, 10, 2, 1, 5, 50, 300, 400, 1234567, b"aa", b"zzz")
+TABLE = TableMeta(9, 6, 4 << 48 | 9, 1000, 10, 2, 1, 5, 50, 300, 400, 1234567, b"aa", b"zzz", 45)
 
 
 def stored(directory: Path) -> dict[bytes, bytes]:
@@ -67,7 +68,7 @@ def test_records_have_the_documented_bytes(written: Path) -> None:
     format_key = b"\xff\xff\xff\xff\x00" + bytes(8)
     table_key = bytes.fromhex("00000004020000000000000009")
     state_key = bytes.fromhex("00000004010000000000000000")
-    payload = one + b"\x06" + numbers(4 << 48 | 9, 1000, 10, 2, 1, 5, 50, 300, 400, 1234567)
+    payload = one + b"\x06" + numbers(4 << 48 | 9, 1000, 10, 2, 1, 5, 50, 300, 400, 1234567, 45)
     payload += (2).to_bytes(4, "little") + b"aa" + (3).to_bytes(4, "little") + b"zzz"
     table_value = sealed(table_key, payload)
     digest = codec.hash64(table_key + table_value)
@@ -76,6 +77,35 @@ def test_records_have_the_documented_bytes(written: Path) -> None:
         table_key: table_value,
         state_key: sealed(state_key, one + numbers(10, 7, 50, 777, 1, digest)),
     }
+
+
+def test_range_deletions_have_the_documented_bytes_and_count_as_records(written: Path) -> None:
+    one = (1).to_bytes(4, "little")
+    opened = Manifest(str(written))
+    opened.load(4)
+    ranges = (RangeDeletion(b"", None, 20), RangeDeletion(b"a", b"bcd", 40))
+    opened.commit(4, State(10, 7, 50, 777, ranges), [], [])
+    opened.close()
+    assert load(written) == (State(10, 7, 50, 777, ranges), [TABLE])
+    records = stored(written)
+    first, second = bytes.fromhex("00000004030000000000000014"), bytes.fromhex("00000004030000000000000028")
+    assert records[first] == sealed(first, one + bytes(9))
+    lengths = [size.to_bytes(4, "little") for size in (1, 3)]
+    assert records[second] == sealed(second, one + b"\x01" + lengths[0] + b"a" + lengths[1] + b"bcd")
+    digest = sum(codec.hash64(key + value) for key, value in records.items() if key[:5] > first[:4] + b"\x01")
+    digest -= sum(codec.hash64(key + value) for key, value in records.items() if key[0] == 0xFF)
+    state = records[bytes.fromhex("00000004010000000000000000")]
+    assert state[36:52] == (3).to_bytes(8, "little") + (digest % (1 << 64)).to_bytes(8, "little")
+    store(written, first, None)
+    with pytest.raises(Corruption, match="missing or foreign"):
+        load(written)
+    store(written, first, records[first])
+    opened = Manifest(str(written))
+    opened.load(4)
+    opened.commit(4, State(10, 7, 50, 777, ranges[1:]), [], [9])
+    opened.close()
+    assert load(written) == (State(10, 7, 50, 777, ranges[1:]), [])
+    assert first not in stored(written)
 
 
 def test_what_was_committed_is_loaded(written: Path) -> None:
@@ -119,7 +149,7 @@ def test_a_record_that_is_missing_foreign_or_from_elsewhere_is_found(written: Pa
     store(written, table_key[:-1] + b"\x0a", None)
     store(written, table_key, records[table_key])
     store(written, state_key, None)
-    with pytest.raises(Corruption, match="tables but no state"):
+    with pytest.raises(Corruption, match="records but no state"):
         load(written)
 
 

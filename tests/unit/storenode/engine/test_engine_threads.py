@@ -171,13 +171,13 @@ def test_what_is_compacted_away_while_a_read_begins_is_not_missed(
     """With a sequence from before and a view from after, the version that it may see would be gone."""
     with engine_package.open(str(tmp_path), options=TINY) as engine, pytest.MonkeyPatch.context() as patch:
         write_rounds(engine, 1, 1)
-        view_of_now = engine._view
+        moment_of_now = engine.moment
 
-        def view_after_a_compaction() -> View:
+        def moment_after_a_compaction() -> tuple[View, int]:
             patch.undo()
             write_rounds(engine, 2, 1)
             engine.compact()
-            return view_of_now()
+            return moment_of_now()
 
-        patch.setattr(engine, "_view", view_after_a_compaction)
+        patch.setattr(engine, "moment", moment_after_a_compaction)
         assert way(engine) == 2
