@@ -1,20 +1,24 @@
 """LMDB's file read without LMDB, every page of it checked first.
 
-LMDB follows page numbers, offsets and sizes in a mapped file without a doubt, so damage to them ends the process
-that reads it. Here the same walk is done on bytes: what passes `LmdbFile.check` leads LMDB nowhere outside of the
-file or of a page, to no page twice, and into none of its assertions. It knows nothing of what the records
-mean, and reads only what the manifest needs: one tree without duplicates, beside the list of free pages.
+LMDB follows page numbers, offsets and sizes in a mapped file without a doubt, so damage to them ends the
+process that reads it. Here the same walk is done on bytes: what passes `LmdbFile.check` leads LMDB nowhere
+outside of the file or of a page, to no page twice, and into none of its assertions. It knows nothing of what
+the records mean, and reads only what the manifest needs: one tree without duplicates, beside the list of
+free pages.
 
-Layout: LMDB 0.9 (data version 1) as 64-bit little-endian machines write it; all offsets in bytes.
+Layout: LMDB 0.9 (data version 1) as 64-bit little-endian machines write it; offsets in bytes.
 
     page      number:u64 pad:u16 flags:u16 lower:u16 upper:u16 node_offset:u16[(lower - 16) / 2]
     overflow  number:u64 pad:u16 flags:u16 pages:u32, then the value, over so many pages in a row
-    header    page 0 or 1; at 16: magic:u32 version:u32 address:u64 map_bytes:u64 free:tree main:tree last_page:u64 transaction:u64
-    tree      pad:u32 flags:u16 depth:u16 branch_pages:u64 leaf_pages:u64 overflow_pages:u64 entries:u64 root:u64
-    node      low:u16 high:u16 flags:u16 key_size:u16 key; in a leaf, then the value: low | high << 16 bytes, or the page where it
-              begins; in a branch low, high and flags together are the child's page. Nodes fill [upper, page end).
+    header    page 0 or 1; at 16: magic:u32 version:u32 address:u64 map_bytes:u64 free:tree main:tree
+              last_page:u64 transaction:u64
+    tree      pad:u32 flags:u16 depth:u16 branch_pages:u64 leaf_pages:u64 overflow_pages:u64 entries:u64
+              root:u64
+    node      low:u16 high:u16 flags:u16 key_size:u16 key. In a leaf the value follows, low | high << 16
+              bytes, or the page where it begins. In a branch low, high and flags are the child's page.
 
-The pad of the first tree of a header is the size of a page. Of the two headers the one of the higher transaction counts.
+The nodes of a page lie side by side from `upper` to its end. The pad of a header's first tree is the size of
+a page. Of the two headers the one of the higher transaction counts.
 """
 
 from __future__ import annotations
@@ -212,7 +216,9 @@ class _Walk:
         _, _, _, lower, upper = _PAGE.unpack_from(self._content, at)
         if (lower | upper) & 1 or not PAGE_HEAD_BYTES < lower <= upper <= self._page_bytes:
             raise self._damage(number, f"bounds {lower} and {upper}")
-        offsets = struct.unpack_from(f"<{(lower - PAGE_HEAD_BYTES) // 2}H", self._content, at + PAGE_HEAD_BYTES)
+        offsets = struct.unpack_from(
+            f"<{(lower - PAGE_HEAD_BYTES) // 2}H", self._content, at + PAGE_HEAD_BYTES
+        )
         if max(offsets) > self._page_bytes - NODE_HEAD_BYTES:
             raise self._damage(number, "a node ends behind the page")
         return upper, offsets

@@ -38,8 +38,10 @@ for one in project.ext_modules:
 project.run_commands()
 """
 
-OWN_MISTAKES = re.compile(r"(ImportError|ModuleNotFoundError|NameError|AttributeError|SyntaxError|IndentationError)\b")
-"""A test that ends in one of these says that a changed source does not work at all, not that it was found out."""
+OWN_MISTAKES = re.compile(
+    r"(ImportError|ModuleNotFoundError|NameError|AttributeError|SyntaxError|IndentationError)\b"
+)
+"""A test that ends in one of these says that a changed source does not work at all."""
 
 SAID_MAX = 3000
 
@@ -47,8 +49,8 @@ PASSED, FAILED, HUNG, BROKEN = "passed", "failed", "hung", "broken"
 
 
 class Verdict(NamedTuple):
-    """How a test run ended. `failed`: an assertion of `test`, or an exception in it. `broken`: no test was run,
-    or one ended for another reason than the test's; `said` tells why."""
+    """How a test run ended. `failed`: by an assertion of `test`, or an exception in it. `broken`: no test was
+    run, or one ended for another reason than the test's; `said` tells why."""
 
     kind: str
     test: str = ""

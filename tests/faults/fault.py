@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 
 class Fault(NamedTuple):
-    """`text` occurs once in `file` (a path below the project's directory) and is replaced by `replacement`."""
+    """`text` occurs once in `file` (a path below the project's directory), and `replacement` takes its
+    place."""
 
     name: str
     harm: str

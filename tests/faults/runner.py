@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,18 +35,33 @@ class Result(NamedTuple):
         return what if self.caught or self.verdict.kind == BROKEN else f"HANGS: {what}"
 
 
-def control(root: Path, faults: Sequence[Fault], seconds: float = CONTROL_SECONDS) -> Verdict:
-    """All tests of these faults on a build that is changed nowhere, compiled as theirs are: they must pass."""
+def run(root: Path, faults: Sequence[Fault], jobs: int, tell: Callable[[Result], None]) -> Verdict:
+    """Judge faults, `jobs` at a time; `tell` hears of each as soon as it is judged. Returns how the control
+    ended: if it did not pass, no fault was judged.
+
+    All are judged on the project as it is now, whatever becomes of it meanwhile.
+    """
     with _place() as place:
         build = Build(root, place / "control")
-        said = build.compile(name for fault in faults for name in fault.extensions)
-        if said:
-            return Verdict(BROKEN, said=said)
-        return build.test(sorted({test for fault in faults for test in fault.tests}), seconds)
+        verdict = control(build, faults)
+        if verdict.kind == PASSED:
+            with ThreadPoolExecutor(jobs) as pool:
+                for done in as_completed([pool.submit(judge, build.tree, fault) for fault in faults]):
+                    tell(done.result())
+        return verdict
+
+
+def control(build: Build, faults: Sequence[Fault]) -> Verdict:
+    """All tests of these faults on a build that is changed nowhere, compiled as theirs are: they must
+    pass."""
+    said = build.compile(name for fault in faults for name in fault.extensions)
+    if said:
+        return Verdict(BROKEN, said=said)
+    return build.test(sorted({test for fault in faults for test in fault.tests}), CONTROL_SECONDS)
 
 
 def judge(root: Path, fault: Fault, seconds: float = FAULT_SECONDS) -> Result:
-    """One fault."""
+    """One fault, on a copy of the project at `root`."""
     with _place() as place:
         build = Build(root, place / fault.name)
         try:
@@ -58,24 +74,11 @@ def judge(root: Path, fault: Fault, seconds: float = FAULT_SECONDS) -> Result:
     return Result(fault, verdict, caught)
 
 
-def judge_all(root: Path, faults: Sequence[Fault], jobs: int, tell: Callable[[Result], None]) -> list[Result]:
-    """Some at a time; `tell` hears of each as soon as it is judged."""
-
-    def one(fault: Fault) -> Result:
-        result = judge(root, fault)
-        tell(result)
-        return result
-
-    with ThreadPoolExecutor(jobs) as pool:
-        return list(pool.map(one, faults))
-
-
-class _place:
+@contextlib.contextmanager
+def _place() -> Iterator[Path]:
     """A directory that goes with whatever tests left in it."""
-
-    def __enter__(self) -> Path:
-        self._path = tempfile.mkdtemp(prefix="ringkv-fault-")
-        return Path(self._path)
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._path, ignore_errors=True)
+    path = tempfile.mkdtemp(prefix="ringkv-fault-")
+    try:
+        yield Path(path)
+    finally:
+        shutil.rmtree(path, ignore_errors=True)

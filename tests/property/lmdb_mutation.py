@@ -1,9 +1,9 @@
-"""LMDB files changed in their structure, and what a manifest makes of them. Run as a program with a directory,
-a seed, seconds, and a number of cases: prints how many ended in which way.
+"""LMDB files changed in their structure, and what a manifest makes of them. Run as a program with a
+directory, a seed, seconds, and a number of cases: prints how many ended in which way.
 
 Each case is a file that was sound, with some of its page numbers, flags, bounds, offsets and sizes replaced.
-A process of its own opens it, loads, commits, and opens it again: it may refuse the file; it must not die, nor
-find what never was committed.
+A process of its own opens it, loads, commits, and opens it again: it may refuse the file; it must not die,
+nor find what never was committed.
 """
 
 from __future__ import annotations
@@ -104,7 +104,9 @@ def fields(content: bytes) -> list[list[Field]]:
                 of_page.append(Field(at + 16 + 2 * slot, 2))
                 of_page += [Field(at + offset + 2 * part, 2) for part in range(4)]
                 (key_size,) = struct.unpack_from("<H", content, at + offset + 6)
-                of_page.append(Field(at + offset + 8 + key_size, 8))  # the list of free pages, or a large value's page
+                of_page.append(
+                    Field(at + offset + 8 + key_size, 8)
+                )  # the list of free pages, or a large value's page
                 of_page.append(Field(at + offset + 16 + key_size, 8))
         found.append([field for field in of_page if field.at + field.size <= len(content)])
     return found
@@ -119,7 +121,9 @@ def other_value(dice: random.Random, content: bytearray, field: Field, all_field
     if kind == 1:
         return here ^ 1 << dice.randrange(8 * field.size)
     if kind == 2:
-        return dice.choice((0, 1, 2, 4, 8, 14, 16, 18, 4080, 4088, 4094, 4096, 4098, 0x7FFF, 0xFFFF, (1 << 64) - 1))
+        return dice.choice(
+            (0, 1, 2, 4, 8, 14, 16, 18, 4080, 4088, 4094, 4096, 4098, 0x7FFF, 0xFFFF, (1 << 64) - 1)
+        )
     if kind == 3:
         return dice.choice((dice.randrange(pages + 2), pages - 1, pages))
     other = dice.choice([one for one in dice.choice(all_fields) if one.size == field.size])

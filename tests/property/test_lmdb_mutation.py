@@ -1,5 +1,5 @@
-"""Manifests whose pages were changed in their structure are refused or harmless (lmdb_mutation.py): LMDB would
-die of many of them."""
+"""Manifests whose pages were changed in their structure are refused or harmless (lmdb_mutation.py): LMDB
+would die of many of them."""
 
 from __future__ import annotations
 

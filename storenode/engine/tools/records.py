@@ -1,7 +1,7 @@
 """The manifest as records, each judged by itself (docs/formats.md section 5).
 
-The file is read as one (lmdb_file.py), not with LMDB, which a damaged one would let end the process. Records in
-front of the damage are kept.
+The file is read as one (lmdb_file.py), not with LMDB, which may end the process over a damaged one. Records
+in front of the damage are kept.
 """
 
 from __future__ import annotations
