@@ -1,5 +1,5 @@
-"""The catalogue of deliberate faults fits the sources, and the runner tells a fault that was caught from one that
-was not, and from a build that merely does not work."""
+"""The catalogue of deliberate faults fits the sources, and the runner tells a fault that was caught from one
+that was not, and from a build that merely does not work."""
 
 from __future__ import annotations
 
@@ -93,11 +93,9 @@ def fault(replacement: str, test: str = "test_double", *, hangs: bool = False) -
     ("change", "kind", "caught", "told"),
     [
         (fault("    return 3 * number\n"), FAILED, True, "test_thing::test_double"),
-        (fault("    raise ValueError(number)\n"), FAILED, True, "test_thing::test_double"),
         (fault("    return number * 2\n"), PASSED, False, "SURVIVED"),
         (fault("    return 2 * numbr\n"), BROKEN, False, "BROKEN"),
         (fault("    return 2 *\n"), BROKEN, False, "BROKEN"),
-        (fault("    return 2 * number\nimport nowhere_at_all\n"), BROKEN, False, "BROKEN"),
         (fault("    raise ValueError(number)\n", "test_from_fixture"), BROKEN, False, "BROKEN"),
         (fault("    return 3 * number\n", "test_that_is_not_there"), BROKEN, False, "BROKEN"),
         (fault("    import os\n    os.abort()\n"), BROKEN, False, "BROKEN"),
@@ -107,7 +105,7 @@ def fault(replacement: str, test: str = "test_double", *, hangs: bool = False) -
 )
 def test_how_a_fault_ends_is_told(project: Path, change: Fault, kind: str, caught: bool, told: str) -> None:
     before = (project / "thing.py").read_text()
-    result = judge(project, change, seconds=3 if kind == HUNG else 60)
+    result = judge(project, change, seconds=1 if kind == HUNG else 60)
     assert (result.verdict.kind, result.caught) == (kind, caught), result.verdict
     assert told in result.told()
     assert (project / "thing.py").read_text() == before
@@ -119,15 +117,18 @@ def test_a_text_that_is_not_there_exactly_once_is_refused(project: Path) -> None
     assert judge(project, fault("")._replace(text="nowhere")).told().startswith("BROKEN")
 
 
-def test_the_exit_code_says_whether_all_were_caught(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    good, bad = fault("    return 3 * number\n"), fault("    return number * 2\n")._replace(name="other")
-    assert report(project, [good], jobs=1) == 0
-    assert "1 of 1 faults are caught, the control passed" in capsys.readouterr().out
-    assert report(project, [good, bad], jobs=2) == 1
+def test_the_table_and_the_exit_code_say_what_survived(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caught, survives = (
+        fault("    return 3 * number\n"),
+        fault("    return number * 2\n")._replace(name="other"),
+    )
+    assert report(project, [caught, survives], jobs=2) == 1
     said = capsys.readouterr().out
+    assert "name   test_thing::test_double" in said
     assert "other  SURVIVED" in said
-    assert "1 of 2 faults are caught" in said
-    (project / "thing.py").write_text("def double(number):\n    return 2 * number\n    # wrong\n")
+    assert "1 of 2 faults are caught, the control passed" in said
     (project / "test_thing.py").write_text("def test_double():\n    assert False\n")
-    assert report(project, [good], jobs=1) == 1
+    assert report(project, [caught], jobs=1) == 1
     assert "the control without a fault did not pass" in capsys.readouterr().out
