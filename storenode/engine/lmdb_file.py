@@ -90,10 +90,13 @@ class LmdbFile:
         second = self._header(1)
         if second.free.page_bytes != self.page_bytes:
             raise self._damage(1, f"pages of {second.free.page_bytes} bytes, page 0 says {self.page_bytes}")
-        number = int(second.transaction > first.transaction)
+        self.newer = number = int(second.transaction > first.transaction)
         self.header = (first, second)[number]
-        if not 1 <= self.header.last_page < len(content) // self.page_bytes:
-            raise self._damage(number, f"page {self.header.last_page} is the last, the file ends before it")
+        self.pages = len(content) // self.page_bytes
+        """Whole ones. LMDB does not write pages that one transaction takes and gives back, so the last ones may
+        be missing; but then all of those are in the list of free pages, which is in the file."""
+        if not 1 <= self.header.last_page < self.pages + len(content) // 8:
+            raise self._damage(number, f"says that page {self.header.last_page} is the last")
         for tree, flags in ((self.header.free, INTEGER_KEY), (self.header.main, 0)):
             if tree.flags != flags:
                 raise self._damage(number, f"a tree has flags {tree.flags:#x}")
@@ -114,6 +117,9 @@ class LmdbFile:
             free += pairs
         for key, value in free:  # behind both trees, whose pages are all known now
             self._check_free(key, value, reached)
+        missing = reached.find(0, self.pages)
+        if missing >= 0:
+            raise self._damage(missing, "is missing, and not free")
 
     def _fresh(self) -> bytearray:
         """For each page whether something leads to it."""
@@ -158,7 +164,9 @@ class _Walk:
     def __init__(self, file: LmdbFile, tree: Tree, reached: bytearray) -> None:
         self._content = file._content
         self._page_bytes = file.page_bytes
+        self._pages = min(file.pages, file.header.last_page + 1)
         self._damage = file._damage
+        self._header = file.newer
         self._tree = tree
         self._reached = reached
         self._integer_key = tree.flags == INTEGER_KEY
@@ -176,10 +184,11 @@ class _Walk:
                 raise self._damage(tree.root, f"the root of a tree of depth {tree.depth}")
             yield from self._below(tree.root, 1)
         elif tree.depth:
-            raise self._damage(0, f"a tree of depth {tree.depth} without a root")
+            raise self._damage(self._header, f"a tree of depth {tree.depth} without a root")
         told = [tree.branch_pages, tree.leaf_pages, tree.overflow_pages, tree.entries]
         if self._found != told:
-            raise self._damage(0, f"a tree has {self._found} pages and entries, the header says {told}")
+            what = f"a tree has {self._found} pages and entries, the header says {told}"
+            raise self._damage(self._header, what)
 
     def _below(self, number: int, depth: int) -> Iterator[list[Pair]]:
         kind = self._reach(number)
@@ -200,7 +209,7 @@ class _Walk:
 
     def _reach(self, number: int) -> int:
         """Count a page as reached; its flags."""
-        if number >= len(self._reached):
+        if number >= self._pages:
             raise self._damage(number, "a page behind the last one is in use")
         if self._reached[number]:
             raise self._damage(number, "a page is in use twice")
@@ -266,7 +275,7 @@ class _Walk:
         """Key and page of each child. The first one's key means nothing, and is mostly empty."""
         content, at = self._content, number * self._page_bytes
         upper, offsets = self._offsets(number)
-        if len(offsets) < 2:
+        if len(offsets) < 2 and not self._integer_key:  # an assertion, but not for the list of free pages
             raise self._damage(number, "a branch with one child")
         taken: list[tuple[int, int]] = []
         children: list[tuple[bytes, int]] = []
@@ -286,7 +295,7 @@ class _Walk:
         at = first * self._page_bytes
         (pages,) = _PAGE_COUNT.unpack_from(self._content, at + 12)
         needed = (PAGE_HEAD_BYTES - 1 + size) // self._page_bytes + 1
-        if flags != OVERFLOW or not needed <= pages <= len(self._reached) - first:
+        if flags != OVERFLOW or not needed <= pages <= self._pages - first:
             raise self._damage(first, f"no overflow page of a value of {size} bytes")
         for number in range(first + 1, first + pages):
             if self._reached[number]:

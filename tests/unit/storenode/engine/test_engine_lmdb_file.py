@@ -148,9 +148,10 @@ def cut(content: bytearray, parts: Parts) -> None:
         (header(MAIN_TREE + 40, 8, 1 << 40), "behind the last one"),
         (header(MAIN_TREE + 40, 8, 1), "in use twice"),
         (header(MAIN_TREE + 40, 8, (1 << 64) - 1), "without a root"),
-        (header(136, 8, 1 << 50), "the file ends before it"),
+        (header(136, 8, 1 << 50), "is the last"),
+        (header(136, 8, 1000), "is missing, and not free"),
         (header(136, 8, 3), "behind the last one"),
-        (cut, "the file ends before it"),
+        (cut, "behind the last one|is missing"),
         (leaf(0, 8, 77), "says that it is page 77"),
         (leaf(10, 2, 0x42), "flags 0x42"),
         (leaf(10, 2, 0x12), "flags 0x12"),
@@ -221,3 +222,15 @@ def test_records_in_front_of_the_damage_are_read(sound: bytes) -> None:
         assert next(records)[0] == b"key-%02d" % position
     with pytest.raises(Corruption, match=f"page {parts.second}: "):
         next(records)
+
+
+def test_free_pages_at_the_end_may_be_missing(sound: bytes) -> None:
+    """LMDB never writes a page that the same transaction gives back."""
+    content, parts = bytearray(sound), Parts(sound)
+    last = LmdbFile("data.mdb", sound).header.last_page
+    del content[(last + 1) * PAGE :]
+    number(content, parts.newer * PAGE + 136, 8, last + 1)
+    with pytest.raises(Corruption, match=f"page {last + 1}: is missing, and not free"):
+        LmdbFile("data.mdb", bytes(content)).check()
+    number(content, parts.free + 8, 8, last + 1)  # takes the place of another free page
+    LmdbFile("data.mdb", bytes(content)).check()
