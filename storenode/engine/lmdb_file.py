@@ -93,8 +93,8 @@ class LmdbFile:
         self.newer = number = int(second.transaction > first.transaction)
         self.header = (first, second)[number]
         self.pages = len(content) // self.page_bytes
-        """Whole ones. LMDB does not write pages that one transaction takes and gives back, so the last ones may
-        be missing; but then all of those are in the list of free pages, which is in the file."""
+        """Whole ones. LMDB does not write pages that one transaction takes and gives back, so the last ones
+        may be missing; but then all of those are in the list of free pages, which is in the file."""
         if not 1 <= self.header.last_page < self.pages + len(content) // 8:
             raise self._damage(number, f"says that page {self.header.last_page} is the last")
         for tree, flags in ((self.header.free, INTEGER_KEY), (self.header.main, 0)):

@@ -125,6 +125,8 @@ def run_with(fault: Fault, directory: Path, seed: int) -> FaultyLife | None:
         return None
     life.try_act(11)
     vfs.hook = None
+    life.shared.wait_for(lambda: not life.engine.background.running)
+    life.attempt()  # what a worker met behind the last step shows in the next one
     check_after(life, fault)
     crash = vfs.crash(Step("after", fault.kind, fault.path))
     life.engine.close()
