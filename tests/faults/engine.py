@@ -182,7 +182,7 @@ FAULTS = (
         f"{ENGINE}/wal.py",
         "                file.sync()  # or a crash",
         "                pass  # or a crash",
-        ("tests/crash/test_engine_errors.py", "tests/crash/test_engine_crash_oracle.py"),
+        ("tests/crash/test_engine_crash_oracle.py",),
     ),
     Fault(
         "recovered-tail-not-synced",

@@ -92,7 +92,7 @@ FAULTS = (
         f"{NATIVE}/cursor.h",
         "    if (!block_is_sound(t, h.offset, stored, h.size))\n",
         "    if (c->ahead_size == 0)\n",
-        ("tests/crash/test_engine_recovery.py", f"{UNIT}/test_engine_table.py"),
+        (f"{UNIT}/test_engine_table.py",),
         (JOB,),
     ),
     Fault(
