@@ -84,7 +84,7 @@ class Parts:
         self.free = self.free_node + 16  # the list: how many, then the pages
 
     @staticmethod
-    def nodes(content: bytes, page: int) -> list[tuple[int, int]]:
+    def nodes(content: bytes | bytearray, page: int) -> list[tuple[int, int]]:
         """Offset in the file, and what would be the child, of each node."""
         lower = struct.unpack_from("<H", content, page * PAGE + 12)[0]
         offsets = struct.unpack_from(f"<{(lower - 16) // 2}H", content, page * PAGE + 16)

@@ -49,13 +49,12 @@ def test_a_lost_or_damaged_manifest_is_rebuilt_from_the_tables(
         data.write_bytes(random.Random(1).randbytes(50_000))
     elif harm == "fresh":
         shutil.rmtree(copy / "manifest")
-        Manifest(
-            str(Path(copy / "manifest").absolute()) if (copy / "manifest").mkdir() is None else ""
-        ).close()
+        (copy / "manifest").mkdir()
+        Manifest(str(copy / "manifest")).close()
     elif harm == "page":
-        raw = bytearray(data.read_bytes())
-        raw[2 * 4096 : 6 * 4096] = random.Random(2).randbytes(4 * 4096)
-        data.write_bytes(raw)
+        changed = bytearray(data.read_bytes())
+        changed[2 * 4096 : 6 * 4096] = random.Random(2).randbytes(4 * 4096)
+        data.write_bytes(changed)
     else:
         tamper(data.parent, 1 if harm == "state" else 2)
     bench("verify", copy, code=DAMAGED)
