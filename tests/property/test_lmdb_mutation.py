@@ -32,9 +32,9 @@ def fuzz(seed: str, seconds: float, cases: int) -> dict[str, int]:
 
 
 def test_a_manifest_with_changed_pages_is_refused_or_harmless() -> None:
-    outcomes = fuzz("default", seconds=60, cases=150)
-    assert outcomes["refused"] > 30
-    assert outcomes["right"] > 30
+    outcomes = fuzz("default", seconds=60, cases=110)
+    assert outcomes["refused"] > 20
+    assert outcomes["right"] > 20
 
 
 @pytest.mark.long
