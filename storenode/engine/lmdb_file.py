@@ -45,6 +45,8 @@ BRANCH, LEAF, OVERFLOW, META = 1, 2, 4, 8
 BIG_VALUE = 1
 INTEGER_KEY = 8
 NO_ROOT = (1 << 64) - 1
+TRANSACTION_MAX = 1 << 62
+"""Far from where it would begin anew at 0, and the other header, which nobody looked at, would count."""
 
 _PAGE = struct.Struct("<QHHHH")
 _PAGE_COUNT = struct.Struct("<I")
@@ -92,6 +94,9 @@ class LmdbFile:
             raise self._damage(1, f"pages of {second.free.page_bytes} bytes, page 0 says {self.page_bytes}")
         self.newer = number = int(second.transaction > first.transaction)
         self.header = (first, second)[number]
+        transaction = self.header.transaction
+        if transaction > TRANSACTION_MAX or transaction % HEADER_PAGES != number:
+            raise self._damage(number, f"transaction {transaction} cannot have written it")
         self.pages = len(content) // self.page_bytes
         """Whole ones. LMDB does not write pages that one transaction takes and gives back, so the last ones
         may be missing; but then all of those are in the list of free pages, which is in the file."""
