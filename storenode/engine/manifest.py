@@ -24,6 +24,7 @@ from kvclient.errors import Corruption
 from storenode.engine import codec
 from storenode.engine.deletions import RangeDeletion
 from storenode.engine.errors import EngineClosed, EngineFailed
+from storenode.engine.lmdb_file import LmdbFile
 from storenode.engine.version import TableMeta
 from storenode.engine.vfs import Vfs
 
@@ -111,6 +112,7 @@ class Manifest:
 
     def _open(self) -> lmdb.Environment:
         self._forget_unborn()
+        self._check_pages()
         try:
             env = lmdb.open(
                 self._directory,
@@ -128,7 +130,6 @@ class Manifest:
         except lmdb.Error as error:
             raise Corruption(f"{self._path}: {error}") from error
         try:
-            self._fill_up(env)
             with env.begin() as transaction:
                 stored = transaction.get(FORMAT_KEY)
             if stored is None:
@@ -160,13 +161,10 @@ class Manifest:
             if len(pages) <= 3 * mmap.PAGESIZE and not all(any(header) for header in headers):
                 file.truncate(0)
 
-    def _fill_up(self, env: lmdb.Environment) -> None:
-        """Give the file the pages that its header speaks of: LMDB reads them mapped, and a mapped page that
-        is not there kills the process. What is missing reads as zeros, which LMDB refuses."""
-        wanted = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
-        if self._vfs.size(self._path) < wanted:
-            with contextlib.closing(self._vfs.open(self._path, writable=True)) as file:
-                file.truncate(wanted)
+    def _check_pages(self) -> None:
+        """Corruption for a file that LMDB must not see: damaged pages end the process that it runs in."""
+        if os.path.exists(self._path) and self._vfs.size(self._path):
+            LmdbFile(self._path, self._vfs.read(self._path)).check()
 
     def _load(self, engine_id: int) -> tuple[State | None, list[TableMeta]]:
         prefix = engine_id.to_bytes(4, "big")

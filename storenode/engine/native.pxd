@@ -213,6 +213,9 @@ cdef extern from "cursor.h" nogil:
     int cursor_step(cursor *c)
     void cursor_free(cursor *c)
 
+cdef extern from "verify.h" nogil:
+    int table_verify(reader *r, table *t, uint64_t *count)
+
 
 cdef extern from "merge.h" nogil:
     ctypedef struct merge:

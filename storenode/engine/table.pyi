@@ -46,8 +46,8 @@ class Table:
     def properties(self) -> dict[str, int | bytes]:
         """The table's properties by name."""
     def verify(self) -> int:
-        """Read and check every block, past the cache; the number of entries. Corruption names the first
-        damage."""
+        """Read and check every block, past the cache, the order of keys, and that index and bounds lead to
+        each; the number of entries. Corruption names the first damage."""
     def entries(self, reverse: bool = False) -> list[tuple[bytes, int, int, bytes, int]]:
         """All versions as (key, sequence, kind, value, deadline). For tools and tests: holds them all in
         memory."""

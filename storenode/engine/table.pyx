@@ -44,6 +44,7 @@ from storenode.engine.native cimport (
     table_may_hold,
     table_open,
     table_unpin,
+    table_verify,
     varint_get,
 )
 
@@ -173,23 +174,12 @@ cdef class Table:
 
     def verify(self):
         cdef reader r
-        cdef cursor c
-        cdef run one
-        cdef table *tables[1]
-        cdef uint64_t count = 0
-        cdef int may_hold
+        cdef uint64_t count
+        cdef int result, may_hold
         memset(&r, 0, sizeof(r))
-        tables[0] = &self.native
-        one.tables = tables
-        one.count = 1
-        cursor_init_run(&c, one, &r, 0)
         with nogil:
-            cursor_seek(&c, NULL)
-            while c.valid:
-                count += 1
-                cursor_step(&c)
-        cursor_free(&c)
-        if r.failed.code != FAILURE_NONE:
+            result = table_verify(&r, &self.native, &count)
+        if result < 0:
             raise self.failure_of(&r)
         r.blocks = self.cache.native
         may_hold = table_may_hold(

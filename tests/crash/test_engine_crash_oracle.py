@@ -7,6 +7,7 @@ What must hold is told in crashlife.py, which states are legal in crashvfs.py.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import shutil
@@ -18,7 +19,8 @@ from pathlib import Path
 import pytest
 
 import storenode.engine as engine_package
-from storenode.engine import Engine, Shared
+from kvclient import protocol
+from storenode.engine import Engine, EngineReadOnly, Shared
 from storenode.engine.vfs import Vfs
 from tests.crash.crashlife import Expected, Life, nothing_yet, random_options
 from tests.crash.crashvfs import Crash, CrashVfs, Step
@@ -254,6 +256,31 @@ def test_a_torn_log_that_was_removed_does_not_come_back_under_its_successor(
     for seed in range(20):
         crash.lose_power(str(place / f"third-{seed}"), random.Random(seed), 0.5)
         assert content_at(place / f"third-{seed}")[0] == (b"k", b"v")
+
+
+def test_entries_that_were_refused_in_the_middle_of_their_write_do_not_come_back(
+    twin: CrashVfs, place: Path
+) -> None:
+    """Some of them are whole in what was written before the disk was full."""
+    shared, engine = opened(twin)
+    engine.put(b"k", b"v", sync=True)
+    first = engine.next_sequence
+    entries = [(first + n, 1, protocol.encode_put(b"refused-%d" % n, b"w")) for n in range(4)]
+
+    def full(vfs: CrashVfs, step: Step) -> None:
+        if (step.when, step.kind) == ("before", "write"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), step.path)
+
+    twin.hook = full
+    with pytest.raises(EngineReadOnly):
+        engine.append(entries)
+    twin.hook = None
+    crash = twin.crash(Step("after", "write", ""))
+    engine.close()
+    shared.close()
+    for seed in range(40):
+        crash.lose_power(str(place / f"second-{seed}"), random.Random(seed), 0.01)
+        assert content_at(place / f"second-{seed}") == [(b"k", b"v")]
 
 
 def test_a_manifest_that_was_never_committed_is_begun_anew(place: Path) -> None:

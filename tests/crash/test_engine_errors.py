@@ -128,6 +128,8 @@ def run_with(fault: Fault, directory: Path, seed: int) -> FaultyLife | None:
     if life.engine.background.broken and not life.failed:  # by a compaction that nobody has met yet
         life.attempt()
     vfs.hook = None
+    life.shared.wait_for(lambda: not life.engine.background.running)
+    life.attempt()  # what a worker met behind the last step shows in the next one
     check_after(life, fault)
     crash = vfs.crash(Step("after", fault.kind, fault.path))
     life.engine.close()

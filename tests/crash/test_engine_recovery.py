@@ -421,12 +421,12 @@ for offset in map(int, sys.argv[2:]):
 
 
 def test_a_flipped_bit_in_the_manifest_is_refused_or_harmless(tables: Path) -> None:
-    """LMDB itself has no checksums and may die of a damaged page; it must never make us open with
-    something missing."""
+    """LMDB itself has no checksums and would die of many a damaged page."""
     copy = tables.parent / "copy"
     size = (tables / "manifest" / "data.mdb").stat().st_size
     random_source = random.Random(5)
-    offsets = [str(random_source.randrange(size)) for _ in range(120)]
+    offsets = [str(random_source.randrange(size)) for _ in range(119)]
+    offsets.append("16")  # LMDB's magic number: the others may all be in free pages
     shutil.copytree(tables, copy)
     done = subprocess.run(
         [sys.executable, "-c", FLIPS, str(copy), *offsets],
@@ -437,4 +437,4 @@ def test_a_flipped_bit_in_the_manifest_is_refused_or_harmless(tables: Path) -> N
     )
     results = [line.split() for line in done.stdout.splitlines() if line.startswith("result")]
     assert len(results) == len(offsets)
-    assert {result for _, _, result in results} <= {"0", "2", "killed"}, done.stdout + done.stderr
+    assert {result for _, _, result in results} == {"0", "2"}, done.stdout + done.stderr

@@ -1,29 +1,22 @@
 """The manifest as records, each judged by itself (docs/formats.md section 5).
 
-LMDB follows page numbers inside its file without a doubt, and a damaged file can end the process that reads
-it. So a child process reads it (manifest_child.py) and sends what it finds; if it dies, what it sent is kept.
+The file is read as one (lmdb_file.py), not with LMDB, which may end the process over a damaged one. Records
+in front of the damage are kept.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import struct
-import subprocess
-import sys
 from typing import NamedTuple
 
+from kvclient.errors import Corruption
 from storenode.engine import codec
 from storenode.engine.deletions import RangeDeletion
+from storenode.engine.lmdb_file import LmdbFile
 from storenode.engine.manifest import FORMAT_KEY, RANGE_TAG, STATE_TAG, TABLE_TAG, VERSION, State
-from storenode.engine.tools import manifest_child
-from storenode.engine.tools.manifest_child import SIZES
 from storenode.engine.version import TableMeta
 from storenode.engine.vfs import Vfs
-
-CHILD_SECONDS = 120.0
-"""A manifest of a million tables is read in a few seconds; a damaged tree may send its reader round in
-circles."""
 
 _KEY = struct.Struct(">IBQ")
 _STATE = struct.Struct("<IQQQQQQ")
@@ -122,27 +115,15 @@ def read_manifest(vfs: Vfs, directory: str) -> Manifest:
         return Manifest(path, False, "the manifest is missing", [])
     if size == 0:
         return Manifest(path, True, "the manifest is empty", [])
-    child = subprocess.Popen(
-        [sys.executable, "-P", manifest_child.__file__, directory],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-    )
+    records: list[Record] = []
     try:
-        sent, _ = child.communicate(timeout=CHILD_SECONDS)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        sent, _ = child.communicate()
-    pairs, ended = _parse(sent)
-    problem = None
-    if child.returncode < 0:
-        name = signal.Signals(-child.returncode).name
-        problem = f"damaged: reading it ended with {name} after {len(pairs)} records"
-    elif not isinstance(ended, str):
-        problem = f"damaged: reading it ended after {len(pairs)} records"
-    elif ended:
-        problem = f"damaged: {ended}"
-    return Manifest(path, True, problem, [decode(key, value) for key, value in pairs])
+        file = LmdbFile(path, vfs.read(path))
+        for key, value in file.records():
+            records.append(decode(key, value))
+        file.check()
+    except Corruption as error:
+        return Manifest(path, True, f"damaged after {len(records)} records: {error}", records)
+    return Manifest(path, True, None, records)
 
 
 def decode(key: bytes, value: bytes) -> Record:
@@ -203,20 +184,3 @@ def _take(payload: bytes, at: int) -> tuple[bytes, int]:
     if at + length > len(payload):
         raise ValueError("a key ends behind its record")
     return payload[at : at + length], at + length
-
-
-def _parse(sent: bytes) -> tuple[list[tuple[bytes, bytes]], str | None]:
-    """What the child sent: pairs, then its last word ("" if all is well); None if that never came."""
-    pairs: list[tuple[bytes, bytes]] = []
-    at = 0
-    while at + SIZES.size <= len(sent):
-        key_size, value_size = SIZES.unpack_from(sent, at)
-        at += SIZES.size
-        if at + key_size + value_size > len(sent):
-            break
-        key, value = sent[at : at + key_size], sent[at + key_size : at + key_size + value_size]
-        at += key_size + value_size
-        if not key:
-            return pairs, value.decode(errors="replace")
-        pairs.append((key, value))
-    return pairs, None

@@ -17,6 +17,9 @@ from kvclient import protocol
 from kvclient.errors import Corruption
 from storenode.engine import Engine, EngineFailed, EngineReadOnly, Options, Shared
 from storenode.engine.background import COMPACTION, Failure
+from storenode.engine.compaction import Proposal
+from storenode.engine.jobs import compact
+from storenode.engine.options import LEVELS
 from storenode.engine.vfs import File, Vfs
 
 
@@ -48,6 +51,26 @@ def test_opening_an_engine_a_second_time_leaves_the_first_ones_files_alone(
         assert (tmp_path / "p" / "000001.wal").read_bytes() == before
     with engine_package.open(path, shared=shared) as engine:
         assert engine.get(b"a") == b""
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_a_deletion_stays_above_what_it_hides_in_any_level(
+    tmp_path: Path, shared: Shared, depth: int
+) -> None:
+    options = Options(level0_trigger=100, level0_slow=100, level0_stop=100)
+    with engine_package.open(str(tmp_path / "p"), options=options, shared=shared) as engine:
+        for key in (b"a", b"b", b"c"):
+            put(engine, key, b"older")
+        engine.compact()
+        engine.delete(b"b")
+        engine.flush()
+        upper = engine.tree.version.levels[0]
+        proposal = Proposal(0, LEVELS - 1 - depth, upper, (), False, 1.0)
+        compact(engine.tree, proposal, options, lambda job: False)
+        assert engine.scan() == [(b"a", b"older"), (b"c", b"older")]
+        assert engine.stats()["table_deletions"] == 1
+        engine.compact()
+        assert engine.stats()["table_deletions"] == 0
 
 
 def test_an_engine_that_could_not_be_opened_can_be_opened_later(tmp_path: Path, shared: Shared) -> None:

@@ -233,3 +233,13 @@ def test_what_a_killed_process_left_to_the_page_cache_is_synced_before_it_is_use
     opening = list(calls)
     opened.close()
     assert "sync" in opening
+
+
+def test_lmdb_syncs_pages_and_header_at_each_commit(written: Path) -> None:
+    """It does so in native code; whether it does is what it says of its environment."""
+    opened = Manifest(str(written))
+    flags = opened._env.flags()
+    opened.close()
+    assert flags["sync"]
+    assert flags["metasync"]
+    assert not flags["writemap"]

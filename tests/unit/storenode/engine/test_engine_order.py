@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -169,3 +170,28 @@ def test_a_log_is_removed_only_after_its_entries_are_in_the_manifest(recorded: R
     recorded.close()
     events = recorded.since(mark, ".wal")
     assert events.index(("unlink", "000001.wal")) > events.index(("commit", ""))
+
+
+def test_a_sync_reaches_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the tests of crashes take for granted."""
+    synced: list[tuple[str, str]] = []
+
+    def recorded(name: str) -> None:
+        really = getattr(os, name)
+
+        def call(fd: int) -> None:
+            really(fd)
+            synced.append((name, os.readlink(f"/proc/self/fd/{fd}")))
+
+        monkeypatch.setattr(os, name, call)
+
+    recorded("fdatasync")
+    recorded("fsync")
+    vfs = Vfs()
+    path = tmp_path / "file"
+    file = vfs.create(str(path))
+    file.write_at(0, b"content")
+    file.sync()
+    file.close()
+    vfs.sync_directory(str(tmp_path))
+    assert synced == [("fdatasync", str(path)), ("fsync", str(tmp_path))]

@@ -30,7 +30,7 @@ from storenode.engine.table import Cache, Table
 from storenode.engine.version import TableMeta, Version
 from storenode.engine.vfs import Vfs
 from storenode.engine.view import View
-from tests.unit.storenode.engine.test_engine_tools import make_table
+from tests.unit.storenode.engine.tools.bench import make_table
 
 KEYS = [b"key-%04d" % number for number in range(400)]
 QUIET = Options(level0_trigger=1000, level0_slow=1000, level0_stop=1000, block_bytes=256)

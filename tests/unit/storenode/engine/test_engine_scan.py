@@ -11,6 +11,7 @@ import pytest
 import storenode.engine as engine_package
 from kvclient import protocol
 from storenode.engine import Engine, EngineClosed, Options
+from storenode.engine.snapshot import PAGE_PAIRS
 
 SMALL = Options(
     memtable_bytes=1 << 14, table_bytes=1 << 14, base_bytes=1 << 15, level_ratio=2, level0_trigger=2
@@ -134,3 +135,13 @@ def test_replaced_files_go_when_the_last_snapshot_goes(tmp_path: Path) -> None:
         del snapshot
     assert not first & set(tmp_path.glob("*.sst"))
     assert len(list(tmp_path.glob("*.sst"))) == 1
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_scan_of_many_native_pages_leaves_no_pair_out(engine: Engine, reverse: bool) -> None:
+    pairs = [(b"%06d" % number, b"v") for number in range(2 * PAGE_PAIRS + 2)]
+    for key, value in pairs:
+        engine.put(key, value)
+    for limit in (None, PAGE_PAIRS + 1, len(pairs)):
+        expected = pairs[::-1][:limit] if reverse else pairs[:limit]
+        assert engine.scan(limit=limit, reverse=reverse) == expected

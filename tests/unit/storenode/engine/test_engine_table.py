@@ -247,6 +247,20 @@ def test_a_flipped_bit_of_a_table_is_found(workshop: Workshop) -> None:
             check()
 
 
+def test_a_flipped_bit_is_not_compacted_into_a_table_with_right_checksums(workshop: Workshop) -> None:
+    (finished,) = workshop.run((memtable_of(many(60)),), block_bytes=300)
+    path = workshop.directory / "000001.sst"
+    content = path.read_bytes()
+    data_bytes = int.from_bytes(content[-64:-56], "little")
+    assert len(workshop.run((), ((workshop.open(finished),),))) == 1
+    for offset in range(0, data_bytes, 7):
+        damaged = bytearray(content)
+        damaged[offset] ^= 0x40
+        path.write_bytes(damaged)
+        with pytest.raises(Corruption, match=r"000001\.sst: .*checksum mismatch \(offset \d+\)"):
+            workshop.run((), ((workshop.open(finished),),))
+
+
 @pytest.mark.parametrize("from_other_file", [False, True])
 def test_a_block_in_the_wrong_place_or_file_is_found(workshop: Workshop, from_other_file: bool) -> None:
     versions = [(b"%04d" % number, number + 1, PUT, b"x" * 50, 0) for number in range(100)]

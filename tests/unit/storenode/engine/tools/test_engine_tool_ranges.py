@@ -9,14 +9,9 @@ import pytest
 
 from storenode import engine
 from storenode.engine.manifest import Manifest
-from tests.unit.storenode.engine.test_engine_tools import DAMAGED, OK, Bench, content, tables, tamper
+from tests.unit.storenode.engine.tools.bench import DAMAGED, OK, Bench, content, tables, tamper
 
 KEYS = [b"key%03d" % number for number in range(100)]
-
-
-@pytest.fixture
-def bench(capsysbinary: pytest.CaptureFixture[bytes]) -> Bench:
-    return Bench(capsysbinary)
 
 
 @pytest.fixture

@@ -1,0 +1,7 @@
+"""All faults there are. Each part of the system has a list of its own."""
+
+from __future__ import annotations
+
+from tests.faults import engine, engine_native
+
+FAULTS = (*engine.FAULTS, *engine_native.FAULTS)
