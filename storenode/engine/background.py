@@ -151,13 +151,13 @@ class Background:
     def _compact(self) -> None:
         started = time.monotonic()
         everything = self.wants_everything
-        proposal = (
-            propose_everything(self._tree.version)
-            if everything
-            else propose(self._tree.version, self._options)
-        )
+        choose = propose_everything if everything else partial(propose, options=self._options)
+        proposal = self._tree.reserve(choose)
         if proposal is not None:
-            result = compact(self._tree, proposal, self._options, partial(self._watch, COMPACTION))
+            try:
+                result = compact(self._tree, proposal, self._options, partial(self._watch, COMPACTION))
+            finally:
+                self._tree.release()
             self._counters.compacted(result, time.monotonic() - started)
         if everything:
             self.wants_everything = False

@@ -18,8 +18,17 @@ class Table:
 
     discard: Callable[[], None] | None
     def __init__(
-        self, cache: Cache, file: File, number: int, file_id: int, size: int, smallest: bytes, largest: bytes
-    ) -> None: ...
+        self,
+        cache: Cache,
+        file: File,
+        number: int,
+        file_id: int,
+        size: int,
+        smallest: bytes,
+        largest: bytes,
+        given_sequence: int = 0,
+    ) -> None:
+        """`given_sequence`: of a prepared table, the sequence of all its entries."""
     @property
     def number(self) -> int: ...
     @property
@@ -30,8 +39,8 @@ class Table:
     def properties(self) -> dict[str, int | bytes]:
         """The table's properties by name."""
     def verify(self) -> int:
-        """Read and check every block, past the cache; the number of entries. Corruption names the first
-        damage."""
+        """Read all of it, past the cache, and check blocks, order, index, filter and properties; the number
+        of entries. Corruption names the first damage."""
     def entries(self, reverse: bool = False) -> list[tuple[bytes, int, int, bytes, int]]:
         """All versions as (key, sequence, kind, value, deadline). For tools and tests: holds them all in
         memory."""

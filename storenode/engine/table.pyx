@@ -30,15 +30,17 @@ from storenode.engine.native cimport (
     entry_kind,
     entry_sequence,
     failure,
-    hash64,
     reader,
     run,
     slice_of,
     table,
     table_block,
-    table_may_hold,
+    table_check,
+    table_check_free,
+    table_check_run,
     table_open,
     table_unpin,
+    trailer_of,
     varint_get,
 )
 
@@ -71,7 +73,7 @@ cdef class Cache:
 
 cdef class Table:
     def __init__(self, Cache cache, file, uint64_t number, uint64_t file_id, uint64_t size, bytes smallest,
-                 bytes largest):
+                 bytes largest, uint64_t given_sequence=0):
         global _opened
         cdef reader r
         cdef int result
@@ -88,6 +90,7 @@ cdef class Table:
         self.native.file_id = file_id
         self.native.cache_key = _opened
         self.native.size = size
+        self.native.sequence_bits = trailer_of(given_sequence, 0)
         self.native.smallest = slice_of(PyBytes_AS_STRING(smallest), PyBytes_GET_SIZE(smallest))
         self.native.largest = slice_of(PyBytes_AS_STRING(largest), PyBytes_GET_SIZE(largest))
         with nogil:
@@ -146,37 +149,32 @@ cdef class Table:
 
     def verify(self):
         cdef reader r
-        cdef cursor c
-        cdef run one
-        cdef table *tables[1]
-        cdef uint64_t count = 0
-        cdef int may_hold
+        cdef table_check check
+        cdef int result
         memset(&r, 0, sizeof(r))
-        tables[0] = &self.native
-        one.tables = tables
-        one.count = 1
-        cursor_init_run(&c, one, &r, 0)
         with nogil:
-            cursor_seek(&c, NULL)
-            while c.valid:
-                count += 1
-                cursor_step(&c)
-        cursor_free(&c)
-        if r.failed.code != FAILURE_NONE:
-            raise self.failure_of(&r)
-        r.blocks = self.cache.native
-        may_hold = table_may_hold(
-            &r, &self.native, hash64(self.native.smallest.data, self.native.smallest.size)
-        )
-        if may_hold < 0:
-            raise self.failure_of(&r)
-        if not may_hold:
-            raise failed(1, self.path, self.native.filter.offset, "the filter does not know the first key", 0)
-        expected = self.properties().get("entries")
-        if expected != count:
-            what = f"{count} entries, the properties say {expected}"
-            raise failed(1, self.path, self.native.properties.offset, what, 0)
-        return count
+            result = table_check_run(&check, &self.native, &r)
+        try:
+            if result < 0:
+                raise self.failure_of(&r)
+            found = {
+                "smallest": PyBytes_FromStringAndSize(<char *>check.smallest.data, check.smallest.size),
+                "largest": PyBytes_FromStringAndSize(<char *>check.last.data, check.last.size),
+                **check.totals,
+            }
+        finally:
+            table_check_free(&check)
+        said = self.properties()
+        for name in ("min_sequence", "max_sequence"):
+            if name in said:
+                said[name] |= self.native.sequence_bits >> 8
+        for name in ("entries", *said):
+            if name in found and found[name] != said.get(name):
+                what = f"{name} is {found[name]}, the properties say {said.get(name)}"
+                raise failed(1, self.path, self.native.properties.offset, what, 0)
+        if (found["smallest"], found["largest"]) != (self._smallest, self._largest):
+            raise failed(1, self.path, 0, "other keys than the manifest says", 0)
+        return found["entries"]
 
     def entries(self, bint reverse=False):
         cdef reader r

@@ -9,19 +9,27 @@ view replaced, only then the inputs given up.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import NamedTuple
 
 from kvclient.errors import Corruption
+from storenode.engine import codec
+from storenode.engine.compaction import Proposal, Reserved, level_for
 from storenode.engine.manifest import State
 from storenode.engine.memtable import Memtable
+from storenode.engine.options import Options
 from storenode.engine.shared import Shared
 from storenode.engine.table import Table
-from storenode.engine.version import TableMeta, Version
+from storenode.engine.version import TableMeta, Version, key_range
+from storenode.engine.vfs import Vfs
 from storenode.engine.view import View
+
+FOOTER_BYTES = 64
+MAGIC = b"rkv-sst\n"
 
 
 class Retired(NamedTuple):
@@ -62,6 +70,7 @@ class Tree:
         self._lock = threading.Lock()
         self._commit_lock = threading.Lock()
         self.active = Memtable(state.log_number)
+        self._reserved: Reserved | None = None
         self._covered = (state.flushed_sequence, state.now_ms)  # by what comes before `active`
         self.view: View | None = None
         self._make_view()
@@ -102,24 +111,44 @@ class Tree:
         OSError: nothing changed. EngineFailed: whether it changed is unknown, and the engine must not go on.
         """
         with self._commit_lock:
-            moved = {table.number for table in added if table.number in self._tables}
-            opened = {table.number: self.open_table(table) for table in added if table.number not in moved}
-            version = self.version.change(added, {*removed, *moved})
-            flushed_sequence = flushed.last_sequence if flushed else self.flushed_sequence
-            flushed_now_ms = flushed.now_ms if flushed else self.flushed_now_ms
-            log_number = self._log_number_without(flushed) if flushed else self.log_number
-            state = State(self._next_file, log_number, flushed_sequence, flushed_now_ms)
-            self.shared.manifest.commit(self.engine_id, state, added, removed)
+            if flushed:
+                state = State(0, self._log_number_without(flushed), flushed.last_sequence, flushed.now_ms)
+            else:
+                state = State(0, self.log_number, self.flushed_sequence, self.flushed_now_ms)
+            self._commit(added, removed, state, flushed)
+
+    def ingest(self, tables: Sequence[TableMeta], now_ms: int, options: Options) -> None:
+        """Make prepared tables, durable under their numbers, part of the state; their sequence is newer than
+        all there is, and everything before it is flushed. Errors as of `install`. Only the applying thread.
+        """
+        sequence = tables[0].given_sequence
+        with self._commit_lock:
+            placed = [
+                table._replace(level=level_for(self.version, options, table, self._reserved))
+                for table in tables
+            ]
+            self._commit(placed, (), State(0, self.log_number, sequence, now_ms), None)
             with self._lock:
-                self.version = version
-                self._tables.update(opened)
-                gone = [self._tables.pop(number) for number in removed]
-                self.retired = tuple(one for one in self.retired if one is not flushed)
-                self.flushed_sequence, self.flushed_now_ms = flushed_sequence, flushed_now_ms
-                self.log_number = log_number
-                self._make_view()
-            for table in gone:
-                table.discard = partial(self.shared.discard, table.path)
+                self._covered = (sequence, now_ms)
+
+    def reserve(self, choose: Callable[[Version], Proposal | None]) -> Proposal | None:
+        """Choose a compaction; until `release` no ingested table gets between the keys of its output."""
+        with self._commit_lock:
+            proposal = choose(self.version)
+            if proposal is not None:
+                inputs = (*proposal.upper, *proposal.lower)
+                self._reserved = (proposal.output_level, *key_range(inputs))
+            return proposal
+
+    def release(self) -> None:
+        """The compaction that was chosen last is done, or given up."""
+        with self._commit_lock:
+            self._reserved = None
+
+    def freeze(self) -> tuple[int, tuple[TableMeta, ...], View | None]:
+        """The next file number, the tables of this moment, and a view that keeps them on the disk."""
+        with self._lock:
+            return self._next_file, tuple(self.version.tables()), self.view
 
     def open_table(self, meta: TableMeta) -> Table:
         """The table as the manifest describes it. Corruption if the file is another one, or missing."""
@@ -152,6 +181,30 @@ class Tree:
             self.retired = ()
             self.active = Memtable()
 
+    def _commit(
+        self,
+        added: Sequence[TableMeta],
+        removed: Collection[int],
+        state: State,
+        flushed: Retired | None,
+    ) -> None:
+        """`state`: but for the next file number, which is that of now. The commit lock is held."""
+        moved = {table.number for table in added if table.number in self._tables}
+        opened = {table.number: self.open_table(table) for table in added if table.number not in moved}
+        version = self.version.change(added, {*removed, *moved})
+        state = state._replace(next_file=self._next_file)
+        self.shared.manifest.commit(self.engine_id, state, added, removed)
+        with self._lock:
+            self.version = version
+            self._tables.update(opened)
+            gone = [self._tables.pop(number) for number in removed]
+            self.retired = tuple(one for one in self.retired if one is not flushed)
+            self.flushed_sequence, self.flushed_now_ms = state.flushed_sequence, state.now_ms
+            self.log_number = state.log_number
+            self._make_view()
+        for table in gone:
+            table.discard = partial(self.shared.discard, table.path)
+
     def _log_number_without(self, flushed: Retired) -> int:
         with self._lock:
             kept = [one.memtable for one in self.retired if one is not flushed]
@@ -166,11 +219,31 @@ class Tree:
         self.view = View(self.shared.cache, self.directory, memtables, tables)
 
 
+def stored_file_id(vfs: Vfs, path: str) -> int:
+    """The file id in a table's footer. Corruption: it has none that is whole."""
+    with contextlib.closing(vfs.open(path)) as file:
+        size = vfs.size(path)
+        footer = os.pread(file.fd, FOOTER_BYTES, max(0, size - FOOTER_BYTES))
+    checksum = int.from_bytes(footer[52:56], "little")
+    if footer[56:] != MAGIC or codec.masked_crc32c(footer[:52]) != checksum:
+        raise Corruption(f"{path}: no whole table footer (offset {max(0, size - FOOTER_BYTES)})")
+    return int.from_bytes(footer[36:44], "little")
+
+
 def open_table(shared: Shared, directory: str, meta: TableMeta) -> Table:
     """Open a table file; see Tree.open_table."""
     file = shared.vfs.open(table_path(directory, meta.number))
     try:
-        return Table(shared.cache, file, meta.number, meta.file_id, meta.size, meta.smallest, meta.largest)
+        return Table(
+            shared.cache,
+            file,
+            meta.number,
+            meta.file_id,
+            meta.size,
+            meta.smallest,
+            meta.largest,
+            meta.given_sequence,
+        )
     except BaseException:
         file.close()
         raise

@@ -12,6 +12,14 @@ from typing import NamedTuple
 
 from storenode.engine.options import LEVELS
 
+PREPARED_ID = 0xFFFF
+"""In the place of the engine's id in the file id of a table that was written outside of any engine; no engine
+has it."""
+
+
+def is_prepared(file_id: int) -> bool:
+    return file_id >> 48 == PREPARED_ID
+
 
 class TableMeta(NamedTuple):
     """A table as the manifest knows it (docs/formats.md section 5)."""
@@ -30,6 +38,11 @@ class TableMeta(NamedTuple):
     created_ms: int
     smallest: bytes
     largest: bytes
+
+    @property
+    def given_sequence(self) -> int:
+        """The sequence that all entries of a prepared table were given; 0: they have their own."""
+        return self.max_sequence if is_prepared(self.file_id) else 0
 
     def overlaps(self, smallest: bytes, largest: bytes) -> bool:
         return self.smallest <= largest and smallest <= self.largest
