@@ -10,6 +10,7 @@ from storenode.engine.tools.places import Place, Site, partition_of
 from storenode.engine.tools.printing import Cell, Printer
 from storenode.engine.tools.records import read_manifest
 from storenode.engine.tools.tablefile import KINDS, Damage, DataBlock, TableFile
+from storenode.engine.version import TableMeta
 from storenode.engine.vfs import Vfs
 
 COLUMNS = (
@@ -54,13 +55,13 @@ def find(vfs: Vfs, site: Site, key: bytes, printer: Printer, *, everywhere: bool
     found = Found(printer)
     printer.section("versions", COLUMNS)
     for place in _places(site, key, everywhere):
-        levels = {number: table.level for number, table in manifest.of(place.engine_id).tables.items()}
+        known = manifest.of(place.engine_id).tables
         files = place.files(vfs)
         for number, path in sorted(files.logs.items(), reverse=True):
             _guarded(found, lambda: _search_log(vfs, place, number, path, key, found))  # noqa: B023 - runs at once
         for number, path in sorted(files.tables.items(), reverse=True):
-            level = levels.get(number)
-            _guarded(found, lambda: _search_table(vfs, place, number, path, level, key, found))  # noqa: B023
+            meta = known.get(number)
+            _guarded(found, lambda: _search_table(vfs, place, number, path, meta, key, found))  # noqa: B023
     printer.section("problems", ("file", "offset", "what"))
     for problem in found.problems:
         printer.row(*problem)
@@ -111,9 +112,10 @@ def _records(log: LogFile) -> Iterator[tuple[Record, str | None]]:
 
 
 def _search_table(
-    vfs: Vfs, place: Place, number: int, path: str, level: int | None, key: bytes, found: Found
+    vfs: Vfs, place: Place, number: int, path: str, meta: TableMeta | None, key: bytes, found: Found
 ) -> None:
-    with TableFile(vfs, path, number, place.engine_id) as table:
+    level = meta.level if meta else None
+    with TableFile(vfs, path, number, place.engine_id, meta) as table:
         knows = _filter_knows(table, key, found)
         for block in _blocks_for(table, key):
             if block.damage is not None:
