@@ -99,6 +99,14 @@ def set_name(names: dict[str, Node], name: str, node: Node | None) -> None:
         names[name] = node
 
 
+def move(node: Node, path: str) -> None:
+    if isinstance(node, Inode):
+        node.path = path
+        return
+    for name, entry in node.current.items():
+        move(entry, os.path.join(path, name))
+
+
 class Crash:
     """What a crash at one moment may leave behind. To be used when the engine that ran then is closed."""
 
@@ -351,14 +359,18 @@ class CrashVfs(Vfs):
         with self.step("rename", source):
             super().rename(source, target)
             node = self._find(source)
-            assert isinstance(node, Inode), "only files are renamed"
-            node.path = target
+            assert node is not None, source
+            move(node, target)
             self._change((source, None), (target, node))
 
     def link(self, source: str, target: str) -> None:
         with self.step("link", target):
             super().link(source, target)
             self._change((target, self._find(source)))
+
+    def sync(self, path: str) -> None:
+        with contextlib.closing(self.open(path, writable=True)) as file:
+            file.sync()
 
     def unlink(self, path: str) -> None:
         with self.step("unlink", path):
@@ -373,6 +385,11 @@ class CrashVfs(Vfs):
         with self.step("mkdir", path):
             super().mkdir(path)
             self._change((path, Directory()))
+
+    def rmdir(self, path: str) -> None:
+        with self.step("rmdir", path):
+            super().rmdir(path)
+            self._change((path, None))
 
     def sync_directory(self, path: str) -> None:
         with self.lock_all:

@@ -93,7 +93,7 @@ class Oracle:
         life.open()
         life.act(self.dice.randint(0, 12))
         self.end(life)
-        last = Expected(life.states, life.promised)
+        last = Expected(life.states, life.promised, life.checkpoints)
         final = self.life(Vfs(), directory, last, watch=None)
         final.open()
         final.close()
