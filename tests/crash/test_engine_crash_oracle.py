@@ -147,6 +147,22 @@ def test_a_crash_at_any_step_of_the_first_opening_and_of_the_first_write(place: 
         assert oracle.states >= 50
 
 
+@pytest.mark.parametrize("operation", ["ingest", "checkpoint"])
+def test_a_crash_at_any_step_of_an_ingestion_and_of_a_checkpoint(place: Path, operation: str) -> None:
+    for seed in range(2):
+        oracle = Oracle(seed, place)
+        directory = oracle.new_directory()
+        os.mkdir(directory)
+        life = oracle.life(CrashVfs(directory), directory, nothing_yet(), watch=None)
+        life.open()
+        life.act(12)
+        life.watch(1.0, 120)
+        getattr(life, operation)()
+        oracle.end(life)
+        oracle.descend(life, 1)
+        assert oracle.states >= 50
+
+
 @pytest.mark.long
 @pytest.mark.timeout(1500)
 def test_after_thousands_of_crashes(place: Path) -> None:
