@@ -10,6 +10,7 @@ A store logs first and applies later: `append` on a log thread, `apply` and `rea
 (docs/architecture.md section 3). Formats: docs/formats.md. Threads and time: lsm.py.
 """
 
+from storenode.engine.batch import WriteBatch
 from storenode.engine.errors import EngineClosed, EngineError, EngineFailed, EngineReadOnly
 from storenode.engine.lsm import Engine, open
 from storenode.engine.options import Options
@@ -27,5 +28,6 @@ __all__ = [
     "Shared",
     "Snapshot",
     "TableWriter",
+    "WriteBatch",
     "open",
 ]

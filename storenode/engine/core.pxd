@@ -1,6 +1,6 @@
 from libc.stdint cimport uint64_t
 
-from storenode.engine.native cimport buffer
+from storenode.engine.native cimport log_window
 from storenode.engine.view cimport View
 
 
@@ -13,14 +13,15 @@ cdef class Core:
     cdef public uint64_t file_id
     cdef public uint64_t length
     cdef public uint64_t synced
+    cdef public uint64_t reserved
     cdef public uint64_t limit
     cdef public uint64_t bytes_written
     cdef public bint ends
     cdef public bint appending
     cdef public bint applying
     cdef uint64_t armed_view
-    cdef buffer ops
-    cdef buffer record
+    cdef log_window window
 
     cpdef void arm(self, View view)
+    cpdef void leave_window(self)
     cdef bint put_short(self, View view, key, value) except -1

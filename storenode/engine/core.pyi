@@ -14,12 +14,14 @@ class Core:
     now_ms: int
     """The engine's time: what has expired by it is absent."""
     fd: int
-    """The newest log, open for writing; -1 if a short put must not write to it."""
+    """The newest log, open for writing; -1 if it must not be mapped."""
     file_id: int
     length: int
-    """Bytes of the log that count; what lies behind them is left from a write that failed."""
+    """Bytes of the log that count."""
     synced: int
     """Bytes of the log that are durable; at most `length`."""
+    reserved: int
+    """How far zeros are written ahead of `length`; not behind it if there are none."""
     limit: int
     """The log is full at this length."""
     bytes_written: int
@@ -31,7 +33,9 @@ class Core:
     """Somebody is at it: a short put keeps out."""
     def __init__(self) -> None: ...
     def arm(self, view: View) -> None:
-        """Let short puts write to this view, until it is replaced, and to the log as it is now."""
+        """Let short puts write to this view, until it is replaced, and to the room reserved in the log."""
+    def leave_window(self) -> None:
+        """End short puts until `arm`: the log is about to become shorter, or another one."""
     def get(self, key: bytes) -> bytes | None:
         """The newest value; None without one."""
     def put(self, key: bytes, value: bytes, sync: bool = False) -> None:

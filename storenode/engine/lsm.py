@@ -21,6 +21,7 @@ from kvclient.errors import Corruption
 from kvclient.protocol import encode_delete
 from storenode.engine import checkpoint, ingest, statistics
 from storenode.engine.background import COMPACTION, FLUSH, Background
+from storenode.engine.batch import WriteBatch
 from storenode.engine.core import Core
 from storenode.engine.errors import NO_ROOM, EngineClosed, EngineFailed, EngineReadOnly
 from storenode.engine.manifest import State
@@ -129,15 +130,14 @@ class Engine(Core):
             self._on_growth(view)
         return results
 
-    def write(self, ops: bytes, sync: bool = False) -> bytes:
-        """Log and apply one stream; with `sync` it is durable on return. Waits while the engine is told to
-        stop by its own backlog."""
+    def write(self, batch: WriteBatch | bytes, sync: bool = False) -> bytes:
+        """Log and apply a batch, or an op stream, as one entry; with `sync` it is durable on return. Returns
+        the results as `apply` does. Waits while the engine is told to stop by its own backlog."""
+        ops = batch.ops if isinstance(batch, WriteBatch) else batch
         if self.pressure() == 2:
             self._wait_for_room()
         sequence, stamp = self.next_sequence, now_ms()
-        results = self.apply(ops, sequence, stamp, self._append(((sequence, stamp, ops),), sync=sync))
-        self.arm(self._view())
-        return results
+        return self.apply(ops, sequence, stamp, self._append(((sequence, stamp, ops),), sync=sync))
 
     def delete(self, key: bytes, sync: bool = False) -> None:
         self.write(encode_delete(key), sync)

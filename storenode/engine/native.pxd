@@ -27,6 +27,7 @@ cdef extern from "bytes.h" nogil:
         FAILURE_CANCELLED
     slice slice_of(const void *data, size_t size)
     void buffer_free(buffer *b)
+    uint8_t *buffer_reserve(buffer *b, size_t extra)
     void buffer_append(buffer *b, const void *data, size_t size)
     slice buffer_slice(const buffer *b)
     int slice_compare(slice a, slice b)
@@ -285,11 +286,17 @@ cdef extern from "scan.h" nogil:
     void scan_free(scan *s)
 
 
+cdef extern from "operation.h" nogil:
+    enum:
+        OP_PUT
+        OP_DELETE
+    size_t VALUE_BYTES_LIMIT
+
+
 cdef extern from "msgpack.h" nogil:
     const uint8_t *msgpack_bin(const uint8_t *p, const uint8_t *end, slice *s)
     const uint8_t *msgpack_uint(const uint8_t *p, const uint8_t *end, uint64_t *v)
-    void msgpack_append_bin(buffer *out, slice s)
-    void msgpack_append_byte(buffer *out, uint8_t byte)
+    size_t msgpack_put_bin(uint8_t *p, slice s)
 
 
 cdef extern from "operation.h" nogil:
@@ -315,6 +322,15 @@ cdef extern from "execute.h" nogil:
     int execute_stream(execution *x, slice ops)
 
 
+cdef extern from "log_window.h" nogil:
+    ctypedef struct log_window:
+        uint8_t *data
+        uint64_t from_ "from"
+        uint64_t to
+    void log_window_open(log_window *w, int fd, uint64_t from_, uint64_t to)
+    void log_window_close(log_window *w)
+
+
 cdef extern from "wal.h" nogil:
     size_t WAL_HEADER_BYTES
     ctypedef struct wal_record:
@@ -323,6 +339,10 @@ cdef extern from "wal.h" nogil:
         uint64_t synced
         slice ops
         uint64_t following
+    size_t WAL_RECORD_HEAD_BYTES
+    size_t wal_record_bytes(size_t length)
+    void wal_seal_record(uint8_t *record, uint64_t file_id, uint64_t offset, uint64_t synced,
+                         uint64_t first_sequence, uint64_t now_ms, size_t length)
     void wal_put_record(buffer *out, uint64_t file_id, uint64_t offset, uint64_t synced,
                         uint64_t first_sequence, uint64_t now_ms, slice ops)
     void wal_put_header(uint8_t *header, uint32_t engine_id, uint64_t number, uint64_t previous,

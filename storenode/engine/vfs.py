@@ -33,8 +33,9 @@ class File:
             rest = rest[written:]
 
     @property
-    def writable_by_fd(self) -> bool:
-        """Whether writing to `fd` comes to the same as `write_at`: not if a twin watches the writes."""
+    def mappable(self) -> bool:
+        """Whether storing into a mapping of `fd` comes to the same as `write_at`: not if a twin watches the
+        writes."""
         return type(self).write_at is File.write_at
 
     def truncate(self, size: int) -> None:

@@ -22,6 +22,17 @@ Entry = tuple[int, int, bytes]
 """(first_sequence, now_ms, op stream)."""
 
 HEADER_BYTES = 48
+PAGE_BYTES = 4096
+
+RESERVE_BYTES_MAX = 256 << 10
+"""Zeros are written ahead of the records, as many as there are records, up to this: then a sync need not
+make a new size durable each time, and short puts have something to map. A log of more than a page is at most
+twice as long as its records."""
+
+RESERVE_RECORD_BYTES_MAX = RESERVE_BYTES_MAX // 16
+"""For larger records the zeros would cost more than they spare."""
+
+_ZEROS = bytes(RESERVE_BYTES_MAX)
 MAGIC = b"rkv-wal\n"
 VERSION = 1
 
@@ -54,7 +65,7 @@ class LogWriter:
         self._lock = threading.Lock()
         self._core = core
         self.number, core.length = last
-        core.synced = core.length
+        core.synced = core.reserved = core.length
         core.limit = file_bytes
         self.syncs = 0
         self.failure: str | None = None
@@ -114,9 +125,10 @@ class LogWriter:
             except (EngineReadOnly, EngineFailed):
                 pass  # without the mark the log is as good as after a crash
             finally:
+                self._core.leave_window()
+                self._core.fd = -1
                 self._file.close()
                 self._file = None
-                self._core.fd = -1
 
     def _end(self, file: File) -> None:
         if self.failure is not None:
@@ -124,6 +136,8 @@ class LogWriter:
         self._sync()
         core = self._core
         self._write(file, codec.wal_records([(0, 0, b"")], core.file_id, core.length, core.synced))
+        core.leave_window()
+        file.truncate(core.length)
         self._sync()
 
     def _write(self, file: File, data: bytes) -> None:
@@ -131,6 +145,8 @@ class LogWriter:
         try:
             file.write_at(core.length, data)
         except OSError as error:
+            core.leave_window()
+            core.reserved = core.length
             try:
                 file.truncate(core.length)
                 file.sync()  # or a crash could bring back, whole, an entry that was refused
@@ -142,6 +158,22 @@ class LogWriter:
             self._fail(file.path, "write", error)
         core.length += len(data)
         core.bytes_written += len(data)
+        if core.length > core.reserved and len(data) <= RESERVE_RECORD_BYTES_MAX:
+            self._reserve(file)
+
+    def _reserve(self, file: File) -> None:
+        """Write zeros behind the records. Whoever does not get them writes record by record."""
+        core = self._core
+        ahead = min(max(core.length, PAGE_BYTES), RESERVE_BYTES_MAX)
+        end = core.length + ahead & ~(PAGE_BYTES - 1)
+        core.reserved = core.length
+        try:
+            file.write_at(core.length, _ZEROS[: end - core.length])
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                self._fail(file.path, "write", error)
+        else:
+            core.reserved = end
 
     def _begin(self, entries: Sequence[Entry]) -> None:
         """Begin a new log with these entries; on any failure to write it the old one stays the current
@@ -182,9 +214,10 @@ class LogWriter:
         self.number = number
         self.syncs += 1
         core = self._core
-        core.fd = file.fd if file.writable_by_fd else -1
+        core.leave_window()
+        core.fd = file.fd if file.mappable else -1
         core.file_id = file_id
-        core.length = core.synced = len(data)
+        core.length = core.synced = core.reserved = len(data)
         core.ends = False
         core.bytes_written += len(data)
 
@@ -220,7 +253,7 @@ def read_log(vfs: Vfs, directory: str, engine_id: int, number: int, *, is_last: 
         _cut(vfs, path, 0)
         return Log(number, path, [], 0, 0, 0)
     entries, end = codec.wal_scan(content, file_id, HEADER_BYTES)
-    if end < len(content):
+    if not is_zeros(content, end):
         proof = codec.wal_proof(content, file_id, end)
         if proof:
             raise Corruption(
@@ -233,6 +266,11 @@ def read_log(vfs: Vfs, directory: str, engine_id: int, number: int, *, is_last: 
         _cut(vfs, path, end)
     previous = int.from_bytes(content[24:32], "little")
     return Log(number, path, entries, end, previous, int.from_bytes(content[32:40], "little"))
+
+
+def is_zeros(content: bytes, start: int) -> bool:
+    """Whether nothing but zeros follows: room that was reserved and not used."""
+    return content.count(0, start) == len(content) - start
 
 
 def _header_is_sound(path: str, content: bytes, engine_id: int, number: int) -> bool:

@@ -282,7 +282,7 @@ class CrashFile(File):
             self._vfs.tell("after", "write", self.path)
 
     @property
-    def writable_by_fd(self) -> bool:
+    def mappable(self) -> bool:
         """What native code wrote is seen when the twin looks, but its writes cannot be made to fail."""
         return self._vfs.native_writes
 

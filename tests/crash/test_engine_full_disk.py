@@ -170,13 +170,17 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(mount)], check=True)
 
 
-def test_a_really_full_disk_stops_writes_and_loses_nothing(small_disk: Path) -> None:
+@pytest.mark.parametrize("short", [True, False], ids=["put", "apply"])
+def test_a_really_full_disk_stops_writes_and_loses_nothing(small_disk: Path, short: bool) -> None:
     options = Options(memtable_bytes=1 << 18, table_bytes=1 << 18, base_bytes=1 << 20)
     value = random.Random(1).randbytes(1000)  # one that compression cannot make small
     engine = engine_package.open(str(small_disk / "engine"), options=options)
 
     def write_all() -> None:
         for number in range(100_000):
+            if short:
+                engine.put(b"%08d" % number, value)
+                continue
             ops = protocol.encode_put(b"%08d" % number, value)
             first = engine.next_sequence
             engine.apply(ops, first, 0, engine.append([(first, 0, ops)]))

@@ -20,7 +20,7 @@ import pytest
 import storenode.engine as engine_package
 from kvclient import protocol
 from kvclient.errors import Corruption
-from storenode.engine import Engine, Options, Shared
+from storenode.engine import Engine, Options, Shared, codec
 from storenode.engine.vfs import File, Vfs
 
 SMALL = Options(
@@ -107,7 +107,7 @@ def logged(tmp_path: Path) -> tuple[Path, list[int]]:
     ends = [48]
     for number in range(1, 6):
         log_and_apply(engine, number)
-        ends.append(files(source, "wal")[0].stat().st_size)
+        ends.append(engine.length)
     shutil.copytree(source, copy)
     engine.close()
     return copy, ends
@@ -177,6 +177,30 @@ def test_a_flipped_bit_in_the_last_record_drops_it_or_nothing(
         damaged[offset] ^= 0x10
         files(copy, "wal")[0].write_bytes(damaged)
         assert values_after_opening(copy) == 4
+
+
+def test_room_reserved_in_a_log_is_no_damage_and_what_is_written_there_is(
+    logged: tuple[Path, list[int]], tmp_path: Path
+) -> None:
+    directory, ends = logged
+    content = files(directory, "wal")[0].read_bytes()
+    assert len(content) > ends[-1], "no room was reserved"
+    assert not any(content[ends[-1] :])
+    engine_id, number = 0, 1
+    first = tmp_path / "first"
+    shutil.copytree(directory, first)
+    following = first / "000002.wal"
+    record = codec.wal_records([(6, 6, protocol.encode_put(b"six", b""))], number + 1, 48, 0)
+    following.write_bytes(codec.wal_header(engine_id, number + 1, number, ends[-1]) + record)
+    dirty = tmp_path / "dirty"
+    shutil.copytree(first, dirty)
+    with engine_package.open(str(first)) as engine:
+        assert len(engine.scan()) == 6, "a log that is not the last may have room too"
+    damaged = bytearray(content)
+    damaged[-1] = 1
+    files(dirty, "wal")[0].write_bytes(damaged)
+    with pytest.raises(Corruption, match=rf"000001\.wal: damaged record \(offset {ends[-1]}\)"):
+        engine_package.open(str(dirty))
 
 
 def test_after_a_clean_close_every_flipped_bit_of_an_entry_is_found(

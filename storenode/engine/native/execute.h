@@ -235,27 +235,56 @@ static inline int execute_op(execution *x, const operation *op) {
         return 0;
     }
     if (op->code == OP_SCAN) return execute_scan(x, op);
-    if (op->code != OP_PUT || op->condition != CONDITION_NONE) {
-        if (execute_find(x, op->key, &found) < 0) return execute_unreadable(x);
-    }
+    if (execute_find(x, op->key, &found) < 0) return execute_unreadable(x);
     int result = execute_found(x, op, &found);
     lookup_release(&found.at);
     return result;
+}
+
+/* PUTs without a condition, which depend on nothing: they are added together. */
+typedef struct {
+    entry entries[MEMTABLE_GROUP];
+    size_t count;
+} put_group;
+
+static inline int execute_group(execution *x, put_group *group) {
+    size_t count = group->count;
+    group->count = 0;
+    if (count && memtable_add_group(x->active, group->entries, count) < 0)
+        return fail(&x->r->failed, FAILURE_MEMORY, 0, 0, "out of memory");
+    x->written += count;
+    return 0;
+}
+
+static inline int execute_in_group(execution *x, const operation *op, put_group *group) {
+    entry *e = &group->entries[group->count++];
+    e->key = op->key;
+    e->trailer = trailer_of(x->sequence, op->ttl_ms ? KIND_PUT_DEADLINE : KIND_PUT);
+    e->value = op->value;
+    e->deadline = op->ttl_ms ? x->now_ms + op->ttl_ms : 0;
+    result_version(x, STATUS_OK, x->sequence);
+    return group->count == MEMTABLE_GROUP ? execute_group(x, group) : 0;
 }
 
 /* Executes a checked stream; a logged one counts its sequence up by one per op. -1: failure in r. */
 static inline int execute_stream(execution *x, slice ops) {
     const uint8_t *p = ops.data, *end = p + ops.size;
     operation op;
+    put_group group;
+    group.count = 0;
     while (p < end) {
         p = operation_read(p, end, &op);
         if (!p)
             return fail(&x->r->failed, FAILURE_CORRUPT, 0, 0, "an op stream changed while it was executed");
-        if (execute_op(x, &op) < 0) return -1;
+        if (op.code == OP_PUT && op.condition == CONDITION_NONE) {
+            if (execute_in_group(x, &op, &group) < 0) return -1;
+        } else if (execute_group(x, &group) < 0 || execute_op(x, &op) < 0) {
+            return -1;
+        }
         if (x->out->failed) return fail(&x->r->failed, FAILURE_MEMORY, 0, 0, "out of memory");
         if (x->active) x->sequence++;
     }
-    return 0;
+    return execute_group(x, &group);
 }
 
 #endif

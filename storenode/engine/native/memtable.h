@@ -246,13 +246,20 @@ static inline int memtable_make_head(memtable *m) {
     return 0;
 }
 
-/* Adds a version; its (key, sequence) must be new. With `shared_value` the value already lives in this
- * memtable. Returns -1 only when memory runs out, with nothing changed. */
-static inline int memtable_add(memtable *m, const entry *e, int shared_value) {
+/* A version that is being added: its node, and how far the search for its place has come. */
+typedef struct {
+    memtable_target target;
+    memtable_node *node;
+    int height;
+    int level;
+    memtable_node *at, *next, *passed;
+    memtable_node *path[MEMTABLE_HEIGHT_MAX];
+} memtable_insert;
+
+/* Makes the node of a version, which nobody sees yet. With `shared_value` the value already lives in this memtable.
+ * -1 when memory runs out. */
+static inline int memtable_insert_begin(memtable *m, const entry *e, int shared_value, memtable_insert *i) {
     if (!m->head && memtable_make_head(m) < 0) return -1;
-    memtable_node *found[MEMTABLE_HEIGHT_MAX], **path = found;
-    memtable_target t = memtable_target_of(e->key, e->trailer);
-    int height = memtable_random_height(m);
     const uint8_t *value = e->value.data;
     if (!shared_value && e->value.size) {
         uint8_t *copy = (uint8_t *)arena_take(m, e->value.size);
@@ -260,20 +267,24 @@ static inline int memtable_add(memtable *m, const entry *e, int shared_value) {
         memcpy(copy, e->value.data, e->value.size);
         value = copy;
     }
-    memtable_node *node = memtable_make_node(m, height, &t), *behind = NULL;
-    if (!node) return -1;
-    node->value = value;
-    node->value_size = (uint32_t)e->value.size;
-    node->deadline = e->deadline;
-    if (memtable_before(m->last, &t))
-        path = m->tails;
-    else
-        behind = memtable_seek_target(m, &t, path);
-    for (int level = m->height; level < height; level++)
+    i->target = memtable_target_of(e->key, e->trailer);
+    i->height = memtable_random_height(m);
+    i->node = memtable_make_node(m, i->height, &i->target);
+    if (!i->node) return -1;
+    i->node->value = value;
+    i->node->value_size = (uint32_t)e->value.size;
+    i->node->deadline = e->deadline;
+    return 0;
+}
+
+/* Links the node in behind the nodes of `path`. */
+static inline void memtable_insert_end(memtable *m, memtable_insert *i, memtable_node **path) {
+    memtable_node *node = i->node, *behind = memtable_next(path[0], 0);
+    for (int level = m->height; level < i->height; level++)
         path[level] = m->head;
-    if (m->height < height) __atomic_store_n(&m->height, height, __ATOMIC_RELAXED);
+    if (m->height < i->height) __atomic_store_n(&m->height, i->height, __ATOMIC_RELAXED);
     node->previous = path[0];
-    for (int level = 0; level < height; level++) {
+    for (int level = 0; level < i->height; level++) {
         memtable_node **link = memtable_link(path[level], level), *next = *link;
         *memtable_link(node, level) = next;
         __atomic_store_n(link, node, __ATOMIC_RELEASE);
@@ -284,6 +295,83 @@ static inline int memtable_add(memtable *m, const entry *e, int shared_value) {
     else
         __atomic_store_n(&m->last, node, __ATOMIC_RELEASE);
     m->count++;
+}
+
+/* Links the node in where it belongs. */
+static inline void memtable_insert_seek(memtable *m, memtable_insert *i) {
+    if (memtable_before(m->last, &i->target)) {
+        memtable_insert_end(m, i, m->tails);
+        return;
+    }
+    memtable_seek_target(m, &i->target, i->path);
+    memtable_insert_end(m, i, i->path);
+}
+
+/* Adds a version; its (key, sequence) must be new. See memtable_insert_begin; on failure nothing has changed. */
+static inline int memtable_add(memtable *m, const entry *e, int shared_value) {
+    memtable_insert i;
+    if (memtable_insert_begin(m, e, shared_value, &i) < 0) return -1;
+    memtable_insert_seek(m, &i);
+    return 0;
+}
+
+#define MEMTABLE_GROUP 16 /* searches at once: what one waits for is as good as there when it is its turn again */
+
+/* memtable_seek_target for many at once, a step of each in turn. */
+static inline void memtable_seek_group(const memtable *m, memtable_insert **seeking, size_t count) {
+    for (size_t at = 0; at < count; at++) {
+        memtable_insert *i = seeking[at];
+        i->level = m->height - 1;
+        i->at = m->head;
+        i->next = memtable_next(i->at, i->level);
+        i->passed = NULL;
+        for (int level = m->height; level < i->height; level++) /* another one may make the list higher */
+            i->path[level] = m->head;
+    }
+    while (count) {
+        for (size_t at = 0; at < count; at++) {
+            memtable_insert *i = seeking[at];
+            if (i->next != i->passed && memtable_before(i->next, &i->target)) {
+                i->at = i->next;
+            } else {
+                i->passed = i->next;
+                i->path[i->level] = i->at;
+                if (i->level == 0) {
+                    seeking[at--] = seeking[--count];
+                    continue;
+                }
+                i->level--;
+            }
+            i->next = memtable_next(i->at, i->level);
+            __builtin_prefetch(i->next);
+        }
+    }
+}
+
+/* memtable_add for up to MEMTABLE_GROUP versions, whose values are copied. */
+static inline int memtable_add_group(memtable *m, const entry *entries, size_t count) {
+    memtable_insert inserts[MEMTABLE_GROUP], *seeking[MEMTABLE_GROUP];
+    size_t sought = 0;
+    for (size_t at = 0; at < count; at++) {
+        memtable_insert *i = &inserts[at];
+        if (memtable_insert_begin(m, &entries[at], 0, i) < 0) return -1;
+        i->at = NULL;
+        if (!memtable_before(m->last, &i->target)) seeking[sought++] = i;
+    }
+    memtable_seek_group(m, seeking, sought);
+    for (size_t at = 0; at < count; at++) {
+        memtable_insert *i = &inserts[at];
+        if (!i->at) {
+            memtable_insert_seek(m, i);
+            continue;
+        }
+        for (int level = 0; level < i->height && level < m->height; level++) { /* others may have come between */
+            memtable_node *next, **from = &i->path[level];
+            while (memtable_before(next = memtable_next(*from, level), &i->target))
+                *from = next;
+        }
+        memtable_insert_end(m, i, i->path);
+    }
     return 0;
 }
 

@@ -120,6 +120,12 @@ static inline size_t msgpack_put_bin_head(uint8_t *p, size_t size) {
     return 1 + msgpack_put_big_endian(p + 1, size, (size_t)1 << power);
 }
 
+static inline size_t msgpack_put_bin(uint8_t *p, slice s) {
+    size_t head = msgpack_put_bin_head(p, s.size);
+    if (s.size) memcpy(p + head, s.data, s.size);
+    return head + s.size;
+}
+
 static inline size_t msgpack_put_str_head(uint8_t *p, size_t size) {
     if (size < 32) {
         p[0] = (uint8_t)(0xa0 | size);
@@ -137,10 +143,7 @@ static inline void msgpack_append_uint(buffer *out, uint64_t v) {
 
 static inline void msgpack_append_bin(buffer *out, slice s) {
     uint8_t *p = buffer_reserve(out, 5 + s.size);
-    if (!p) return;
-    size_t head = msgpack_put_bin_head(p, s.size);
-    if (s.size) memcpy(p + head, s.data, s.size);
-    out->size += head + s.size;
+    if (p) out->size += msgpack_put_bin(p, s);
 }
 
 static inline void msgpack_append_str(buffer *out, const char *text) {

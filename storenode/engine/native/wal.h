@@ -20,19 +20,25 @@ static inline uint32_t wal_record_crc(uint64_t file_id, uint64_t offset, const u
         crc32c(crc32c_context(file_id, offset), record + 4, WAL_RECORD_HEAD_BYTES - 4 + length));
 }
 
+/* Fills in the rest of the record whose ops, `length` bytes, lie in place already. */
+static inline void wal_seal_record(uint8_t *record, uint64_t file_id, uint64_t offset, uint64_t synced,
+                                   uint64_t first_sequence, uint64_t now_ms, size_t length) {
+    memset(record + WAL_RECORD_HEAD_BYTES + length, 0, wal_record_bytes(length) - WAL_RECORD_HEAD_BYTES - length);
+    store32(record + 4, (uint32_t)length);
+    store64(record + 8, first_sequence);
+    store64(record + 16, now_ms);
+    store64(record + 24, synced);
+    store32(record, wal_record_crc(file_id, offset, record, length));
+}
+
 /* Appends one record that will lie at `offset` of the file. */
 static inline void wal_put_record(buffer *out, uint64_t file_id, uint64_t offset, uint64_t synced,
                                   uint64_t first_sequence, uint64_t now_ms, slice ops) {
     size_t size = wal_record_bytes(ops.size);
     uint8_t *record = buffer_reserve(out, size);
     if (!record) return;
-    store64(record + size - 8, 0);
-    store32(record + 4, (uint32_t)ops.size);
-    store64(record + 8, first_sequence);
-    store64(record + 16, now_ms);
-    store64(record + 24, synced);
     if (ops.size) memcpy(record + WAL_RECORD_HEAD_BYTES, ops.data, ops.size);
-    store32(record, wal_record_crc(file_id, offset, record, ops.size));
+    wal_seal_record(record, file_id, offset, synced, first_sequence, now_ms, ops.size);
     out->size += size;
 }
 

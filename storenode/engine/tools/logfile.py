@@ -17,7 +17,7 @@ from kvclient.protocol import Op
 from storenode.engine import codec
 from storenode.engine.tools.tablefile import Damage, context, mask
 from storenode.engine.vfs import Vfs
-from storenode.engine.wal import HEADER_BYTES, MAGIC, VERSION
+from storenode.engine.wal import HEADER_BYTES, MAGIC, VERSION, is_zeros
 
 _HEAD = struct.Struct("<IIQQQ")
 _HEADER = struct.Struct("<8sIIQQQI")
@@ -80,7 +80,7 @@ class LogFile:
         self.records_end = at
         if self.damage is None:
             self.sound_end = at
-            if at < len(self.content):
+            if not is_zeros(self.content, at):
                 self.damage = Damage(path, at, "damaged record")
 
     def is_torn(self) -> bool:

@@ -97,7 +97,6 @@ class Ours(Store):
 
     def __init__(self, directory: Path, cache_bytes: int, *, sync: bool, counts: bool) -> None:
         import storenode.engine
-        from kvclient.protocol import encode_put
 
         self._shared = storenode.engine.Shared(
             str(directory), cache_bytes=cache_bytes, memtable_bytes=WRITE_BUFFERS * WRITE_BUFFER_BYTES
@@ -107,7 +106,7 @@ class Ours(Store):
             shared=self._shared,
             options=storenode.engine.Options(memtable_bytes=WRITE_BUFFER_BYTES, bits_per_key=BITS_PER_KEY),
         )
-        engine, self._encode_put = self._engine, encode_put
+        engine, self._batch = self._engine, storenode.engine.WriteBatch
         self.put = (lambda key, value: engine.put(key, value, True)) if sync else engine.put
         self.get = engine.get
         self.multi_get = engine.multi_get
@@ -119,7 +118,9 @@ class Ours(Store):
         return f"ringkv {metadata.version('ringkv')}, compression {Options().compression}"
 
     def write(self, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
-        self._engine.write(b"".join(map(self._encode_put, keys, values)))
+        batch = self._batch()
+        batch.put_many(zip(keys, values, strict=True))
+        self._engine.write(batch)
 
     def pages(self, reverse: bool) -> Iterable[Iterable[tuple[bytes, bytes]]]:
         start, stop = b"", None

@@ -110,6 +110,7 @@ def test_entries_of_one_append_are_one_write_and_one_sync(tmp_path: Path) -> Non
     shared = Shared(str(tmp_path), vfs=recorder)
     engine = engine_package.open(str(tmp_path), shared=shared)
     engine.append([(1, 0, b"")])
+    engine.append([(1, 0, b"")])
     mark = len(recorder.events)
     engine.append([(1, 0, b"") for _ in range(100)])
     assert recorder.events[mark:] == [
