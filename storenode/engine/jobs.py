@@ -171,9 +171,9 @@ def sync_table(path: str, sync: Callable[[], None]) -> None:
 
 
 def sync_directory(tree: Tree) -> None:
-    """Any failure is final: it may have cost the name of a log, and who syncs next is not told of it."""
+    """Any failure is final: it may have cost the name of a log."""
     try:
-        tree.shared.vfs.sync_directory(tree.directory)
+        tree.sync_directory()
     except OSError as error:
         raise sync_failed(tree.directory, error) from error
 

@@ -68,6 +68,7 @@ class Engine(Core):
             self.tree.take_number,
             recovered.last_log,
             self,
+            self.tree.sync_directory,
         )
         self._append_lock = threading.Lock()
         self._appended = self._applied = 0  # entries, without short puts, which are both at once

@@ -69,11 +69,26 @@ class Tree:
         self._next_file = state.next_file
         self._lock = threading.Lock()
         self._commit_lock = threading.Lock()
+        self._sync_lock = threading.Lock()
+        self._names_lost: tuple[int | None, str | None] | None = None
         self.active = Memtable(state.log_number)
         self._reserved: Reserved | None = None
         self._covered = (state.flushed_sequence, state.now_ms)  # by what comes before `active`
         self.view: View | None = None
         self._make_view()
+
+    def sync_directory(self) -> None:
+        """Make the names of all files of the engine durable. A failure is for good, whoever's file it was:
+        the disk tells only one of those who sync that it lost names, and theirs may be among them. Any thread.
+        """
+        with self._sync_lock:
+            if self._names_lost is not None:
+                raise OSError(*self._names_lost, self.directory)
+            try:
+                self.shared.vfs.sync_directory(self.directory)
+            except OSError as error:
+                self._names_lost = (error.errno, error.strerror)
+                raise
 
     def take_number(self) -> int:
         """A file number that was never used before. Any thread."""

@@ -49,9 +49,7 @@ class Expected:
     """`states[n]`: after n entries. Any n from `promised` on may be found. `checkpoints`: of these n there is
     one; there may be others."""
 
-    def __init__(
-        self, states: list[State], promised: int, checkpoints: frozenset[int] = frozenset()
-    ) -> None:
+    def __init__(self, states: list[State], promised: int, checkpoints: frozenset[int] = frozenset()) -> None:
         self.states = states
         self.promised = promised
         self.checkpoints = checkpoints

@@ -1,5 +1,5 @@
-"""Prepared tables: writing them, and what an engine makes of them: newer than all before, all or none, checked
-as a whole, at the right level, also beside compactions."""
+"""What an engine makes of prepared tables: newer than all before, all or none, checked as a whole, at the right
+level, also beside compactions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import errno
 import os
 import threading
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,8 +16,8 @@ from kvclient import protocol
 from kvclient.errors import Corruption, InvalidRequest
 from storenode.engine import Engine, EngineFailed, EngineReadOnly, Options, Shared, TableWriter, codec
 from storenode.engine.compaction import level_for
-from storenode.engine.vfs import Vfs
 from storenode.engine.version import TableMeta, Version
+from storenode.engine.vfs import Vfs
 
 SMALL = Options(
     memtable_bytes=1 << 14, table_bytes=1 << 12, base_bytes=1 << 13, level_ratio=2, level0_trigger=2
@@ -63,7 +62,7 @@ def test_ingested_entries_are_newer_than_all_before_and_older_than_all_after(
     engine.ingest([prepared(tmp_path / "p", {**dict.fromkeys(names, b"ingested"), b"deleted": None})])
     assert engine.next_sequence == before + 1
     engine.put(b"later", b"newest")
-    expected = {name: b"ingested" for name in names} | {b"kept": b"old", b"later": b"newest"}
+    expected = dict.fromkeys(names, b"ingested") | {b"kept": b"old", b"later": b"newest"}
     for _ in range(2):
         assert dict(engine.scan()) == expected
         assert engine.scan(reverse=True) == sorted(expected.items(), reverse=True)
@@ -435,81 +434,3 @@ def test_a_sync_that_fails_is_final(tmp_path: Path) -> None:
 def test_no_paths_are_nothing(engine: Engine) -> None:
     engine.ingest([])
     assert engine.next_sequence == 1
-
-
-# The writer
-
-
-def test_keys_must_ascend_strictly(tmp_path: Path) -> None:
-    with TableWriter(str(tmp_path / "p")) as table:
-        table.add(b"b", b"")
-        for wrong in (b"b", b"a"):
-            with pytest.raises(ValueError, match=f"keys must ascend: {wrong!r} comes after b'b'"):
-                table.add(wrong, b"")
-            with pytest.raises(ValueError, match="comes after b'b'"):
-                table.delete(wrong)
-        with pytest.raises(ValueError, match="b'c' comes after b'd'"):
-            table.add_many([(b"d", b""), (b"c", b"")])
-        assert table.entries == 2
-        table.add(b"e", b"")
-
-
-def test_what_cannot_be_stored_is_refused(tmp_path: Path) -> None:
-    with TableWriter(str(tmp_path / "p")) as table:
-        for key, value in ((b"", b""), (b"k" * 65536, b""), (b"k", bytes((64 << 20) + 1))):
-            with pytest.raises(ValueError, match=r"a key has 1\.\.65535 bytes and a value at most"):
-                table.add(key, value)
-        with pytest.raises(TypeError, match="keys and values are bytes, not str and bytes"):
-            table.add("key", b"")  # type: ignore[arg-type]
-        for deadline in (-1, 1 << 64):
-            with pytest.raises(ValueError, match="deadline_ms must be in"):
-                table.add(b"k", b"", deadline)
-        table.add(b"k" * 65535, b"")
-    with pytest.raises(FileExistsError):
-        TableWriter(str(tmp_path / "p"))
-
-
-def test_an_unfinished_file_is_removed_and_an_empty_one_never_made(tmp_path: Path) -> None:
-    path = tmp_path / "p"
-    with pytest.raises(KeyError), TableWriter(str(path)) as table:
-        table.add(b"k", b"")
-        raise KeyError
-    assert not path.exists()
-    with pytest.raises(ValueError, match="at least one entry"), TableWriter(str(path)):
-        pass
-    assert not path.exists()
-    with pytest.raises(ValueError, match="finished or was discarded"):
-        table.add(b"l", b"")
-    table.discard()
-    path.write_bytes(b"of somebody else")
-    table.discard()
-    assert path.exists()
-
-
-def test_a_disk_that_is_full_while_a_table_is_written(tmp_path: Path) -> None:
-    class Full(Vfs):
-        def create(self, path: str) -> engine_package.vfs.File:
-            file = super().create(path)
-            file.close()
-            file.fd = os.open("/dev/full", os.O_RDWR | os.O_CLOEXEC)
-            return file
-
-    table = TableWriter(str(tmp_path / "p"), vfs=Full())
-    with pytest.raises(OSError, match="No space left on device"):
-        for number in range(100_000):
-            table.add(b"%08d" % number, os.urandom(100))
-    assert not (tmp_path / "p").exists()
-    with pytest.raises(ValueError, match="finished or was discarded"):
-        table.finish()
-
-
-def test_add_many_writes_what_add_writes(tmp_path: Path, engine: Engine) -> None:
-    pairs = [(b"%06d" % number, b"v" * (number % 50)) for number in range(5000)]
-    assert all(left < right for left, right in pairwise(pairs))
-    with TableWriter(str(tmp_path / "many")) as many, TableWriter(str(tmp_path / "single")) as single:
-        many.add_many(iter(pairs))
-        for pair in pairs:
-            single.add(*pair)
-    engine.ingest([str(tmp_path / "many")])
-    assert engine.scan() == pairs
-    assert os.stat(tmp_path / "many").st_size == os.stat(tmp_path / "single").st_size

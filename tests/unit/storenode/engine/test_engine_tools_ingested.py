@@ -1,5 +1,5 @@
-"""The tools on engines with ingested tables: nothing is called damaged that is not, and a lost manifest neither
-resurrects nor reorders."""
+"""The tools on engines with ingested tables: nothing is called damaged that is not, and a lost manifest
+neither resurrects nor reorders."""
 
 from __future__ import annotations
 
