@@ -78,8 +78,10 @@ class Tree:
         self._make_view()
 
     def sync_directory(self) -> None:
-        """Make the names of all files of the engine durable. A failure is for good, whoever's file it was:
-        the disk tells only one of those who sync that it lost names, and theirs may be among them. Any thread.
+        """Make the names of all files of the engine durable. Any thread.
+
+        A failure is for good, whoever's file it was: the disk tells only one of those who sync that it lost
+        names, and others' may be among them.
         """
         with self._sync_lock:
             if self._names_lost is not None:

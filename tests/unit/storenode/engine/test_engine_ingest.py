@@ -1,5 +1,5 @@
-"""What an engine makes of prepared tables: newer than all before, all or none, checked as a whole, at the right
-level, also beside compactions."""
+"""What an engine makes of prepared tables: newer than all before, all or none, checked as a whole, at the
+right level, also beside compactions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kvclient.errors import Corruption, InvalidRequest
 from storenode.engine import Engine, EngineFailed, EngineReadOnly, Options, Shared, TableWriter, codec
 from storenode.engine.compaction import level_for
 from storenode.engine.version import TableMeta, Version
-from storenode.engine.vfs import Vfs
+from storenode.engine.vfs import File, Vfs
 
 SMALL = Options(
     memtable_bytes=1 << 14, table_bytes=1 << 12, base_bytes=1 << 13, level_ratio=2, level0_trigger=2
@@ -353,20 +353,20 @@ def test_a_table_is_not_put_between_the_keys_of_a_compaction_that_runs(tmp_path:
 
 
 class SlowCompaction(Vfs):
-    """The first table that is made by a compaction stands still in its sync of the directory."""
+    """The first table that a compaction makes is not made before it may."""
 
     def __init__(self) -> None:
         self.armed = False
         self.reached, self.go_on = threading.Event(), threading.Event()
-        self.seen = 0
+        self.tables = 0
 
-    def sync_directory(self, path: str) -> None:
-        if self.armed and threading.current_thread().name.startswith("engine-"):
-            self.seen += 1
-            if self.seen == 2:  # the first one is the flush's
+    def create(self, path: str) -> File:
+        if self.armed and path.endswith(".sst"):
+            self.tables += 1
+            if self.tables == 2:  # the first one is the flush's
                 self.reached.set()
-                self.go_on.wait(30)
-        super().sync_directory(path)
+                assert self.go_on.wait(30)
+        return super().create(path)
 
 
 def test_many_ingested_tables_in_level_0_are_compacted_without_a_write(tmp_path: Path) -> None:
