@@ -35,6 +35,8 @@ class Prepared(NamedTuple):
 
 def examine(shared: Shared, paths: Iterable[str]) -> list[Prepared]:
     """Read and check all files; in the order of their keys. Errors as of Engine.ingest."""
+    if isinstance(paths, str):
+        raise TypeError(f"a list of paths is ingested, not {paths!r}")
     prepared = [_examine(shared, os.path.abspath(path)) for path in paths]
     prepared.sort(key=lambda one: one.meta.smallest)
     for left, right in pairwise(prepared):

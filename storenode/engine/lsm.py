@@ -211,7 +211,8 @@ class Engine(Core):
         must not be changed any more; with `move` the old names are removed afterwards, where that can be.
 
         Each file is read and checked first. Everything applied is flushed. RuntimeError if an entry was
-        logged that is not applied yet. ValueError: two tables share keys, or one is no prepared table.
+        logged that is not applied yet, for that needs the next sequence, too; nor may anybody append
+        meanwhile. ValueError: two tables share keys, or one is no prepared table.
         Corruption, OSError: a file is damaged or cannot be read. EngineReadOnly, EngineFailed: as `flush`;
         after EngineFailed the tables may be found or not when the engine is opened anew.
         """
@@ -243,6 +244,8 @@ class Engine(Core):
             raise
         finally:
             self._append_lock.release()
+        self.counters.ingested_tables += len(prepared)
+        self.counters.ingested_bytes += sum(one.meta.size for one in prepared)
         self.shared.wake()  # level 0 may be full now
         if move:
             ingest.forget(self.shared.vfs, prepared)

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from storenode.engine.vfs import File, Vfs
+from tests.crash.survivor import survivor
 
 PAGE_BYTES = 4096
 SECTOR_BYTES = 512
@@ -223,22 +224,6 @@ def write_tree(path: str, root: Directory, names: Names, content: Callable[[Inod
             with open(at, "xb") as file:
                 file.write(content(node))
             written[node] = at
-
-
-def survivor(versions: list[bytes], kept: float, unit: int, dice: random.Random) -> bytes:
-    """One content that a crash may leave of a file that had these since its last sync."""
-    if len(versions) == 1:
-        return versions[0]
-
-    def one() -> bytes:
-        return versions[-1] if dice.random() < kept else dice.choice(versions) if kept else versions[0]
-
-    size = len(one())
-    result = bytearray(size)
-    for at in range(0, size, unit):
-        piece = one()[at : min(at + unit, size)]
-        result[at : at + len(piece)] = piece
-    return bytes(result)
 
 
 def survivor_of_commit(commit: Commit, dice: random.Random) -> bytes:

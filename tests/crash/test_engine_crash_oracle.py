@@ -7,6 +7,7 @@ What must hold is told in crashlife.py, which states are legal in crashvfs.py.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import shutil
@@ -279,3 +280,28 @@ def test_a_manifest_that_was_never_committed_is_begun_anew(place: Path) -> None:
         (directory / "manifest").mkdir(parents=True)
         (directory / "manifest" / "data.mdb").write_bytes(content)
         assert content_at(directory) == []
+
+
+class Elsewhere(CrashVfs):
+    """No file can have a second name."""
+
+    def link(self, source: str, target: str) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), target)
+
+
+def test_copies_of_tables_are_durable(place: Path) -> None:
+    """Where they cannot be links: of a checkpoint, and of an ingested table."""
+    (place / "first").mkdir()
+    vfs = Elsewhere(str(place / "first"))
+    shared, engine = opened(vfs)
+    with engine_package.TableWriter(vfs.path + "/prepared", vfs=vfs) as table:
+        table.add(b"k", b"v")
+    engine.ingest([vfs.path + "/prepared"])
+    engine.checkpoint(vfs.path + "/copy")
+    crash = vfs.crash(Step("after", "checkpoint", ""))
+    engine.close()
+    shared.close()
+    crash.lose_power(str(place / "second"), random.Random(0), STRICT)
+    assert content_at(place / "second") == [(b"k", b"v")]
+    with engine_package.open(str(place / "second" / "copy")) as copy:
+        assert copy.scan() == [(b"k", b"v")]

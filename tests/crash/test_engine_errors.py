@@ -280,34 +280,6 @@ def test_a_failed_sync_of_a_table_or_its_directory_is_final(place: Path) -> None
         shared.close()
 
 
-def test_names_that_a_sync_of_a_log_lost_are_not_vouched_for_by_that_of_a_table(place: Path) -> None:  # noqa: F811
-    """A flush has made its file when the log's sync of the directory fails; its own succeeds: the disk has
-    told already. What it would commit has lost its name."""
-    vfs = CrashVfs(str(place))
-    shared = Shared(str(place), vfs=vfs)
-    engine = engine_package.open(str(place / "engine"), shared=shared)
-    stream = protocol.encode_put(b"k", b"v")
-    engine.apply(stream, 1, 1, engine.append([(1, 1, stream)]))
-
-    def fail(vfs: CrashVfs, step: Step) -> None:
-        if step == ("after", "create", str(place / "engine" / "000002.sst")):
-            vfs.hook = fail_once
-            with pytest.raises(EngineFailed, match="sync failed"):
-                engine.append([(2, 2, stream)])
-
-    def fail_once(vfs: CrashVfs, step: Step) -> None:
-        if (step.when, step.kind) == ("before", "sync directory"):
-            vfs.hook = None
-            raise OSError(errno.EIO, os.strerror(errno.EIO), step.path)
-
-    vfs.hook = fail
-    with pytest.raises(EngineFailed, match="sync failed"):
-        engine.flush()
-    assert not list(engine.tree.version.tables())
-    engine.close()
-    shared.close()
-
-
 def test_a_write_that_cannot_be_taken_back_is_final(place: Path) -> None:  # noqa: F811
     vfs = CrashVfs(str(place))
     shared = Shared(str(place), vfs=vfs)
