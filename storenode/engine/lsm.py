@@ -190,9 +190,9 @@ class Engine(Core):
         """Make a complete engine of this moment in `directory`, which must not exist or be empty: hard links
         of the tables, copies on another file system, and a manifest of its own. Durable on return.
 
-        `open(directory)` opens it; its engine_id is this engine's, since its tables have it. What is applied
-        later, flushed or compacted does not show in it. OSError: nothing is left of it. EngineReadOnly,
-        EngineFailed: as `flush`.
+        Its engine_id is this engine's, since its tables have it; `open` finds it there and need not be told.
+        What is applied later, flushed or compacted does not show in it. OSError: nothing is left of it.
+        EngineReadOnly, EngineFailed: as `flush`.
         """
         self._view()
         target = os.path.abspath(directory)

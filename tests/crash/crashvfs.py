@@ -22,11 +22,9 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from storenode.engine.vfs import File, Vfs
-from tests.crash.survivor import survivor
+from tests.crash.survivor import PAGE_BYTES, Commit, survivor, survivor_of_commit
 
-PAGE_BYTES = 4096
 SECTOR_BYTES = 512
-HEADER_PAGES = 2  # come first in LMDB's file; one of them is written last, in one sector
 
 
 class Step(NamedTuple):
@@ -63,14 +61,6 @@ class Inode:
         self.look()
         if not self.sync_failed:
             self.versions = self.versions[-1:]
-
-
-class Commit:
-    """A commit of LMDB: under way until `after` is known."""
-
-    def __init__(self, before: bytes, after: bytes | None = None) -> None:
-        self.before = before
-        self.after = after
 
 
 class Directory:
@@ -224,25 +214,6 @@ def write_tree(path: str, root: Directory, names: Names, content: Callable[[Inod
             with open(at, "xb") as file:
                 file.write(content(node))
             written[node] = at
-
-
-def survivor_of_commit(commit: Commit, dice: random.Random) -> bytes:
-    """LMDB's file after a crash in the middle of a commit."""
-    assert commit.after is not None, "the commit is still under way"
-    outcome = dice.randrange(3)
-    if outcome == 0:
-        return commit.before
-    if outcome == 1:
-        return commit.after
-    kept = dice.random()
-    if not commit.before:  # the headers of a new file are written as they come, but for the one that commits
-        return survivor([b"", commit.after[:PAGE_BYTES] + bytes(PAGE_BYTES)], kept, PAGE_BYTES, dice)
-    result = bytearray(commit.before)
-    for at in range(HEADER_PAGES * PAGE_BYTES, len(commit.after), PAGE_BYTES):
-        if dice.random() < kept:
-            result.extend(bytes(max(0, at + PAGE_BYTES - len(result))))
-            result[at : at + PAGE_BYTES] = commit.after[at : at + PAGE_BYTES]
-    return bytes(result)
 
 
 class CrashFile(File):
