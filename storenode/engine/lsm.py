@@ -233,8 +233,12 @@ class Engine(Core):
             if sequence >= SEQUENCE_MAX:
                 raise ValueError(f"there is no sequence {sequence}")
             self._log.want_new_file()
-            ingest.take_in(self.tree, prepared, sequence, self.now_ms, self.options)
-            self.next_sequence = sequence + 1
+            self.next_sequence = sequence + 1  # first: who reads elsewhere takes the view, then this
+            try:
+                ingest.take_in(self.tree, prepared, sequence, self.now_ms, self.options)
+            except BaseException:
+                self.next_sequence = sequence
+                raise
         except EngineFailed as error:
             self.background.broken = str(error)
             raise
