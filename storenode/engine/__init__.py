@@ -16,6 +16,7 @@ from storenode.engine.lsm import Engine, open
 from storenode.engine.options import Options
 from storenode.engine.shared import Shared
 from storenode.engine.snapshot import Snapshot
+from storenode.engine.table_writer import TableWriter
 
 __all__ = [
     "Engine",
@@ -26,6 +27,7 @@ __all__ = [
     "Options",
     "Shared",
     "Snapshot",
+    "TableWriter",
     "WriteBatch",
     "open",
 ]

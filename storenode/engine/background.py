@@ -19,6 +19,7 @@ from storenode.engine.job import Job
 from storenode.engine.jobs import compact, flush
 from storenode.engine.limiter import PAUSE_BYTES
 from storenode.engine.options import Options
+from storenode.engine.ranges import Ranges
 from storenode.engine.shared import Shared
 from storenode.engine.statistics import Counters
 from storenode.engine.tree import RANGES_SLOW, Settled, Tree
@@ -147,6 +148,11 @@ class Background:
             self._proposed = known = (version, settled, proposal)
         return known[2]
 
+    def _choose(self, wanted: KeyRange | None, version: Version, ranges: Ranges) -> Proposal | None:
+        if wanted is None:
+            return propose(version, self._options, ranges)
+        return propose_range(version, wanted, ranges)
+
     def _watch(self, kind: str, job: Job) -> bool:
         with self._lock:
             self._jobs[kind] = job
@@ -166,16 +172,14 @@ class Background:
     def _compact(self) -> None:
         started = time.monotonic()
         wanted = self.wanted
-        version, ranges = self._tree.version, self._tree.settled.ranges
-        proposal = (
-            propose(version, self._options, ranges)
-            if wanted is None
-            else propose_range(version, wanted, ranges)
-        )
+        proposal = self._tree.reserve(partial(self._choose, wanted))
         if proposal is not None:
             pace = Pace(self._tree.shared, lambda: self._stopping)
             watch = partial(self._watch_paced, pace)
-            result = compact(self._tree, proposal, self._options, watch, pace.pause_bytes)
+            try:
+                result = compact(self._tree, proposal, self._options, watch, pace.pause_bytes)
+            finally:
+                self._tree.release()
             self._counters.compacted(result, time.monotonic() - started)
         if wanted is not None:
             self.wanted = None

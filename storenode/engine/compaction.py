@@ -60,6 +60,10 @@ class KeyRange(NamedTuple):
 EVERYTHING = KeyRange(b"", None)
 
 
+Reserved = tuple[int, bytes, bytes]
+"""Level, smallest and largest key of what a compaction that is under way will put there."""
+
+
 class Targets(NamedTuple):
     """Where level 0 goes, and how many bytes each level may hold."""
 
@@ -174,6 +178,29 @@ def _propose_cleaning(version: Version, options: Options, ranges: Ranges, score:
     if oldest.level == 0:  # in place it would need the order of level 0; this comes to the same
         return _propose_level0(version, targets(version, options).base_level, score)
     return Proposal(oldest.level, oldest.level, (oldest,), (), False, score)
+
+
+def level_for(version: Version, options: Options, table: TableMeta, reserved: Reserved | None) -> int:
+    """Where a table goes that is newer than all others: the lowest level that, with all above it, has no key
+    in the table's range; level 0 if there is none.
+
+    Levels that the tree leaves empty stay so, and what is `reserved` is kept clear: an output may span keys
+    that none of its inputs has.
+    """
+    base = targets(version, options).base_level
+    found = 0
+    for level in range(LEVELS):
+        if version.overlapping(level, table.smallest, table.largest):
+            break
+        if level >= base and not _is_reserved(reserved, level, table):
+            found = level
+    return found
+
+
+def _is_reserved(reserved: Reserved | None, level: int, table: TableMeta) -> bool:
+    if reserved is None or reserved[0] != level:
+        return False
+    return table.overlaps(*reserved[1:])
 
 
 def _propose_level0(version: Version, base: int, score: float) -> Proposal:

@@ -170,32 +170,32 @@ def _run(tree: Tree, job: Job, level: int, cleaned_sequence: int, watch: Watch) 
                 job.open_table(file.fd, number, tree.engine_id << 48 | number, time.time_ns() // 1_000_000)
             elif status == TABLE_FINISHED:
                 assert file is not None
-                _sync(file)
+                sync_table(file.path, file.sync)
                 file.close()
                 outputs.append(TableMeta(level=level, cleaned_sequence=cleaned_sequence, **job.finished()))
         if outputs:
-            _sync_directory(tree)
+            sync_directory(tree)
     except BaseException:
         if file is not None:
             file.close()
-        _remove(tree, created)
+        remove(tree, created)
         raise
     return outputs
 
 
-def _sync(file: File) -> None:
+def sync_table(path: str, sync: Callable[[], None]) -> None:
     try:
-        file.sync()
+        sync()
     except OSError as error:
         if error.errno in NO_ROOM:  # that concerns this file alone, and the next try makes a new one
             raise
-        raise sync_failed(file.path, error) from error
+        raise sync_failed(path, error) from error
 
 
-def _sync_directory(tree: Tree) -> None:
-    """Any failure is final: it may have cost the name of a log, and who syncs next is not told of it."""
+def sync_directory(tree: Tree) -> None:
+    """Any failure is final: it may have cost the name of a log."""
     try:
-        tree.shared.vfs.sync_directory(tree.directory)
+        tree.sync_directory()
     except OSError as error:
         raise sync_failed(tree.directory, error) from error
 
@@ -210,10 +210,10 @@ def _install(
     try:
         tree.install(outputs, removed, flushed=flushed)
     except OSError:
-        _remove(tree, [table_path(tree.directory, table.number) for table in outputs])
+        remove(tree, [table_path(tree.directory, table.number) for table in outputs])
         raise
 
 
-def _remove(tree: Tree, paths: list[str]) -> None:
+def remove(tree: Tree, paths: list[str]) -> None:
     for path in paths:
         tree.shared.discard(path)

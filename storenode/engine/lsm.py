@@ -25,19 +25,20 @@ from typing import Any
 
 from kvclient.errors import Corruption
 from kvclient.protocol import encode_delete
-from storenode.engine import statistics
+from storenode.engine import checkpoint, ingest, statistics
 from storenode.engine.background import COMPACTION, FLUSH, Background
 from storenode.engine.batch import WriteBatch
 from storenode.engine.compaction import KeyRange
 from storenode.engine.core import Core
 from storenode.engine.deletions import encode_delete_range
-from storenode.engine.errors import EngineClosed, EngineFailed, EngineReadOnly
+from storenode.engine.errors import NO_ROOM, EngineClosed, EngineFailed, EngineReadOnly
 from storenode.engine.options import Options
 from storenode.engine.recovery import SEQUENCE_MAX, recover
 from storenode.engine.shared import Shared
 from storenode.engine.snapshot import Snapshot, scan_pairs
 from storenode.engine.stalls import FINE, SLOW, STOP, Reason, Stalls
 from storenode.engine.tree import RANGES_SLOW, RANGES_STOP
+from storenode.engine.version import PREPARED_ID
 from storenode.engine.view import View
 from storenode.engine.wal import Entry, LogWriter
 
@@ -76,8 +77,10 @@ class Engine(Core):
             self.tree.take_number,
             recovered.last_log,
             self,
+            self.tree.sync_directory,
         )
         self._append_lock = threading.Lock()
+        self._appended = self._applied = 0  # entries, without short puts, which are both at once
         self._active_bytes_seen = 0
         self._broken: str | None = None
         self._closed = False
@@ -119,6 +122,7 @@ class Engine(Core):
             view = self._view()
         if not self.next_sequence <= first_sequence <= SEQUENCE_MAX - len(ops):
             raise ValueError(f"first_sequence is {first_sequence}, the next one is {self.next_sequence}")
+        self._applied += 1
         self.applying = True
         try:
             if now_ms < self.now_ms:
@@ -218,6 +222,74 @@ class Engine(Core):
     def compact(self) -> None:
         """compact_range of all keys."""
         self.compact_range()
+
+    def checkpoint(self, directory: str) -> None:
+        """Make a complete engine of this moment in `directory`, which must not exist or be empty: hard links
+        of the tables, copies on another file system, and a manifest of its own. Durable on return.
+
+        Its engine_id is this engine's, since its tables have it; `open` finds it there and need not be told.
+        What is applied later, flushed or compacted does not show in it. OSError: nothing is left of it.
+        EngineReadOnly, EngineFailed: as `flush`.
+        """
+        self._view()
+        target = os.path.abspath(directory)
+        if os.path.commonpath((target, self.directory)) == self.directory:
+            raise ValueError(f"{target}: a checkpoint must lie outside of the engine's own directory")
+        checkpoint.refuse_used(self.shared.vfs, target)
+        self.flush()
+        state, tables, view = self.tree.freeze()
+        state = state._replace(log_number=0, flushed_sequence=self.next_sequence - 1, now_ms=self.now_ms)
+        checkpoint.write(self.shared.vfs, self.directory, target, self.engine_id, state, tables)
+        del view  # until here it kept the tables from being removed
+
+    def ingest(self, paths: Iterable[str], *, move: bool = False) -> None:
+        """Take in prepared tables (TableWriter): all of them or none, durably, as one write that is newer
+        than everything before. Their files get second names, or are copied from another file system, and
+        must not be changed any more; with `move` the old names are removed afterwards, where that can be.
+
+        Each file is read and checked first. Everything applied is flushed. RuntimeError if an entry was
+        logged that is not applied yet, for that needs the next sequence, too; nor may anybody append
+        meanwhile. ValueError: two tables share keys, or one is no prepared table.
+        Corruption, OSError: a file is damaged or cannot be read. EngineReadOnly, EngineFailed: as `flush`;
+        after EngineFailed the tables may be found or not when the engine is opened anew.
+        """
+        self._view()
+        prepared = ingest.examine(self.shared, paths)
+        if not prepared:
+            return
+        if not self._append_lock.acquire(blocking=False):
+            raise RuntimeError("tables cannot be ingested while another thread appends")
+        try:
+            if self._appended != self._applied:
+                raise RuntimeError("tables cannot be ingested while entries are logged but not applied")
+            failure = self._broken or self.background.broken or self._log.failure
+            if failure:
+                raise EngineFailed(failure)
+            self.flush()
+            sequence = self.next_sequence
+            if sequence >= SEQUENCE_MAX:
+                raise ValueError(f"there is no sequence {sequence}")
+            self._log.want_new_file()
+            self.next_sequence = sequence + 1  # first: who reads elsewhere takes the view, then this
+            try:
+                ingest.take_in(self.tree, prepared, sequence, self.now_ms, self.options)
+            except BaseException:
+                self.next_sequence = sequence
+                raise
+        except EngineFailed as error:
+            self.background.broken = str(error)
+            raise
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise EngineReadOnly(str(error)) from error
+            raise
+        finally:
+            self._append_lock.release()
+        self.counters.ingested_tables += len(prepared)
+        self.counters.ingested_bytes += sum(one.meta.size for one in prepared)
+        self.shared.wake()  # level 0 may be full now
+        if move:
+            ingest.forget(self.shared.vfs, prepared)
 
     def verify(self) -> list[str]:
         """Check every block of every table, and the manifest against what is in use; what is wrong, empty if
@@ -322,6 +394,7 @@ class Engine(Core):
                 raise EngineFailed(failure)
             self.appending = True
             number = self._log.append(entries, sync=sync)
+            self._appended += len(entries)
             self._logs.add(number)
             return number
         finally:
@@ -381,23 +454,44 @@ class Engine(Core):
 
 
 def open(
-    path: str, *, options: Options | None = None, shared: Shared | None = None, engine_id: int = 0
+    path: str, *, options: Options | None = None, shared: Shared | None = None, engine_id: int | None = None
 ) -> Engine:
     """Open the engine in `path`, making it if there is none, and recover what was logged.
 
     Without `shared` the engine has one of its own, in the same directory, closed with it. `engine_id` (below
-    65535) names the engine in the shared manifest and never changes. Corruption: files are damaged or
-    missing; nothing was changed.
+    65535) names the engine in the shared manifest and never changes; it need not be given for an engine that
+    has its directory for itself, as a checkpoint has, and is 0 for a new one. ValueError: the directory is of
+    an engine with another id. Corruption: files are damaged or missing; nothing was changed.
     """
-    if not 0 <= engine_id < 0xFFFF:
+    if engine_id is not None and not 0 <= engine_id < PREPARED_ID:
         raise ValueError(f"engine_id must be in 0..65534, not {engine_id}")
-    owned = shared is None
-    used = Shared(path) if shared is None else shared
-    used.claim(engine_id)
+    if shared is not None:
+        return _open(path, options, shared, engine_id or 0, owned=False)
+    used = Shared(path)
     try:
-        return Engine(path, options or Options(), used, engine_id, owns_shared=owned)
+        return _open(path, options, used, _engine_id_in(used, engine_id), owned=True)
     except BaseException:
-        used.release(engine_id)
-        if owned:
-            used.close()
+        used.close()
         raise
+
+
+def _open(path: str, options: Options | None, shared: Shared, engine_id: int, *, owned: bool) -> Engine:
+    shared.claim(engine_id)
+    try:
+        return Engine(path, options or Options(), shared, engine_id, owns_shared=owned)
+    except BaseException:
+        shared.release(engine_id)
+        raise
+
+
+def _engine_id_in(shared: Shared, engine_id: int | None) -> int:
+    """The id of the engine that has a directory for itself."""
+    known = shared.manifest.engines()
+    if engine_id is None and len(known) < 2:
+        return known[0] if known else 0
+    if engine_id is None or (known and engine_id not in known):
+        ids = ", ".join(map(str, known))
+        raise ValueError(
+            f"{shared.directory} has engines with engine_id {ids}, not {engine_id}: give one of these"
+        )
+    return engine_id

@@ -86,6 +86,10 @@ class Manifest:
         the record."""
         return self._run(lambda: self._load(engine_id))
 
+    def engines(self) -> list[int]:
+        """The ids of the engines that have records, ascending."""
+        return self._run(self._engines)
+
     def commit(
         self, engine_id: int, state: State, added: Iterable[TableMeta], removed: Iterable[int]
     ) -> None:
@@ -204,6 +208,18 @@ class Manifest:
             raise Corruption(f"{self._directory}: engine {engine_id}: records are missing or foreign")
         self._digests[engine_id] = digests  # not earlier: a later commit must not vouch for damage
         return State(next_file, log_number, flushed_sequence, now_ms, tuple(range_deletions)), tables
+
+    def _engines(self) -> list[int]:
+        found: list[int] = []
+        try:
+            with self._env.begin() as transaction, transaction.cursor() as cursor:
+                while cursor.set_range((found[-1] + 1 if found else 0).to_bytes(4, "big")):
+                    if cursor.key() == FORMAT_KEY:
+                        break
+                    found.append(int.from_bytes(cursor.key()[:4], "big"))
+        except DAMAGE as error:
+            raise Corruption(f"{self._directory}: {error}") from error
+        return found
 
     def _commit(
         self, engine_id: int, state: State, added: tuple[TableMeta, ...], removed: tuple[int, ...]

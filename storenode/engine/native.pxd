@@ -31,6 +31,7 @@ cdef extern from "bytes.h" nogil:
     uint8_t *buffer_reserve(buffer *b, size_t extra)
     void buffer_append(buffer *b, const void *data, size_t size)
     slice buffer_slice(const buffer *b)
+    int slice_compare(slice a, slice b)
     const uint8_t *varint_get(const uint8_t *p, const uint8_t *end, uint64_t *v)
 
 
@@ -173,6 +174,7 @@ cdef extern from "table.h" nogil:
         uint64_t file_id
         uint64_t cache_key
         uint64_t size
+        uint64_t sequence_bits
         int compression
         block_handle index
         block_handle filter
@@ -213,8 +215,6 @@ cdef extern from "cursor.h" nogil:
     int cursor_step(cursor *c)
     void cursor_free(cursor *c)
 
-cdef extern from "verify.h" nogil:
-    int table_verify(reader *r, table *t, uint64_t *count)
 
 
 cdef extern from "merge.h" nogil:
@@ -255,6 +255,15 @@ cdef extern from "table_writer.h" nogil:
     int table_writer_finish(table_writer *w)
     void shorten_separator(buffer *from_key, slice next_key)
     void shorten_successor(buffer *from_key)
+
+
+cdef extern from "verify.h" nogil:
+    ctypedef struct table_check:
+        table_totals totals
+        buffer smallest
+        buffer last
+    int table_verify(reader *r, table *t, table_check *k)
+    void table_check_free(table_check *k)
 
 
 cdef extern from "job.h" nogil:
@@ -342,6 +351,7 @@ cdef extern from "operation.h" nogil:
         uint64_t count
         uint64_t writes
         uint64_t scans
+    size_t VALUE_BYTES_LIMIT
     int stream_check(slice ops, stream_shape *shape)
 
 

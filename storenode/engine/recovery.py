@@ -6,6 +6,7 @@ certain that nothing in them is missing.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import NamedTuple
 
@@ -14,8 +15,8 @@ from storenode.engine.manifest import State
 from storenode.engine.options import Options
 from storenode.engine.shared import Shared
 from storenode.engine.table import Table
-from storenode.engine.tree import Tree, open_table, table_path
-from storenode.engine.version import TableMeta, Version
+from storenode.engine.tree import Tree, open_table, stored_file_id, table_path
+from storenode.engine.version import PREPARED_ID, TableMeta, Version
 from storenode.engine.wal import Log, read_log, wal_path
 
 SEQUENCE_MAX = (1 << 56) - 1
@@ -139,10 +140,17 @@ def _replay(tree: Tree, logs: list[Log], options: Options) -> tuple[int, int]:
 def _remove_orphans(
     shared: Shared, directory: str, engine_id: int, numbers: set[int], next_sequence: int
 ) -> None:
-    """Remove tables that the manifest does not name, unless one proves that the manifest is not the
-    newest."""
+    """Remove tables that the manifest does not name, unless one proves that the manifest is not the newest,
+    or not this engine's."""
+    owners: set[int] = set()
     for number in sorted(numbers):
         path = table_path(directory, number)
+        with contextlib.suppress(Corruption, OSError):  # never finished, or gone meanwhile
+            owners.add(stored_file_id(shared.vfs, path) >> 48)
+        if not owners <= {engine_id, PREPARED_ID}:
+            raise Corruption(
+                f"{path}: a table of another engine than {engine_id}: open it with its engine_id"
+            )
         newest = _newest_sequence(shared, directory, engine_id, number)
         if newest >= next_sequence:
             raise Corruption(

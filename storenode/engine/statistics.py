@@ -58,6 +58,8 @@ class Counters:
         self.compaction_seconds = 0.0
         self.block_bytes = 0
         self.block_bytes_stored = 0
+        self.ingested_tables = 0
+        self.ingested_bytes = 0
         self.jobs_failed = 0
         self.stalls = 0
         self.stall_seconds = 0.0

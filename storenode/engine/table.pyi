@@ -30,10 +30,11 @@ class Table:
         largest: bytes,
         handles: Handles | None = None,
         max_sequence: int = ...,
+        given_sequence: int = 0,
     ) -> None:
         """Takes the file over. With `handles` its descriptor may be closed and opened again, by path;
         without, it stays open as long as the table. `max_sequence`: no version is newer; without it nobody
-        knows."""
+        knows. `given_sequence`: of a prepared table, the sequence of all its entries."""
     @property
     def number(self) -> int: ...
     @property
@@ -46,8 +47,8 @@ class Table:
     def properties(self) -> dict[str, int | bytes]:
         """The table's properties by name."""
     def verify(self) -> int:
-        """Read and check every block, past the cache, the order of keys, and that index and bounds lead to
-        each; the number of entries. Corruption names the first damage."""
+        """Read all of it, past the cache, and check blocks, the order of keys, that index, filter and bounds
+        lead to each, and the properties; the number of entries. Corruption names the first damage."""
     def entries(self, reverse: bool = False) -> list[tuple[bytes, int, int, bytes, int]]:
         """All versions as (key, sequence, kind, value, deadline). For tools and tests: holds them all in
         memory."""

@@ -35,16 +35,17 @@ from storenode.engine.native cimport (
     handle_acquire,
     handle_free,
     handle_init,
-    hash64,
     reader,
     run,
     slice_of,
     table,
     table_block,
-    table_may_hold,
+    table_check,
+    table_check_free,
     table_open,
     table_unpin,
     table_verify,
+    trailer_of,
     varint_get,
 )
 
@@ -89,7 +90,8 @@ cdef int reopen(void *owner) noexcept with gil:
 
 cdef class Table:
     def __init__(self, Cache cache, file, uint64_t number, uint64_t file_id, uint64_t size, bytes smallest,
-                 bytes largest, Handles handles=None, uint64_t max_sequence=UINT64_MAX):
+                 bytes largest, Handles handles=None, uint64_t max_sequence=UINT64_MAX,
+                 uint64_t given_sequence=0):
         global _opened
         cdef reader r
         cdef int result
@@ -105,6 +107,7 @@ cdef class Table:
         self.native.file_id = file_id
         self.native.cache_key = _opened
         self.native.size = size
+        self.native.sequence_bits = trailer_of(given_sequence, 0)
         self.native.smallest = slice_of(PyBytes_AS_STRING(smallest), PyBytes_GET_SIZE(smallest))
         self.native.largest = slice_of(PyBytes_AS_STRING(largest), PyBytes_GET_SIZE(largest))
         self.native.max_sequence = max_sequence
@@ -174,26 +177,32 @@ cdef class Table:
 
     def verify(self):
         cdef reader r
-        cdef uint64_t count
-        cdef int result, may_hold
+        cdef table_check check
+        cdef int result
         memset(&r, 0, sizeof(r))
         with nogil:
-            result = table_verify(&r, &self.native, &count)
-        if result < 0:
-            raise self.failure_of(&r)
-        r.blocks = self.cache.native
-        may_hold = table_may_hold(
-            &r, &self.native, hash64(self.native.smallest.data, self.native.smallest.size)
-        )
-        if may_hold < 0:
-            raise self.failure_of(&r)
-        if not may_hold:
-            raise failed(1, self.path, self.native.filter.offset, "the filter does not know the first key", 0)
-        expected = self.properties().get("entries")
-        if expected != count:
-            what = f"{count} entries, the properties say {expected}"
-            raise failed(1, self.path, self.native.properties.offset, what, 0)
-        return count
+            result = table_verify(&r, &self.native, &check)
+        try:
+            if result < 0:
+                raise self.failure_of(&r)
+            found = {
+                "smallest": PyBytes_FromStringAndSize(<char *>check.smallest.data, check.smallest.size),
+                "largest": PyBytes_FromStringAndSize(<char *>check.last.data, check.last.size),
+                **check.totals,
+            }
+        finally:
+            table_check_free(&check)
+        said = self.properties()
+        for name in ("min_sequence", "max_sequence"):
+            if name in said:
+                said[name] |= self.native.sequence_bits >> 8
+        for name in ("entries", *said):
+            if name in found and found[name] != said.get(name):
+                what = f"{name} is {found[name]}, the properties say {said.get(name)}"
+                raise failed(1, self.path, self.native.properties.offset, what, 0)
+        if (found["smallest"], found["largest"]) != (self._smallest, self._largest):
+            raise failed(1, self.path, 0, "other keys than the manifest says", 0)
+        return found["entries"]
 
     def entries(self, bint reverse=False):
         cdef reader r

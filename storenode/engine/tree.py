@@ -13,22 +13,29 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import NamedTuple
 
 import msgpack
 
 from kvclient.errors import Corruption
+from storenode.engine import codec
+from storenode.engine.compaction import Proposal, Reserved, level_for
 from storenode.engine.deletions import CODE, RangeDeletion, decode_delete_range
 from storenode.engine.manifest import State
 from storenode.engine.memtable import Memtable
+from storenode.engine.options import Options
 from storenode.engine.ranges import Ranges
 from storenode.engine.reads import Reads
 from storenode.engine.shared import Shared
 from storenode.engine.table import Table
-from storenode.engine.version import TableMeta, Version, unapplied
+from storenode.engine.version import TableMeta, Version, key_range, unapplied
+from storenode.engine.vfs import Vfs
 from storenode.engine.view import View
+
+FOOTER_BYTES = 64
+MAGIC = b"rkv-sst\n"
 
 RANGES_FLUSH = 1024
 """A memtable ends with so many range deletions, as it does with so many bytes: none goes before it is in the
@@ -87,7 +94,10 @@ class Tree:
         self._next_file = state.next_file
         self._lock = threading.Lock()
         self._commit_lock = threading.Lock()
+        self._sync_lock = threading.Lock()
+        self._names_lost: tuple[int | None, str | None] | None = None
         self.active = Memtable(state.log_number)
+        self._reserved: Reserved | None = None
         self._covered = (state.flushed_sequence, state.now_ms)  # by what comes before `active`
         self.active_range_deletions = 0
         """How many range deletions came since the memtable before this one was retired."""
@@ -97,6 +107,21 @@ class Tree:
         self.settled = Settled(state.flushed_sequence, self._ranges)
         self.view: View | None = None
         self._make_view()
+
+    def sync_directory(self) -> None:
+        """Make the names of all files of the engine durable. Any thread.
+
+        A failure is for good, whoever's file it was: the disk tells only one of those who sync that it lost
+        names, and others' may be among them.
+        """
+        with self._sync_lock:
+            if self._names_lost is not None:
+                raise OSError(*self._names_lost, self.directory)
+            try:
+                self.shared.vfs.sync_directory(self.directory)
+            except OSError as error:
+                self._names_lost = (error.errno, error.strerror)
+                raise
 
     def take_number(self) -> int:
         """A file number that was never used before. Any thread."""
@@ -178,29 +203,52 @@ class Tree:
         OSError: nothing changed. EngineFailed: whether it changed is unknown, and the engine must not go on.
         """
         with self._commit_lock:
-            moved = {table.number for table in added if table.number in self._tables}
-            opened = {table.number: self.open_table(table) for table in added if table.number not in moved}
-            version = self.version.change(added, {*removed, *moved})
-            flushed_sequence = flushed.last_sequence if flushed else self.flushed_sequence
-            flushed_now_ms = flushed.now_ms if flushed else self.flushed_now_ms
-            log_number = self._log_number_without(flushed) if flushed else self.log_number
-            kept = self._range_deletions_until(flushed_sequence, version)
-            state = State(self._next_file, log_number, flushed_sequence, flushed_now_ms, kept)
-            self.shared.manifest.commit(self.engine_id, state, added, removed)
+            if flushed:
+                state = State(0, self._log_number_without(flushed), flushed.last_sequence, flushed.now_ms)
+            else:
+                state = State(0, self.log_number, self.flushed_sequence, self.flushed_now_ms)
+            self._commit(added, removed, state, flushed)
+
+    def ingest(self, tables: Sequence[TableMeta], now_ms: int, options: Options) -> None:
+        """Make prepared tables, durable under their numbers, part of the state; their sequence is newer than
+        all there is, and everything before it is flushed. Errors as of `install`. Only the applying thread.
+        """
+        sequence = tables[0].given_sequence
+        with self._commit_lock:
+            placed = [
+                table._replace(level=level_for(self.version, options, table, self._reserved))
+                for table in tables
+            ]
+            self._commit(placed, (), State(0, self.log_number, sequence, now_ms), None)
             with self._lock:
-                self.version = version
-                self._tables.update(opened)
-                gone = [self._tables.pop(number) for number in removed]
-                self.retired = tuple(one for one in self.retired if one is not flushed)
-                self.flushed_sequence, self.flushed_now_ms = flushed_sequence, flushed_now_ms
-                self.log_number = log_number
-                self._settle(kept)
-                self._make_view()
-            while gone:  # one after the other: those that only this held go without staying open together
-                table = gone.pop()
-                table.discard = partial(self.shared.discard, table.path)
-                with contextlib.suppress(OSError):  # by name it can be opened as long as this engine is
-                    table.pin()
+                self._covered = (sequence, now_ms)
+
+    def reserve(self, choose: Callable[[Version, Ranges], Proposal | None]) -> Proposal | None:
+        """Choose a compaction by the tables and the settled range deletions; until `release` no ingested
+        table gets between the keys of its output."""
+        with self._commit_lock:
+            proposal = choose(self.version, self.settled.ranges)
+            if proposal is not None:
+                inputs = (*proposal.upper, *proposal.lower)
+                self._reserved = (proposal.output_level, *key_range(inputs))
+            return proposal
+
+    def release(self) -> None:
+        """The compaction that was chosen last is done, or given up."""
+        with self._commit_lock:
+            self._reserved = None
+
+    def freeze(self) -> tuple[State, tuple[TableMeta, ...], View | None]:
+        """The state in the manifest, the tables of this moment, and a view that keeps them on the disk."""
+        with self._lock:
+            state = State(
+                self._next_file,
+                self.log_number,
+                self.flushed_sequence,
+                self.flushed_now_ms,
+                self.settled.ranges.deletions,
+            )
+            return state, tuple(self.version.tables()), self.view
 
     def open_table(self, meta: TableMeta) -> Table:
         """The table as the manifest describes it. Corruption if the file is another one, or missing."""
@@ -242,6 +290,36 @@ class Tree:
                 with contextlib.suppress(OSError):
                     table.pin()
 
+    def _commit(
+        self,
+        added: Sequence[TableMeta],
+        removed: Collection[int],
+        state: State,
+        flushed: Retired | None,
+    ) -> None:
+        """`state`: but for the next file number and the range deletions, which are those of now. The commit
+        lock is held."""
+        moved = {table.number for table in added if table.number in self._tables}
+        opened = {table.number: self.open_table(table) for table in added if table.number not in moved}
+        version = self.version.change(added, {*removed, *moved})
+        kept = self._range_deletions_until(state.flushed_sequence, version)
+        state = state._replace(next_file=self._next_file, range_deletions=kept)
+        self.shared.manifest.commit(self.engine_id, state, added, removed)
+        with self._lock:
+            self.version = version
+            self._tables.update(opened)
+            gone = [self._tables.pop(number) for number in removed]
+            self.retired = tuple(one for one in self.retired if one is not flushed)
+            self.flushed_sequence, self.flushed_now_ms = state.flushed_sequence, state.now_ms
+            self.log_number = state.log_number
+            self._settle(kept)
+            self._make_view()
+        while gone:  # one after the other: those that only this held go without staying open together
+            table = gone.pop()
+            table.discard = partial(self.shared.discard, table.path)
+            with contextlib.suppress(OSError):  # by name it can be opened as long as this engine is
+                table.pin()
+
     def _log_number_without(self, flushed: Retired) -> int:
         with self._lock:
             kept = [one.memtable for one in self.retired if one is not flushed]
@@ -272,6 +350,17 @@ class Tree:
         self.view = View(self.shared.cache, self.directory, memtables, tables, self.reads, self._ranges)
 
 
+def stored_file_id(vfs: Vfs, path: str) -> int:
+    """The file id in a table's footer. Corruption: it has none that is whole."""
+    with contextlib.closing(vfs.open(path)) as file:
+        size = vfs.size(path)
+        footer = os.pread(file.fd, FOOTER_BYTES, max(0, size - FOOTER_BYTES))
+    checksum = int.from_bytes(footer[52:56], "little")
+    if footer[56:] != MAGIC or codec.masked_crc32c(footer[:52]) != checksum:
+        raise Corruption(f"{path}: no whole table footer (offset {max(0, size - FOOTER_BYTES)})")
+    return int.from_bytes(footer[36:44], "little")
+
+
 def open_table(shared: Shared, directory: str, meta: TableMeta) -> Table:
     """Open a table file; see Tree.open_table."""
     file = shared.files.open(table_path(directory, meta.number))
@@ -286,6 +375,7 @@ def open_table(shared: Shared, directory: str, meta: TableMeta) -> Table:
             meta.largest,
             shared.files,
             meta.max_sequence,
+            meta.given_sequence,
         )
     except BaseException:
         file.close()

@@ -13,6 +13,14 @@ from typing import NamedTuple
 from storenode.engine.options import LEVELS
 from storenode.engine.ranges import Ranges
 
+PREPARED_ID = 0xFFFF
+"""In the place of the engine's id in the file id of a table that was written outside of any engine; no engine
+has it."""
+
+
+def is_prepared(file_id: int) -> bool:
+    return file_id >> 48 == PREPARED_ID
+
 
 class TableMeta(NamedTuple):
     """A table as the manifest knows it (docs/formats.md section 5)."""
@@ -33,6 +41,11 @@ class TableMeta(NamedTuple):
     largest: bytes
     cleaned_sequence: int = 0
     """No version in the table is made absent by a range deletion of a sequence up to this one."""
+
+    @property
+    def given_sequence(self) -> int:
+        """The sequence that all entries of a prepared table were given; 0: they have their own."""
+        return self.max_sequence if is_prepared(self.file_id) else 0
 
     def overlaps(self, smallest: bytes, largest: bytes) -> bool:
         return self.smallest <= largest and smallest <= self.largest

@@ -7,9 +7,15 @@ It closes only what it was given for reading (native/handles.h).
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 from contextlib import AbstractContextManager
+
+COPY_BYTES = 1 << 20
+
+UNLINKABLE = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP})
+"""Another file system, another owner, too many names already, a file system without links."""
 
 
 class File:
@@ -76,15 +82,46 @@ class Vfs:
         return os.stat(path).st_size
 
     def rename(self, source: str, target: str) -> None:
+        """Of a file, or of a directory to a name that is free or an empty directory's."""
         os.rename(source, target)
 
     def link(self, source: str, target: str) -> None:
         os.link(source, target)
 
+    def duplicate(self, source: str, target: str) -> None:
+        """A second name for a file that nobody changes any more; where it cannot have one, a durable copy.
+        OSError: there is no `target`."""
+        try:
+            self.link(source, target)
+        except OSError as error:
+            if error.errno not in UNLINKABLE:
+                raise
+            self._copy(source, target)
+
+    def _copy(self, source: str, target: str) -> None:
+        with (
+            contextlib.closing(self.open(source)) as original,
+            contextlib.closing(self.create(target)) as copy,
+        ):
+            try:
+                offset = 0
+                while part := os.pread(original.fd, COPY_BYTES, offset):
+                    copy.write_at(offset, part)
+                    offset += len(part)
+                copy.sync()
+            except BaseException:
+                self.unlink(target)
+                raise
+
     def unlink(self, path: str) -> None:
         """Remove a file; one that is gone already is fine."""
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
+
+    def sync(self, path: str) -> None:
+        """Make the content of a file durable, whoever wrote it."""
+        with contextlib.closing(self.open(path)) as file:
+            file.sync()
 
     def listdir(self, path: str) -> list[str]:
         return os.listdir(path)
@@ -100,6 +137,9 @@ class Vfs:
 
     def mkdir(self, path: str) -> None:
         os.mkdir(path)
+
+    def rmdir(self, path: str) -> None:
+        os.rmdir(path)
 
     def sync_directory(self, path: str) -> None:
         """Make the names in a directory durable."""

@@ -53,6 +53,7 @@ class LogWriter:
         take_number: Callable[[], int],
         last: tuple[int, int],
         core: Core,
+        sync_directory: Callable[[], None],
     ) -> None:
         """`last`: number and length of the log that recovery ended with, (0, 0) if there is none. The log's
         part of `core` is written here, and by nobody else but short puts.
@@ -61,6 +62,7 @@ class LogWriter:
         self._directory = directory
         self._engine_id = engine_id
         self._take_number = take_number
+        self._sync_directory = sync_directory
         self._file: File | None = None
         self._lock = threading.Lock()
         self._core = core
@@ -194,7 +196,7 @@ class LogWriter:
             file.close()
             try:
                 self._vfs.unlink(path)
-                self._vfs.sync_directory(self._directory)  # for the same reason as in _write
+                self._sync_directory()  # for the same reason as in _write
             except OSError as second:
                 self._fail(path, "removal", second)
             if error.errno in NO_ROOM:
@@ -204,7 +206,7 @@ class LogWriter:
             # Also for entries that need not be durable: nothing is ever applied from a log that could vanish
             # as a whole.
             file.sync()
-            self._vfs.sync_directory(self._directory)
+            self._sync_directory()
         except OSError as error:
             file.close()
             self._fail(path, "sync", error)

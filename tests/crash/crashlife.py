@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import shutil
+import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,7 +22,7 @@ import pytest
 import storenode.engine as engine_package
 from kvclient import protocol
 from kvclient.errors import InvalidRequest
-from storenode.engine import Engine, Options, Shared, lsm
+from storenode.engine import Engine, Options, Shared, TableWriter, lsm
 from storenode.engine.vfs import Vfs
 from tests.crash.crashvfs import Crash, CrashVfs, Step
 from tests.property.test_engine_model import ENCODERS, Model, Operation, Stored, execute, live
@@ -44,11 +46,13 @@ class State:
 
 
 class Expected:
-    """`states[n]`: after n entries. Any n from `promised` on may be found."""
+    """`states[n]`: after n entries. Any n from `promised` on may be found. `checkpoints`: of these n there is
+    one; there may be others."""
 
-    def __init__(self, states: list[State], promised: int) -> None:
+    def __init__(self, states: list[State], promised: int, checkpoints: frozenset[int] = frozenset()) -> None:
         self.states = states
         self.promised = promised
+        self.checkpoints = checkpoints
 
 
 def nothing_yet() -> Expected:
@@ -76,6 +80,7 @@ class Life:
         self.options = options
         self.states = list(expected.states)
         self.promised = expected.promised
+        self.checkpoints = expected.checkpoints
         self.dice = dice
         self.crashes: list[tuple[Crash, Expected]] = []
 
@@ -87,7 +92,8 @@ class Life:
         def hook(vfs: CrashVfs, step: Step) -> None:
             likely = UNSYNCED if (step.when, step.kind) == ("before", "sync") else 1
             if len(self.crashes) < most and chooser.random() < chance * likely:
-                self.crashes.append((vfs.crash(step), Expected(list(self.states), self.promised)))
+                expected = Expected(list(self.states), self.promised, self.checkpoints)
+                self.crashes.append((vfs.crash(step), expected))
 
         self.vfs.hook = hook
 
@@ -109,6 +115,7 @@ class Life:
             expected.promised = min(expected.promised, found)
         self.promised = found
         assert self.engine.verify() == []
+        self.look_at_checkpoints()
 
     def close(self) -> None:
         """End cleanly; afterwards the manifest and the files agree both ways."""
@@ -149,6 +156,10 @@ class Life:
                 start, stop = (self.dice.choice((None, random_key(self.dice))) for _ in range(2))
                 self.engine.compact_range(start, stop)
                 self.promised = len(self.states) - 1
+            elif roll < 0.965:
+                self.ingest()
+            elif roll < 0.97:
+                self.checkpoint()
             else:
                 assert differences(self.engine, self.states[-1]) == []
 
@@ -188,6 +199,43 @@ class Life:
         with self.engine.snapshot() as snapshot:
             state.now_ms = snapshot.now_ms
 
+    def ingest(self) -> None:
+        """Tables with distinct keys, of which some have expired, or will."""
+        last = self.states[-1]
+        model = dict(last.model)
+        keys = sorted({random_key(self.dice) for _ in range(self.dice.randint(1, 30))})
+        cut = self.dice.randint(0, len(keys))
+        paths = []
+        for part in filter(None, (keys[:cut], keys[cut:])):
+            paths.append(os.path.join(self.directory, f"{self.dice.getrandbits(64):016x}.sst"))
+            with TableWriter(paths[-1], options=self.options, vfs=self.vfs) as table:
+                for key in part:
+                    prepare(table, model, key, self.dice, last.next_sequence, last.now_ms)
+        self.states.append(State(model, last.next_sequence + 1, last.now_ms))
+        self.engine.ingest(paths, move=self.dice.random() < 0.5)
+        self.promised = len(self.states) - 1
+
+    def checkpoint(self) -> None:
+        """Of the state after n entries, in a directory that says so."""
+        number = len(self.states) - 1
+        path = os.path.join(self.directory, f"checkpoint-{number}")
+        if number in self.checkpoints or os.path.exists(path):
+            return
+        self.engine.checkpoint(path)
+        self.promised = number
+        self.checkpoints |= {number}
+
+    def look_at_checkpoints(self) -> None:
+        """A directory that has the name of a checkpoint is one, of its state; those that were promised are
+        there."""
+        found = set()
+        for name in os.listdir(self.directory):
+            if name.startswith("checkpoint-") and name.removeprefix("checkpoint-").isdecimal():
+                number = int(name.removeprefix("checkpoint-"))
+                found.add(number)
+                look_at_checkpoint(os.path.join(self.directory, name), self.states[number])
+        assert self.checkpoints <= found
+
     def refuse(self) -> None:
         """A stream that is none: logged, and without effect."""
         last = self.states[-1]
@@ -204,6 +252,31 @@ class Life:
         now_ms = self.now() + self.dice.choice((-3, 0, 1, 7))
         self.states.append(after(last, operations, now_ms))
         return last.next_sequence, now_ms
+
+
+def prepare(
+    table: TableWriter, model: Model, key: bytes, dice: random.Random, sequence: int, now_ms: int
+) -> None:
+    """One entry of a prepared table, and what it means."""
+    value = dice.choice(VALUES)
+    deadline = dice.choice((None, None, max(now_ms + dice.choice((-1, 0, 5, 1000)), 0)))
+    if dice.random() < 0.3:
+        table.delete(key)
+        model.pop(key, None)
+    else:
+        table.add(key, value, deadline)
+        model[key] = Stored(value, sequence, deadline)
+
+
+def look_at_checkpoint(path: str, state: State) -> None:
+    """It is complete, and of this state. Done on a copy: opening an engine writes to its directory."""
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(os.path.dirname(path))) as place:
+        copy = os.path.join(place, "copy")
+        shutil.copytree(path, copy)
+        with engine_package.open(copy) as engine:
+            assert engine.engine_id == ENGINE_ID
+            assert find(engine, [state], 0) == 0
+            assert engine.verify() == []
 
 
 @contextlib.contextmanager

@@ -22,10 +22,9 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from storenode.engine.vfs import File, Vfs
+from tests.crash.survivor import PAGE_BYTES, Commit, survivor, survivor_of_commit
 
-PAGE_BYTES = 4096
 SECTOR_BYTES = 512
-HEADER_PAGES = 2  # come first in LMDB's file; one of them is written last, in one sector
 
 
 class Step(NamedTuple):
@@ -64,14 +63,6 @@ class Inode:
             self.versions = self.versions[-1:]
 
 
-class Commit:
-    """A commit of LMDB: under way until `after` is known."""
-
-    def __init__(self, before: bytes, after: bytes | None = None) -> None:
-        self.before = before
-        self.after = after
-
-
 class Directory:
     """A directory: the names that are durable, and those that are there."""
 
@@ -97,6 +88,14 @@ def set_name(names: dict[str, Node], name: str, node: Node | None) -> None:
         names.pop(name, None)
     else:
         names[name] = node
+
+
+def move(node: Node, path: str) -> None:
+    if isinstance(node, Inode):
+        node.path = path
+        return
+    for name, entry in node.current.items():
+        move(entry, os.path.join(path, name))
 
 
 class Crash:
@@ -217,41 +216,6 @@ def write_tree(path: str, root: Directory, names: Names, content: Callable[[Inod
             written[node] = at
 
 
-def survivor(versions: list[bytes], kept: float, unit: int, dice: random.Random) -> bytes:
-    """One content that a crash may leave of a file that had these since its last sync."""
-    if len(versions) == 1:
-        return versions[0]
-
-    def one() -> bytes:
-        return versions[-1] if dice.random() < kept else dice.choice(versions) if kept else versions[0]
-
-    size = len(one())
-    result = bytearray(size)
-    for at in range(0, size, unit):
-        piece = one()[at : min(at + unit, size)]
-        result[at : at + len(piece)] = piece
-    return bytes(result)
-
-
-def survivor_of_commit(commit: Commit, dice: random.Random) -> bytes:
-    """LMDB's file after a crash in the middle of a commit."""
-    assert commit.after is not None, "the commit is still under way"
-    outcome = dice.randrange(3)
-    if outcome == 0:
-        return commit.before
-    if outcome == 1:
-        return commit.after
-    kept = dice.random()
-    if not commit.before:  # the headers of a new file are written as they come, but for the one that commits
-        return survivor([b"", commit.after[:PAGE_BYTES] + bytes(PAGE_BYTES)], kept, PAGE_BYTES, dice)
-    result = bytearray(commit.before)
-    for at in range(HEADER_PAGES * PAGE_BYTES, len(commit.after), PAGE_BYTES):
-        if dice.random() < kept:
-            result.extend(bytes(max(0, at + PAGE_BYTES - len(result))))
-            result[at : at + PAGE_BYTES] = commit.after[at : at + PAGE_BYTES]
-    return bytes(result)
-
-
 class CrashFile(File):
     """A file opened for writing."""
 
@@ -351,14 +315,18 @@ class CrashVfs(Vfs):
         with self.step("rename", source):
             super().rename(source, target)
             node = self._find(source)
-            assert isinstance(node, Inode), "only files are renamed"
-            node.path = target
+            assert node is not None, source
+            move(node, target)
             self._change((source, None), (target, node))
 
     def link(self, source: str, target: str) -> None:
         with self.step("link", target):
             super().link(source, target)
             self._change((target, self._find(source)))
+
+    def sync(self, path: str) -> None:
+        with contextlib.closing(self.open(path, writable=True)) as file:
+            file.sync()
 
     def unlink(self, path: str) -> None:
         with self.step("unlink", path):
@@ -373,6 +341,11 @@ class CrashVfs(Vfs):
         with self.step("mkdir", path):
             super().mkdir(path)
             self._change((path, Directory()))
+
+    def rmdir(self, path: str) -> None:
+        with self.step("rmdir", path):
+            super().rmdir(path)
+            self._change((path, None))
 
     def sync_directory(self, path: str) -> None:
         with self.lock_all:

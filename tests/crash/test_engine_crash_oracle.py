@@ -95,7 +95,7 @@ class Oracle:
         life.open()
         life.act(self.dice.randint(0, 12))
         self.end(life)
-        last = Expected(life.states, life.promised)
+        last = Expected(life.states, life.promised, life.checkpoints)
         final = self.life(Vfs(), directory, last, watch=None)
         final.open()
         final.close()
@@ -144,6 +144,22 @@ def test_a_crash_at_any_step_of_the_first_opening_and_of_the_first_write(place: 
         life = oracle.life(CrashVfs(directory), directory, nothing_yet(), watch=(1.0, 80))
         life.open()
         life.log_and_apply([life.operations()])
+        oracle.end(life)
+        oracle.descend(life, 1)
+        assert oracle.states >= 50
+
+
+@pytest.mark.parametrize("operation", ["ingest", "checkpoint"])
+def test_a_crash_at_any_step_of_an_ingestion_and_of_a_checkpoint(place: Path, operation: str) -> None:
+    for seed in range(2):
+        oracle = Oracle(seed, place)
+        directory = oracle.new_directory()
+        os.mkdir(directory)
+        life = oracle.life(CrashVfs(directory), directory, nothing_yet(), watch=None)
+        life.open()
+        life.act(12)
+        life.watch(1.0, 120)
+        getattr(life, operation)()
         oracle.end(life)
         oracle.descend(life, 1)
         assert oracle.states >= 50
@@ -290,3 +306,28 @@ def test_a_manifest_that_was_never_committed_is_begun_anew(place: Path) -> None:
         (directory / "manifest").mkdir(parents=True)
         (directory / "manifest" / "data.mdb").write_bytes(content)
         assert content_at(directory) == []
+
+
+class Elsewhere(CrashVfs):
+    """No file can have a second name."""
+
+    def link(self, source: str, target: str) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), target)
+
+
+def test_copies_of_tables_are_durable(place: Path) -> None:
+    """Where they cannot be links: of a checkpoint, and of an ingested table."""
+    (place / "first").mkdir()
+    vfs = Elsewhere(str(place / "first"))
+    shared, engine = opened(vfs)
+    with engine_package.TableWriter(vfs.path + "/prepared", vfs=vfs) as table:
+        table.add(b"k", b"v")
+    engine.ingest([vfs.path + "/prepared"])
+    engine.checkpoint(vfs.path + "/copy")
+    crash = vfs.crash(Step("after", "checkpoint", ""))
+    engine.close()
+    shared.close()
+    crash.lose_power(str(place / "second"), random.Random(0), STRICT)
+    assert content_at(place / "second") == [(b"k", b"v")]
+    with engine_package.open(str(place / "second" / "copy")) as copy:
+        assert copy.scan() == [(b"k", b"v")]

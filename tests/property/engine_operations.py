@@ -9,12 +9,13 @@ a sorted dict (test_engine_model.py has its rules).
 from __future__ import annotations
 
 import ast
+import itertools
 import random
 from pathlib import Path
 from typing import Any
 
 from kvclient import protocol
-from tests.property.test_engine_model import ENCODERS, Model, Operation, execute, expected_scan, live
+from tests.property.test_engine_model import ENCODERS, Model, Operation, Stored, execute, expected_scan, live
 
 Step = tuple[Any, ...]
 
@@ -43,6 +44,7 @@ WEIGHTS = {
     "snapshot_read": 8,
     "snapshot_close": 1,
     "flush": 3,
+    "ingest": 2,
     "compact": 1,
     "compact_range": 2,
     "reopen": 2,
@@ -107,6 +109,11 @@ def _step(source: random.Random, name: str) -> Step:
         )
     if name == "compact_range":
         return (name, *_bounds(source)[:2])
+    if name == "ingest":  # tables that do not overlap, of (key, value or None, time to live)
+        keys = sorted({source.choice(KEYS) for _ in range(source.choice([1, 5, 60]))})
+        entries = [(key, *_prepared(source)) for key in keys]
+        cut = source.randrange(len(entries) + 1)
+        return (name, [part for part in (entries[cut:], entries[:cut]) if part])
     if name in ("snapshot", "snapshot_close"):
         return (name, source.randrange(SNAPSHOTS_MAX))
     return (name,)
@@ -140,6 +147,12 @@ def _write(source: random.Random) -> Operation:
     if name == "increment":
         return (name, key, source.choice([1, -7, 2**62, -(2**63)]))
     return (name, key, ttl) if name == "touch" else (name, key)
+
+
+def _prepared(source: random.Random) -> tuple[bytes | None, int | None]:
+    if source.random() < 0.3:
+        return None, None
+    return _value(source), source.choice([None, None, 0, 1, 300])
 
 
 def _value(source: random.Random) -> bytes:
@@ -180,6 +193,15 @@ class Expected:
                 results.append(execute(self._model, operation, self._next, self._clock))
                 self._next += 1
         return results
+
+    def _ingest(self, tables: list[list[tuple[bytes, bytes | None, int | None]]]) -> int:
+        for key, value, ttl in itertools.chain.from_iterable(tables):
+            if value is None:
+                self._model.pop(key, None)
+            else:
+                self._model[key] = Stored(value, self._next, None if ttl is None else self._now + ttl)
+        self._next += 1
+        return self._next
 
     def _malformed(self) -> str:
         return "refused"

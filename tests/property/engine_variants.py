@@ -12,7 +12,7 @@ import attrs
 import storenode.engine as engine_package
 from kvclient import protocol
 from kvclient.errors import InvalidRequest
-from storenode.engine import Options, Shared, Snapshot
+from storenode.engine import Options, Shared, Snapshot, TableWriter
 from tests.property.engine_operations import FIRST_NOW_MS, MALFORMED, Step, encode
 from tests.property.test_engine_model import Operation
 
@@ -213,6 +213,18 @@ class Subject:
         snapshot = self._snapshots.pop(slot, None)
         if snapshot is not None:
             snapshot.close()
+
+    def _ingest(self, tables: list[list[tuple[bytes, bytes | None, int | None]]]) -> int:
+        paths = [f"{self._directory}/prepared-{number}" for number in range(len(tables))]
+        for path, entries in zip(paths, tables, strict=True):
+            with TableWriter(path, options=self._variant.opened_with()) as table:
+                for key, value, ttl in entries:
+                    if value is None:
+                        table.delete(key)
+                    else:
+                        table.add(key, value, None if ttl is None else self._now + ttl)
+        self._engine.ingest(paths, move=True)
+        return self._engine.next_sequence
 
     def _flush(self) -> None:
         self._engine.flush()

@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import storenode.engine as engine_package
 from kvclient import protocol
-from storenode.engine import Engine, Options, Shared, Snapshot
+from storenode.engine import Engine, Options, Shared, Snapshot, TableWriter
 from storenode.engine.deletions import encode_delete_range
 
 KEYS = st.one_of(
@@ -236,6 +236,28 @@ class EngineMachine(RuleBasedStateMachine):
         assert self.engine is not None
         self.engine.flush()
         assert not self.engine.tree.retired
+
+    @rule(
+        tables=st.dictionaries(KEYS, st.tuples(st.one_of(st.none(), VALUES), TTLS), min_size=1, max_size=20),
+        cut=st.integers(0, 20),
+    )
+    def ingest(self, tables: dict[bytes, tuple[bytes | None, int | None]], cut: int) -> None:
+        assert self.engine is not None
+        sequence, keys, paths = self.engine.next_sequence, sorted(tables), []
+        for part in filter(None, (keys[:cut], keys[cut:])):
+            paths.append(f"{self.directory}/prepared-{len(paths)}")
+            with TableWriter(paths[-1], options=self.options) as table:
+                for key in part:
+                    value, ttl = tables[key]
+                    deadline = None if ttl is None else self.now + ttl
+                    if value is None:
+                        table.delete(key)
+                        self.model.pop(key, None)
+                    else:
+                        table.add(key, value, deadline)
+                        self.model[key] = Stored(value, sequence, deadline)
+        self.engine.ingest(paths, move=True)
+        assert self.engine.next_sequence == sequence + 1
 
     @rule()
     def compact(self) -> None:

@@ -28,6 +28,7 @@ typedef struct {
     const memtable_node *node;
     run tables; /* ... these */
     size_t table_index;
+    uint64_t sequence_bits; /* of that table */
     reader *r;
     cache_entry *index_held;
     cache_entry *data_block;
@@ -81,6 +82,7 @@ static inline int cursor_enter_table(cursor *c, size_t table_index) {
     cursor_leave_table(c);
     c->table_index = table_index;
     const table *t = cursor_table(c);
+    c->sequence_bits = t->sequence_bits;
     cache_entry *index = table_pinned(c->r, t, t->index, &t->pinned_index, &c->index_held);
     if (!index) return -1;
     if (block_cursor_open(&c->index, cache_bytes(index)) < 0)
@@ -130,6 +132,7 @@ static inline int cursor_take(cursor *c) {
     }
     if (block_entry(&c->data, &c->at) < 0)
         return cursor_fail(c, cursor_table(c)->index.offset, "malformed block entry");
+    c->at.trailer |= c->sequence_bits;
     c->valid = 1;
     c->prefix = slice_prefix(c->at.key);
     return 0;

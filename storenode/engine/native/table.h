@@ -33,6 +33,7 @@ typedef struct {
     uint64_t file_id;
     uint64_t cache_key;
     uint64_t size;
+    uint64_t sequence_bits; /* of a prepared table: the sequence it was given, as in a trailer; stored is 0 */
     int compression; /* the type of its compressed data blocks; the others are plain */
     block_handle index, filter, properties;
     cache_entry *pinned_index, *pinned_filter; /* once read, if the cache had room: table_pinned */
@@ -342,6 +343,7 @@ static inline int table_get_in_block(reader *r, const table *t, block_handle h, 
     r->blocks_searched++;
     int result = block_get(cache_bytes(block), key, &l->found);
     if (result == BLOCK_EQUAL) {
+        l->found.trailer |= t->sequence_bits;
         l->pinned = block;
         return 1;
     }

@@ -149,7 +149,7 @@ def examine_table(vfs: Vfs, place: Place, number: int, path: str, meta: TableMet
     """Read all of a table and compare it with itself, and with its manifest record if there is one."""
     problems: list[Damage] = []
     try:
-        table = TableFile(vfs, path, number, place.engine_id)
+        table = TableFile(vfs, path, number, place.engine_id, meta)
     except OSError as error:
         unreadable = Damage(path, 0, f"cannot be read: {error.strerror}")
         return TableReport(number, path, 0, None, None, [unreadable], [Gap(None, None)], 0, 0)

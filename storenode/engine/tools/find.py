@@ -12,6 +12,7 @@ from storenode.engine.tools.places import Place, Site, partition_of
 from storenode.engine.tools.printing import Cell, Printer
 from storenode.engine.tools.records import read_manifest
 from storenode.engine.tools.tablefile import KINDS, Damage, DataBlock, TableFile
+from storenode.engine.version import TableMeta
 from storenode.engine.vfs import Vfs
 
 COLUMNS = (
@@ -65,7 +66,7 @@ def find(vfs: Vfs, site: Site, key: bytes, printer: Printer, *, everywhere: bool
     printer.section("versions", COLUMNS)
     for place in _places(site, key, everywhere):
         records = manifest.of(place.engine_id)
-        levels = {number: table.level for number, table in records.tables.items()}
+        known = records.tables
         found.deleted_below = 0
         files = place.files(vfs)
         for number, path in sorted(files.logs.items(), reverse=True):
@@ -73,8 +74,8 @@ def find(vfs: Vfs, site: Site, key: bytes, printer: Printer, *, everywhere: bool
         for one in reversed(records.range_deletions):
             found.deletion(place, manifest.path, None, one, key)
         for number, path in sorted(files.tables.items(), reverse=True):
-            level = levels.get(number)
-            _guarded(found, lambda: _search_table(vfs, place, number, path, level, key, found))  # noqa: B023
+            meta = known.get(number)
+            _guarded(found, lambda: _search_table(vfs, place, number, path, meta, key, found))  # noqa: B023
     printer.section("problems", ("file", "offset", "what"))
     for problem in found.problems:
         printer.row(*problem)
@@ -128,9 +129,10 @@ def _records(log: LogFile) -> Iterator[tuple[Record, str | None]]:
 
 
 def _search_table(
-    vfs: Vfs, place: Place, number: int, path: str, level: int | None, key: bytes, found: Found
+    vfs: Vfs, place: Place, number: int, path: str, meta: TableMeta | None, key: bytes, found: Found
 ) -> None:
-    with TableFile(vfs, path, number, place.engine_id) as table:
+    level = meta.level if meta else None
+    with TableFile(vfs, path, number, place.engine_id, meta) as table:
         knows = _filter_knows(table, key, found)
         for block in _blocks_for(table, key):
             if block.damage is not None:
@@ -138,7 +140,7 @@ def _search_table(
             for version_key, sequence, kind, value, deadline in block.versions:
                 if version_key == key:
                     note = "not in the manifest" if level is None else None
-                    if sequence < found.deleted_below:
+                    if 0 < sequence < found.deleted_below:  # an ingested one without a record has 0
                         note = f"range deletion {found.deleted_below} deletes it"
                     if not knows:
                         note = "the filter hides it"

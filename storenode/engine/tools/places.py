@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from storenode.engine import codec
+from storenode.engine.tools.records import read_manifest
+from storenode.engine.version import PREPARED_ID
 from storenode.engine.vfs import File, Vfs
 
 QUARANTINE = "quarantine"
@@ -206,14 +208,18 @@ def _bits(vfs: Vfs, root: str) -> int | None:
 
 
 def _engine_id(vfs: Vfs, directory: str, files: Files) -> int:
-    """The engine's id as most of its tables' footers and logs' headers have it. 0 if none can tell."""
+    """The engine's id as most of its tables' footers and logs' headers have it; by the manifest if it has
+    only prepared tables. 0 if none can tell."""
     votes: dict[int, int] = {}
     for paths, tail, at in ((files.tables, 64, 42), (files.logs, 0, 12)):
         for path in paths.values():
             found = _sample(vfs, path, tail, at)
-            if found is not None:
+            if found is not None and found != PREPARED_ID:
                 votes[found] = votes.get(found, 0) + 1
-    return max(votes, key=lambda engine_id: (votes[engine_id], -engine_id)) if votes else 0
+    if not votes:
+        known = read_manifest(vfs, os.path.join(directory, "manifest")).engines() if files.tables else []
+        return known[0] if known else 0
+    return max(votes, key=lambda engine_id: (votes[engine_id], -engine_id))
 
 
 def _sample(vfs: Vfs, path: str, tail: int, at: int) -> int | None:

@@ -4,7 +4,8 @@ If the manifest's records of an engine are sound and no table proves them old, i
 and only what is damaged goes. Otherwise the state is made anew from the tables. Levels say which of two
 tables is newer where both hold a key. Without them: a table that shares keys with no other goes to the last
 level; tables whose sequences follow one another go to level 0, where the order is that of sequences; all
-others are merged, version by version, which needs no order.
+others are merged, version by version, which needs no order. An ingested table whose manifest record is lost
+has lost its sequence: prepared.py says which one it gets, or that nobody knows; then it is taken out.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from storenode.engine.options import LEVELS
 from storenode.engine.tools.examine import Gap, TableReport, examine_levels, examine_table
 from storenode.engine.tools.logplan import LogPlan, plan_logs
 from storenode.engine.tools.places import Files, Place
+from storenode.engine.tools.prepared import order_prepared
 from storenode.engine.tools.records import EngineRecords, Manifest
 from storenode.engine.version import TableMeta
 from storenode.engine.vfs import Vfs
@@ -168,6 +170,7 @@ def _rebuild(
     salvage: bool,
 ) -> Plan:
     state = records.state.state if records.state else State(1, 0, 0, 0)
+    reports, unordered = order_prepared(vfs, place, files, reports, records.range_deletions)
     sound = [report for report in reports.values() if report.properties and _is_sound_itself(report)]
     damaged = [report for report in reports.values() if report not in sound]
     ranges = _range_deletions(records, reports.values())
@@ -184,8 +187,12 @@ def _rebuild(
     losses += [
         _loss_of_all(meta, f"{place.directory}/{number:06d}.sst is missing")
         for number, meta in records.tables.items()
-        if number not in reports
+        if number not in files.tables
     ]
+    for report in unordered:
+        taken_out.append((report.path, "an ingested table; whether it is newer than others is not known"))
+        what = f"all of {report.path}; to have it newer than everything, ingest it again from the quarantine"
+        losses.append(Loss(Gap(*(report.range() or (None, None))), None, what))
     saved = [report for report in damaged if salvage and report.facts is not None]
     tables, rewrites = _arrange(sound, saved, records)
     taken_out += [

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from storenode.engine.options import Options
 from storenode.engine.tools.blocks import TableWriter
+from storenode.engine.tools.examine import TableReport
 from storenode.engine.tools.places import Place
 from storenode.engine.tools.plan import Rewrite
 from storenode.engine.tools.tablefile import TableFile, Version
@@ -70,7 +71,7 @@ def _finish(writer: TableWriter, file: File, level: int) -> TableMeta:
 
 def _newest(vfs: Vfs, place: Place, rewrite: Rewrite, below: int) -> Iterator[Version]:
     """The newest version of each key. Deletions stay: only an engine knows whether they may go."""
-    sources = [_versions(vfs, place, source.number, source.path, below) for source in rewrite.sources]
+    sources = [_versions(vfs, place, source, below) for source in rewrite.sources]
     last: bytes | None = None
     for key, negated, kind, value, deadline in heapq.merge(*sources):
         if key != last:
@@ -78,11 +79,11 @@ def _newest(vfs: Vfs, place: Place, rewrite: Rewrite, below: int) -> Iterator[Ve
             last = key
 
 
-def _versions(vfs: Vfs, place: Place, number: int, path: str, below: int) -> Iterator[Ordered]:
+def _versions(vfs: Vfs, place: Place, source: TableReport, below: int) -> Iterator[Ordered]:
     """The readable versions of a table in order. One that is out of order would spoil the merge: it is left
     out."""
     last: tuple[bytes, int] | None = None
-    with TableFile(vfs, path, number, place.engine_id) as table:
+    with TableFile(vfs, source.path, source.number, place.engine_id, source.facts) as table:
         for block in table.data():
             for key, sequence, kind, value, deadline in block.versions:
                 at = key, -sequence

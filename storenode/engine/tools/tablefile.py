@@ -17,6 +17,7 @@ from typing import NamedTuple
 from storenode.engine import codec
 from storenode.engine.deletions import RangeDeletion, unpack_deletions
 from storenode.engine.tools import blocks
+from storenode.engine.version import TableMeta, is_prepared
 from storenode.engine.vfs import Vfs
 
 Version = tuple[bytes, int, int, bytes, int]
@@ -54,6 +55,7 @@ NUMBERS = (
     "raw_key_bytes",
     "raw_value_bytes",
 )
+SEQUENCES = ("max_sequence", "min_sequence")
 KEYS = ("largest", "smallest")
 RANGES = "range_deletions"
 
@@ -100,15 +102,21 @@ class DataBlock(NamedTuple):
 
 class TableFile:
     """An open table file; use as a context manager. `engine_id` and `number` are what the file's id should
-    be."""
+    be, unless it is a prepared table's."""
 
-    def __init__(self, vfs: Vfs, path: str, number: int, engine_id: int | None) -> None:
-        """`engine_id` None: whatever the footer says."""
+    def __init__(
+        self, vfs: Vfs, path: str, number: int, engine_id: int | None, meta: TableMeta | None = None
+    ) -> None:
+        """`engine_id` None: whatever the footer says. `meta`: what is known of the table; without it the
+        entries of a prepared one have sequence 0."""
         self.path = path
         self.number = number
         self._file = vfs.open(path)
         self.size = os.fstat(self._file.fd).st_size
         self.file_id = (engine_id or 0) << 48 | number
+        if meta and is_prepared(meta.file_id):
+            self.file_id = meta.file_id
+        self._given_sequence = meta.given_sequence if meta else 0
         self._engine_known = engine_id is not None
         self._footer: Footer | None = None
         self.search_ended = False
@@ -139,7 +147,8 @@ class TableFile:
         if _u32(raw, 44) != VERSION:
             raise Damage(self.path, at, f"unknown table version {_u32(raw, 44)}")
         file_id = _u64(raw, 36)
-        if self._engine_known and file_id != self.file_id:
+        is_expected = file_id == self.file_id or (is_prepared(file_id) and not is_prepared(self.file_id))
+        if self._engine_known and not is_expected:
             raise Damage(self.path, at, f"the table of another engine or number: {show_file_id(file_id)}")
         self.file_id = file_id
         return Footer(
@@ -182,7 +191,7 @@ class TableFile:
                 continue
             number, end = varint(value, 0)
             if end:
-                found[name] = number
+                found[name] = number | (self._given_sequence if name in SEQUENCES else 0)
         missing = [name for name in (*NUMBERS, *KEYS) if name not in found]
         if not sound or missing:
             what = f"malformed properties{': no ' + ', '.join(missing) if missing else ''}"
@@ -241,6 +250,8 @@ class TableFile:
 
     def _decoded(self, handle: Handle, content: bytes, separator: bytes | None) -> DataBlock:
         versions, sound = blocks.data_entries(content)
+        if self._given_sequence:
+            versions = [(version[0], self._given_sequence, *version[2:]) for version in versions]
         damage = None if sound and versions else Damage(self.path, handle.offset, "malformed block")
         return DataBlock(handle, versions, damage, separator)
 
@@ -323,6 +334,8 @@ def varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def show_file_id(file_id: int) -> str:
+    if is_prepared(file_id):
+        return f"prepared, {file_id & (1 << 48) - 1:012x}"
     return f"engine {file_id >> 48}, number {file_id & (1 << 48) - 1}"
 
 

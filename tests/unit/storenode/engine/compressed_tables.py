@@ -39,7 +39,7 @@ def with_trailer(stored: bytes, kind: int, offset: int) -> bytes:
 
 
 def open_table(
-    path: Path, smallest: bytes = b"", largest: bytes = b"\xff", cache_bytes: int = 1 << 20
+    path: Path, smallest: bytes = b"k", largest: bytes = b"k", cache_bytes: int = 1 << 20
 ) -> Table:
     size = path.stat().st_size
     return Table(Cache(cache_bytes), Vfs().open(str(path)), 1, FILE_ID, size, smallest, largest)

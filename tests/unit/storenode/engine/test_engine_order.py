@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,8 @@ def test_entries_of_one_append_are_one_write_and_one_sync(tmp_path: Path) -> Non
 
 def test_a_log_is_complete_on_the_disk_before_the_next_one_is_begun(tmp_path: Path) -> None:
     recorder = Recorder()
-    log = LogWriter(recorder, str(tmp_path), 0, 1 << 20, itertools.count(1).__next__, (0, 0), Core())
+    numbers, sync_directory = itertools.count(1), partial(recorder.sync_directory, str(tmp_path))
+    log = LogWriter(recorder, str(tmp_path), 0, 1 << 20, numbers.__next__, (0, 0), Core(), sync_directory)
     log.append([(1, 0, b"")], sync=True)
     log.append([(2, 0, b"")], sync=False)
     log.want_new_file()
