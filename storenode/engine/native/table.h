@@ -381,7 +381,6 @@ static inline int table_get_by_index(reader *r, const table *t, slice key, block
         if (result == 0 && block_next(index_cursor) < 0) result = table_index_broken(r, t);
     }
     cache_release(held);
-    r->misled += result == 0 || result == 2;
     return result == 2 ? 0 : result;
 }
 

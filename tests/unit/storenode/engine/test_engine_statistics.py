@@ -105,6 +105,27 @@ def test_reads_count_tables_blocks_and_what_filters_did(tmp_path: Path) -> None:
         assert after["filters_useful"] == before["filters_useful"], "a memtable had it"
 
 
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 20])
+def test_a_search_in_vain_is_counted_once_whatever_leads_to_the_block(
+    tmp_path: Path, cache_bytes: int
+) -> None:
+    shared = Shared(str(tmp_path), cache_bytes=cache_bytes)
+    options = Options(bits_per_key=1)  # lets nearly everything through
+    with engine_package.open(str(tmp_path / "e"), options=options, shared=shared) as engine:
+        for key in KEYS[::2]:
+            engine.put(key, b"v")
+        engine.flush()
+        absent = KEYS[1:-1:2]
+        for times, ask in (
+            (1, lambda: [engine.get(key) for key in absent]),
+            (2, lambda: engine.multi_get(absent)),
+        ):
+            assert ask() == [None] * len(absent)
+            reads = engine.stats()["reads"]
+            assert reads["filters_useful"] + reads["filters_misled"] == times * len(absent)
+    shared.close()
+
+
 def test_levels_say_what_was_written_into_them(tmp_path: Path) -> None:
     with engine_package.open(str(tmp_path), options=QUIET) as engine:
         for _ in range(3):
