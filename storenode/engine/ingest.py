@@ -49,7 +49,8 @@ def examine(shared: Shared, paths: Iterable[str]) -> list[Prepared]:
 
 
 def _examine(shared: Shared, path: str) -> Prepared:
-    file_id, size = stored_file_id(shared.vfs, path), shared.vfs.size(path)
+    file_id = shared.files.opening(partial(stored_file_id, shared.vfs), path)
+    size = shared.vfs.size(path)
     if not is_prepared(file_id):
         raise ValueError(
             f"{path} is a table of engine {file_id >> 48}; only what TableWriter wrote can be ingested"
@@ -77,7 +78,7 @@ def _examine(shared: Shared, path: str) -> Prepared:
 
 
 def _open(shared: Shared, path: str, file_id: int, size: int, smallest: bytes, largest: bytes) -> Table:
-    file = shared.vfs.open(path)
+    file = shared.files.open(path)
     try:
         return Table(shared.cache, file, 0, file_id, size, smallest, largest)
     except BaseException:
@@ -88,15 +89,15 @@ def _open(shared: Shared, path: str, file_id: int, size: int, smallest: bytes, l
 def take_in(tree: Tree, prepared: list[Prepared], sequence: int, now_ms: int, options: Options) -> None:
     """Make the tables part of the tree, durably, with this sequence. OSError: nothing changed. EngineFailed:
     nobody knows."""
-    vfs = tree.shared.vfs
+    vfs, files = tree.shared.vfs, tree.shared.files
     tables: list[TableMeta] = []
     made: list[str] = []
     try:
         for path, meta in prepared:
             number = tree.take_number()
             made.append(table_path(tree.directory, number))
-            vfs.duplicate(path, made[-1])
-            sync_table(made[-1], partial(vfs.sync, made[-1]))
+            files.opening(partial(vfs.duplicate, path), made[-1])
+            sync_table(made[-1], partial(files.opening, vfs.sync, made[-1]))
             tables.append(meta._replace(number=number, min_sequence=sequence, max_sequence=sequence))
         sync_directory(tree)
         tree.ingest(tables, now_ms, options)

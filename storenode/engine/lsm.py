@@ -1,9 +1,9 @@
 """The engine: an ordered store of versions, logged, in memtables and tables.
 
-Threads. One thread applies, puts, flushes, compacts and closes (a store's loop; all engines of a Shared have
-the same one). Another one may `append` meanwhile. Workers flush and compact. Any thread may read, scan, take
-and use snapshots, and ask for `stats` and `pressure`. Two `append` or two `apply` at once raise
-RuntimeError.
+Threads. One thread applies, puts, flushes, compacts, ingests, makes checkpoints and closes (a store's loop;
+all engines of a Shared have the same one). Another one may `append` meanwhile. Workers flush and compact. Any
+thread may read, scan, take and use snapshots, and ask for `stats` and `pressure`. Two `append` or two `apply`
+at once raise RuntimeError.
 
 A read takes the view and the sequence at once (`moment`): all that it may see is then in the view, and
 nothing that it needs has been merged away; nor can it see what came after a range deletion but not the
@@ -270,7 +270,7 @@ class Engine(Core):
             if sequence >= SEQUENCE_MAX:
                 raise ValueError(f"there is no sequence {sequence}")
             self._log.want_new_file()
-            self.next_sequence = sequence + 1  # first: who reads elsewhere takes the view, then this
+            self.next_sequence = sequence + 1  # first: no view with the tables is read at an older one
             try:
                 ingest.take_in(self.tree, prepared, sequence, self.now_ms, self.options)
             except BaseException:

@@ -126,6 +126,45 @@ def test_a_table_whose_place_nobody_knows_is_taken_out_and_told(directory: Path,
         assert dict(engine.scan()) == {b"a": b"2", b"c": b"2"}
 
 
+def test_a_range_deletion_that_an_older_table_remembers_stays_below(tmp_path: Path, bench: Bench) -> None:
+    path = tmp_path / "engine"
+    with engine_package.open(str(path)) as engine:
+        for key in (b"a", b"b"):
+            engine.put(key, b"old")
+        engine.flush()
+        engine.put(b"z", b"1")
+        engine.delete_range(b"a", b"c")
+        engine.delete_range(b"a", b"d")
+        engine.flush()
+        ingest(engine, {b"a": b"ingested"})
+        expected = dict(engine.scan())
+    shutil.rmtree(path / "manifest")
+    bench("repair", "--yes", path)
+    assert content(path) == expected == {b"a": b"ingested", b"z": b"1"}
+
+
+def test_a_range_deletion_that_may_be_older_or_newer_is_told(tmp_path: Path, bench: Bench) -> None:
+    """It was flushed without a table, and only one that was written later remembers it."""
+    path = tmp_path / "engine"
+    with engine_package.open(str(path)) as engine:
+        for key in (b"a", b"b", b"d"):
+            engine.put(key, b"old")
+        engine.flush()
+        engine.delete_range(b"a", b"c")
+        engine.delete_range(b"a", b"d")
+        engine.flush()
+        ingest(engine, {b"a": b"ingested"})
+        ingest(engine, {b"x": b"ingested"})
+        engine.put(b"z", b"1")
+        engine.flush()
+    shutil.rmtree(path / "manifest")
+    done = bench("repair", "--yes", path, code=PARTIAL)
+    (lost,) = done["lost"]
+    assert "ingest it again from the quarantine" in lost["what"]
+    assert (lost["from_key"], lost["until_key"]) == ("a", "a")
+    assert content(path) == {b"d": b"old", b"x": b"ingested", b"z": b"1"}
+
+
 def test_keys_that_nothing_else_has_need_no_order(tmp_path: Path, bench: Bench) -> None:
     path = tmp_path / "engine"
     with engine_package.open(str(path)) as engine:
