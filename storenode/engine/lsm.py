@@ -29,10 +29,11 @@ from storenode.engine.batch import WriteBatch
 from storenode.engine.compaction import KeyRange
 from storenode.engine.core import Core
 from storenode.engine.errors import EngineClosed, EngineFailed, EngineReadOnly
+from storenode.engine.iterator import Iterator
 from storenode.engine.options import Options
 from storenode.engine.recovery import SEQUENCE_MAX, recover
 from storenode.engine.shared import Shared
-from storenode.engine.snapshot import Snapshot, scan_pairs
+from storenode.engine.snapshot import UNLIMITED, Snapshot
 from storenode.engine.stalls import FINE, SLOW, STOP, Reason, Stalls
 from storenode.engine.view import View
 from storenode.engine.wal import Entry, LogWriter
@@ -161,7 +162,15 @@ class Engine(Core):
     ) -> list[tuple[bytes, bytes]]:
         """The first `limit` pairs (all without one) of [start, stop), ascending or descending, of one
         moment."""
-        return scan_pairs(self._view(), self.next_sequence - 1, self.now_ms, start, stop, limit, reverse)
+        return list(self.iterate(start, stop, limit, reverse))
+
+    def iterate(
+        self, start: bytes = b"", stop: bytes | None = None, limit: int | None = None, reverse: bool = False
+    ) -> Iterator:
+        """The same pairs one by one, however many there are; it holds what a snapshot of this moment would,
+        until it is at its end or closed."""
+        bound = UNLIMITED if limit is None else limit
+        return Iterator(self._view(), start, stop, bound, reverse, self.next_sequence - 1, self.now_ms)
 
     def snapshot(self) -> Snapshot:
         """The state of now, for as long as it is open; it keeps replaced tables on the disk and memtables

@@ -9,7 +9,6 @@ when it is short.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
@@ -33,13 +32,8 @@ from storenode.engine.native cimport (
     lookup,
     lookup_release,
     memtable,
-    msgpack_bin,
-    msgpack_uint,
     reader,
     run,
-    scan,
-    scan_free,
-    scan_run,
     scratch,
     scratch_free,
     slice,
@@ -54,9 +48,6 @@ from storenode.engine.native cimport (
 from storenode.engine.reads cimport Reads
 from storenode.engine.table cimport Cache, Table
 
-
-cdef extern from "Python.h":
-    void PyObject_GC_UnTrack(PyObject *)
 
 cdef extern from "interpreter.h" nogil:
     void *interpreter_pause() noexcept
@@ -276,53 +267,3 @@ cdef class View:
                     ends[i] = -1
         group_release(group, count)
         return result
-
-    def scan_page(
-        self, bytes start, stop, uint64_t limit, unsigned flags, uint64_t sequence, uint64_t now_ms
-    ):
-        cdef scan page
-        cdef reader r
-        cdef int result
-        memset(&page, 0, sizeof(page))
-        self.open_reader(&r, False)
-        page.start = slice_of(PyBytes_AS_STRING(start), PyBytes_GET_SIZE(start))
-        if stop is not None:
-            page.has_stop = 1
-            page.stop = slice_of(PyBytes_AS_STRING(stop), PyBytes_GET_SIZE(stop))
-        page.limit = limit
-        page.flags = flags
-        page.sequence = sequence
-        page.now_ms = now_ms
-        with nogil:
-            result = scan_run(&page, &self.native, &r)
-        try:
-            if result < 0:
-                raise self.failed(&r.failed)
-            resume = None
-            if page.has_resume:
-                resume = PyBytes_FromStringAndSize(<char *>page.resume.data, page.resume.size)
-            return unpack_pairs(&page), resume
-        finally:
-            scan_free(&page)
-
-
-cdef list unpack_pairs(scan *page):
-    """The (key, value) pairs of a page without keys-only or count-only flags."""
-    cdef const uint8_t *p = page.entries.data
-    cdef const uint8_t *end = p + page.entries.size
-    cdef slice key, value
-    cdef uint64_t version
-    cdef list pairs = []
-    while p < end:
-        p = msgpack_bin(p, end, &key)
-        p = msgpack_bin(p, end, &value)
-        p = msgpack_uint(p, end, &version)
-        if p == NULL:
-            raise AssertionError("a scan page that was just made is malformed")
-        pair = (
-            PyBytes_FromStringAndSize(<char *>key.data, key.size),
-            PyBytes_FromStringAndSize(<char *>value.data, value.size),
-        )
-        PyObject_GC_UnTrack(<PyObject *>pair)  # as the collector would, after looking at each of many
-        pairs.append(pair)
-    return pairs
