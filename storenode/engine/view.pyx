@@ -12,17 +12,20 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
+from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
 from kvclient.errors import InvalidRequest
 from storenode.engine.errors import failed
 from storenode.engine.memtable cimport Memtable
 from storenode.engine.native cimport (
     FAILURE_NONE,
+    KIND_PUT_DEADLINE,
     buffer,
     buffer_append,
     buffer_free,
     entry,
     entry_is_absent,
+    entry_kind,
     execute_stream,
     GROUP_KEYS,
     execution,
@@ -52,6 +55,12 @@ from storenode.engine.table cimport Cache, Table
 cdef extern from "interpreter.h" nogil:
     void *interpreter_pause() noexcept
     void interpreter_resume(void *state) noexcept
+
+
+cdef uint64_t wall_ms() noexcept:
+    cdef timespec now
+    clock_gettime(CLOCK_REALTIME, &now)
+    return <uint64_t>now.tv_sec * 1000 + <uint64_t>now.tv_nsec // 1000000
 
 
 # Below this an op stream runs in some microseconds: less than other threads can make of the lock.
@@ -171,7 +180,7 @@ cdef class View:
         x.now_ms = now_ms
         return self.execute(ops, &x, NULL, &shape)
 
-    cpdef object get(self, bytes key, uint64_t sequence, uint64_t now_ms):
+    cpdef object get(self, bytes key, uint64_t sequence, uint64_t now_ms, bint by_clock=False):
         cdef reader r
         cdef scratch s
         cdef lookup found
@@ -185,7 +194,11 @@ cdef class View:
             self.reads.add(&r)
             if result < 0:
                 raise self.failed(&r.failed)
-            if result == 0 or entry_is_absent(&found.found, now_ms):
+            if result == 0:
+                return None
+            if by_clock and entry_kind(&found.found) == KIND_PUT_DEADLINE:
+                now_ms = max(now_ms, wall_ms())
+            if entry_is_absent(&found.found, now_ms):
                 return None
             return PyBytes_FromStringAndSize(<char *>found.found.value.data, found.found.value.size)
         finally:
