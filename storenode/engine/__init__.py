@@ -12,6 +12,7 @@ A store logs first and applies later: `append` on a log thread, `apply` and `rea
 
 from storenode.engine.batch import WriteBatch
 from storenode.engine.errors import EngineClosed, EngineError, EngineFailed, EngineReadOnly
+from storenode.engine.iterator import Iterator
 from storenode.engine.lsm import Engine, open
 from storenode.engine.options import Options
 from storenode.engine.shared import Shared
@@ -24,6 +25,7 @@ __all__ = [
     "EngineError",
     "EngineFailed",
     "EngineReadOnly",
+    "Iterator",
     "Options",
     "Shared",
     "Snapshot",

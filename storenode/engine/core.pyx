@@ -11,7 +11,6 @@ All is guarded by the interpreter's lock, which a short put never gives up.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint64_t
-from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
 from kvclient.protocol import encode_put
 
@@ -32,7 +31,7 @@ from storenode.engine.native cimport (
     wal_record_bytes,
     wal_seal_record,
 )
-from storenode.engine.view cimport View
+from storenode.engine.view cimport View, wall_ms
 
 from storenode.engine.errors import EngineClosed
 
@@ -42,12 +41,6 @@ cdef Py_ssize_t VALUE_BYTES_MAX = 4096
 
 # Of an op stream with one PUT, beside key and value: heads of the array, the code, two bins.
 cdef size_t PUT_BYTES_MAX = 16
-
-
-cdef uint64_t wall_ms() noexcept:
-    cdef timespec now
-    clock_gettime(CLOCK_REALTIME, &now)
-    return <uint64_t>now.tv_sec * 1000 + <uint64_t>now.tv_nsec // 1000000
 
 
 cdef class Core:
@@ -65,7 +58,7 @@ cdef class Core:
         cdef View view = self.tree.view
         if view is None:
             raise EngineClosed("the engine is closed")
-        return view.get(key, self.next_sequence - 1, max(wall_ms(), self.now_ms))
+        return view.get(key, self.next_sequence - 1, self.now_ms, True)
 
     def moment(self):
         # Nothing in here gives the interpreter's lock up: see Tree.apply for what depends on it.

@@ -32,10 +32,11 @@ from storenode.engine.compaction import KeyRange
 from storenode.engine.core import Core
 from storenode.engine.deletions import encode_delete_range
 from storenode.engine.errors import NO_ROOM, EngineClosed, EngineFailed, EngineReadOnly
+from storenode.engine.iterator import Iterator
 from storenode.engine.options import Options
 from storenode.engine.recovery import SEQUENCE_MAX, recover
 from storenode.engine.shared import Shared
-from storenode.engine.snapshot import Snapshot, scan_pairs
+from storenode.engine.snapshot import UNLIMITED, Snapshot
 from storenode.engine.stalls import FINE, SLOW, STOP, Reason, Stalls
 from storenode.engine.tree import RANGES_SLOW, RANGES_STOP
 from storenode.engine.version import PREPARED_ID
@@ -180,8 +181,16 @@ class Engine(Core):
     ) -> list[tuple[bytes, bytes]]:
         """The first `limit` pairs (all without one) of [start, stop), ascending or descending, of one
         moment."""
+        return list(self.iterate(start, stop, limit, reverse))
+
+    def iterate(
+        self, start: bytes = b"", stop: bytes | None = None, limit: int | None = None, reverse: bool = False
+    ) -> Iterator:
+        """The same pairs one by one, however many there are; it holds what a snapshot of this moment would,
+        until it is at its end or closed."""
+        bound = UNLIMITED if limit is None else limit
         view, sequence = self.moment()
-        return scan_pairs(view, sequence, self.now_ms, start, stop, limit, reverse)
+        return Iterator(view, start, stop, bound, reverse, sequence, self.now_ms)
 
     def snapshot(self) -> Snapshot:
         """The state of now, for as long as it is open; it keeps replaced tables on the disk and memtables

@@ -220,6 +220,7 @@ cdef extern from "cursor.h" nogil:
 cdef extern from "merge.h" nogil:
     ctypedef struct merge:
         pass
+    void merge_free(merge *m)
     void merge_add_memory(merge *m, const memtable *memory)
     void merge_add_run(merge *m, run tables, reader *r)
 
@@ -314,9 +315,12 @@ cdef extern from "view.h" nogil:
     void group_release(group_key *keys, size_t count)
     int view_get(const view *v, reader *r, scratch *s, slice key, uint64_t sequence, lookup *l,
                  int *in_active)
+    int view_merge(const view *v, reader *r, int reverse, merge *m)
 
 
 cdef extern from "scan.h" nogil:
+    enum:
+        SCAN_REVERSE
     ctypedef struct scan:
         slice start
         slice stop
@@ -327,9 +331,10 @@ cdef extern from "scan.h" nogil:
         uint64_t now_ms
         uint64_t count
         buffer entries
-        buffer resume
         int has_resume
-    int scan_run(scan *s, const view *v, reader *r)
+        range_set ranges
+        int goes_on
+    int scan_more(scan *s, merge *m, reader *r)
     void scan_free(scan *s)
 
 

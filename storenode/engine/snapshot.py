@@ -10,37 +10,10 @@ from __future__ import annotations
 from types import TracebackType
 
 from storenode.engine.errors import EngineClosed
+from storenode.engine.iterator import Iterator
 from storenode.engine.view import View
 
-PAGE_PAIRS = 10_000
-"""Pairs per native call of a scan without the interpreter's lock; a page also ends at 4 MiB."""
-
-REVERSE = 1
-
-
-def scan_pairs(
-    view: View,
-    sequence: int,
-    now_ms: int,
-    start: bytes,
-    stop: bytes | None,
-    limit: int | None,
-    reverse: bool,
-) -> list[tuple[bytes, bytes]]:
-    """The pairs of a state of a view, page by page."""
-    pairs: list[tuple[bytes, bytes]] = []
-    flags = REVERSE if reverse else 0
-    while limit is None or len(pairs) < limit:
-        wanted = PAGE_PAIRS if limit is None else min(PAGE_PAIRS, limit - len(pairs))
-        page, resume = view.scan_page(start, stop, wanted, flags, sequence, now_ms)
-        if resume is None:
-            return pairs + page if pairs else page
-        pairs += page
-        if reverse:
-            stop = resume
-        else:
-            start = resume
-    return pairs
+UNLIMITED = (1 << 64) - 1
 
 
 class Snapshot:
@@ -65,7 +38,14 @@ class Snapshot:
         self, start: bytes = b"", stop: bytes | None = None, limit: int | None = None, reverse: bool = False
     ) -> list[tuple[bytes, bytes]]:
         """Like Engine.scan."""
-        return scan_pairs(self._view(), self.sequence, self.now_ms, start, stop, limit, reverse)
+        return list(self.iterate(start, stop, limit, reverse))
+
+    def iterate(
+        self, start: bytes = b"", stop: bytes | None = None, limit: int | None = None, reverse: bool = False
+    ) -> Iterator:
+        """Like Engine.iterate. The iterator outlives the snapshot."""
+        bound = UNLIMITED if limit is None else limit
+        return Iterator(self._view(), start, stop, bound, reverse, self.sequence, self.now_ms)
 
     def close(self) -> None:
         self._open_view = None

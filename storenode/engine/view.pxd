@@ -7,6 +7,9 @@ from storenode.engine.reads cimport Reads
 from storenode.engine.table cimport Cache
 
 
+cdef uint64_t wall_ms() noexcept
+
+
 cdef class View:
     cdef view native
     cdef readonly tuple memtables
@@ -19,7 +22,7 @@ cdef class View:
     cdef str directory
     cdef table **table_pointers
 
-    cpdef object get(self, bytes key, uint64_t sequence, uint64_t now_ms)
+    cpdef object get(self, bytes key, uint64_t sequence, uint64_t now_ms, bint by_clock=*)
     cdef object failed(self, failure *f)
     cdef void open_reader(self, reader *r, bint keeps_lock) noexcept
     cdef bytes execute(self, ops, execution *x, memtable *active, stream_shape *shape)

@@ -40,10 +40,6 @@ class View:
         """
     def read(self, ops: bytes | bytearray | memoryview, sequence: int, now_ms: int) -> bytes:
         """Results of a stream of GET, EXISTS and SCAN."""
-    def get(self, key: bytes, sequence: int, now_ms: int) -> bytes | None: ...
+    def get(self, key: bytes, sequence: int, now_ms: int, by_clock: bool = False) -> bytes | None:
+        """`by_clock`: the time is the wall's, but not before `now_ms`; asked for only where it matters."""
     def multi_get(self, keys: Iterable[bytes], sequence: int, now_ms: int) -> list[bytes | None]: ...
-    def scan_page(
-        self, start: bytes, stop: bytes | None, limit: int, flags: int, sequence: int, now_ms: int
-    ) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
-        """One page of pairs of [start, stop), and where to go on (None at the end); flags: 0, or 1 for
-        descending order."""

@@ -9,21 +9,23 @@ when it is short.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.object cimport PyObject
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
+from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
 
 from kvclient.errors import InvalidRequest
 from storenode.engine.errors import failed
 from storenode.engine.memtable cimport Memtable
 from storenode.engine.native cimport (
     FAILURE_NONE,
+    KIND_PUT_DEADLINE,
     buffer,
     buffer_append,
     buffer_free,
     entry,
     entry_is_absent,
+    entry_kind,
     execute_stream,
     GROUP_KEYS,
     execution,
@@ -33,13 +35,8 @@ from storenode.engine.native cimport (
     lookup,
     lookup_release,
     memtable,
-    msgpack_bin,
-    msgpack_uint,
     reader,
     run,
-    scan,
-    scan_free,
-    scan_run,
     scratch,
     scratch_free,
     slice,
@@ -56,12 +53,15 @@ from storenode.engine.reads cimport Reads
 from storenode.engine.table cimport Cache, Table
 
 
-cdef extern from "Python.h":
-    void PyObject_GC_UnTrack(PyObject *)
-
 cdef extern from "interpreter.h" nogil:
     void *interpreter_pause() noexcept
     void interpreter_resume(void *state) noexcept
+
+
+cdef uint64_t wall_ms() noexcept:
+    cdef timespec now
+    clock_gettime(CLOCK_REALTIME, &now)
+    return <uint64_t>now.tv_sec * 1000 + <uint64_t>now.tv_nsec // 1000000
 
 
 # Below this an op stream runs in some microseconds: less than other threads can make of the lock.
@@ -185,7 +185,7 @@ cdef class View:
         x.now_ms = now_ms
         return self.execute(ops, &x, NULL, &shape)
 
-    cpdef object get(self, bytes key, uint64_t sequence, uint64_t now_ms):
+    cpdef object get(self, bytes key, uint64_t sequence, uint64_t now_ms, bint by_clock=False):
         cdef reader r
         cdef scratch s
         cdef lookup found
@@ -199,7 +199,11 @@ cdef class View:
             self.reads.add(&r)
             if result < 0:
                 raise self.failed(&r.failed)
-            if result == 0 or entry_is_absent(&found.found, now_ms):
+            if result == 0:
+                return None
+            if by_clock and entry_kind(&found.found) == KIND_PUT_DEADLINE:
+                now_ms = max(now_ms, wall_ms())
+            if entry_is_absent(&found.found, now_ms):
                 return None
             return PyBytes_FromStringAndSize(<char *>found.found.value.data, found.found.value.size)
         finally:
@@ -281,53 +285,3 @@ cdef class View:
                     ends[i] = -1
         group_release(group, count)
         return result
-
-    def scan_page(
-        self, bytes start, stop, uint64_t limit, unsigned flags, uint64_t sequence, uint64_t now_ms
-    ):
-        cdef scan page
-        cdef reader r
-        cdef int result
-        memset(&page, 0, sizeof(page))
-        self.open_reader(&r, False)
-        page.start = slice_of(PyBytes_AS_STRING(start), PyBytes_GET_SIZE(start))
-        if stop is not None:
-            page.has_stop = 1
-            page.stop = slice_of(PyBytes_AS_STRING(stop), PyBytes_GET_SIZE(stop))
-        page.limit = limit
-        page.flags = flags
-        page.sequence = sequence
-        page.now_ms = now_ms
-        with nogil:
-            result = scan_run(&page, &self.native, &r)
-        try:
-            if result < 0:
-                raise self.failed(&r.failed)
-            resume = None
-            if page.has_resume:
-                resume = PyBytes_FromStringAndSize(<char *>page.resume.data, page.resume.size)
-            return unpack_pairs(&page), resume
-        finally:
-            scan_free(&page)
-
-
-cdef list unpack_pairs(scan *page):
-    """The (key, value) pairs of a page without keys-only or count-only flags."""
-    cdef const uint8_t *p = page.entries.data
-    cdef const uint8_t *end = p + page.entries.size
-    cdef slice key, value
-    cdef uint64_t version
-    cdef list pairs = []
-    while p < end:
-        p = msgpack_bin(p, end, &key)
-        p = msgpack_bin(p, end, &value)
-        p = msgpack_uint(p, end, &version)
-        if p == NULL:
-            raise AssertionError("a scan page that was just made is malformed")
-        pair = (
-            PyBytes_FromStringAndSize(<char *>key.data, key.size),
-            PyBytes_FromStringAndSize(<char *>value.data, value.size),
-        )
-        PyObject_GC_UnTrack(<PyObject *>pair)  # as the collector would, after looking at each of many
-        pairs.append(pair)
-    return pairs

@@ -336,12 +336,4 @@ FAULTS = (
         "self._view().get(key, (1 << 56) - 1, self.now_ms)",
         (f"{UNIT}/test_engine_scan.py",),
     ),
-    Fault(
-        "scan-page-begins-one-late",
-        "a long scan skips a key wherever one page ends",
-        f"{ENGINE}/snapshot.py",
-        "            start = resume\n",
-        '            start = resume + b"\\0"\n',
-        (f"{UNIT}/test_engine_scan.py",),
-    ),
 )

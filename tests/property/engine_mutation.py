@@ -24,6 +24,7 @@ import storenode.engine as engine_package
 from kvclient import protocol
 from kvclient.errors import Corruption, InvalidRequest
 from storenode.engine import codec
+from storenode.engine.iterator import Iterator
 from storenode.engine.job import Job
 from storenode.engine.memtable import Memtable
 from storenode.engine.table import Cache, Table
@@ -433,15 +434,8 @@ def _answers(use: Callable[[], Any]) -> bool:
 
 
 def _scan(view: View, start: bytes, stop: bytes | None, flags: int) -> None:
-    for _ in range(PAGES_MAX):
-        _, resume = view.scan_page(start, stop, 10, flags, SEQUENCE_MAX, 1)
-        if resume is None:
-            return
-        if flags:
-            stop = resume
-        else:
-            start = resume
-    raise AssertionError("the scan does not end")
+    for seen, _ in enumerate(Iterator(view, start, stop, SEQUENCE_MAX, bool(flags), SEQUENCE_MAX, 1)):
+        assert seen < 10 * PAGES_MAX, "the scan does not end"
 
 
 def main() -> None:

@@ -235,6 +235,14 @@ static inline void cache_insert(cache *c, cache_entry *e) {
     pthread_mutex_unlock(&c->lock);
 }
 
+/* Whether an entry fits without another one having to go. */
+static inline int cache_has_room(cache *c, const cache_entry *e) {
+    pthread_mutex_lock(&c->lock);
+    int fits = c->bytes + cache_charge(e) <= c->budget;
+    pthread_mutex_unlock(&c->lock);
+    return fits;
+}
+
 /* Gives the cache's own reference of an entry to the caller, who keeps the entry until cache_unpin; it counts
  * against the budget all the same, and half the budget may go that way. 0: it stays as it is. */
 static inline int cache_pin(cache *c, cache_entry *e) {

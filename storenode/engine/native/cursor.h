@@ -7,11 +7,16 @@
 #ifndef RINGKV_CURSOR_H
 #define RINGKV_CURSOR_H
 
+#include "index_walk.h"
 #include "memtable.h"
-#include "table.h"
 
 #define READ_AHEAD_BYTES                                                                                     \
     (256u << 10) /* of a compaction: few calls, and small beside its outputs even with 20 inputs */
+
+/* A scan that misses the cache for the third time in a row, on blocks that follow each other, reads ahead: twice as
+ * far each time, so that a short one reads little in vain. */
+#define SCAN_AHEAD_BLOCKS 2
+#define SCAN_AHEAD_BYTES_FIRST (16u << 10)
 
 typedef struct {
     table **tables; /* in key order */
@@ -30,11 +35,14 @@ typedef struct {
     size_t table_index;
     uint64_t sequence_bits; /* of that table */
     reader *r;
-    cache_entry *index_held;
+    index_walk index;
     cache_entry *data_block;
-    block_cursor index;
     block_cursor data;
-    uint8_t *ahead; /* without a cache: what was read ahead of the data blocks */
+    uint64_t expected;   /* where the block lies that follows, in the cursor's direction */
+    unsigned missed;     /* blocks in a row that the cache did not have */
+    size_t ahead_next;   /* how far to read ahead the next time */
+    uint8_t *ahead;      /* what was read ahead of the data blocks */
+    size_t ahead_room;
     uint64_t ahead_from;
     size_t ahead_size;
 } cursor;
@@ -59,14 +67,14 @@ static inline void cursor_leave_data(cursor *c) {
 
 static inline void cursor_leave_table(cursor *c) {
     cursor_leave_data(c);
-    cache_release(c->index_held);
-    c->index_held = NULL;
+    walk_leave(&c->index);
     c->ahead_size = 0;
+    c->expected = 0;
 }
 
 static inline void cursor_free(cursor *c) {
     cursor_leave_table(c);
-    block_cursor_free(&c->index);
+    walk_free(&c->index);
     block_cursor_free(&c->data);
     free(c->ahead);
 }
@@ -81,26 +89,30 @@ static inline int cursor_fail(cursor *c, uint64_t offset, const char *what) {
 static inline int cursor_enter_table(cursor *c, size_t table_index) {
     cursor_leave_table(c);
     c->table_index = table_index;
-    const table *t = cursor_table(c);
-    c->sequence_bits = t->sequence_bits;
-    cache_entry *index = table_pinned(c->r, t, t->index, &t->pinned_index, &c->index_held);
-    if (!index) return -1;
-    if (block_cursor_open(&c->index, cache_bytes(index)) < 0)
-        return cursor_fail(c, t->index.offset, "malformed index block");
-    return 0;
+    c->sequence_bits = cursor_table(c)->sequence_bits;
+    return walk_enter(&c->index, c->r, cursor_table(c));
 }
 
-/* A block without the cache: cut out of what was read ahead. */
-static inline cache_entry *cursor_block_ahead(cursor *c, const table *t, block_handle h) {
+/* A block that lies among data blocks, cut out of what was read ahead, or else with `bytes` of what comes after it in
+ * the cursor's direction. The cache is not asked. */
+static inline cache_entry *cursor_block_ahead(cursor *c, const table *t, block_handle h, size_t bytes) {
     size_t size = (size_t)h.size + BLOCK_TRAILER_BYTES;
-    if (size > READ_AHEAD_BYTES || h.offset > t->size || size > t->size - h.offset)
+    if (size > bytes || h.offset > t->filter.offset || size > t->filter.offset - h.offset)
         return table_block(c->r, t, h);
     if (h.offset < c->ahead_from || h.offset + size > c->ahead_from + c->ahead_size) {
-        uint64_t left = t->size - h.offset;
-        if (!c->ahead && !(c->ahead = (uint8_t *)malloc(READ_AHEAD_BYTES))) return table_block(c->r, t, h);
-        c->ahead_from = h.offset;
-        c->ahead_size = left < READ_AHEAD_BYTES ? (size_t)left : READ_AHEAD_BYTES;
-        if (table_read(c->r, t, c->ahead_from, c->ahead, c->ahead_size) < 0) return NULL;
+        if (c->ahead_room < bytes) {
+            uint8_t *room = (uint8_t *)realloc(c->ahead, bytes);
+            if (!room) return table_block(c->r, t, h);
+            c->ahead = room;
+            c->ahead_room = bytes;
+        }
+        uint64_t before = h.offset + size, behind = t->filter.offset - h.offset;
+        c->ahead_size = (c->reverse ? before : behind) < bytes ? (size_t)(c->reverse ? before : behind) : bytes;
+        c->ahead_from = c->reverse ? before - c->ahead_size : h.offset;
+        if (table_read(c->r, t, c->ahead_from, c->ahead, c->ahead_size) < 0) {
+            c->ahead_size = 0;
+            return NULL;
+        }
     }
     const uint8_t *stored = c->ahead + (h.offset - c->ahead_from);
     if (!block_is_sound(t, h.offset, stored, h.size))
@@ -108,13 +120,31 @@ static inline cache_entry *cursor_block_ahead(cursor *c, const table *t, block_h
     return table_unpack(c->r, t, h, stored);
 }
 
-/* Opens the data block that the index cursor stands on. */
+/* A block of a scan. One that reads ahead leaves blocks in the cache only as long as nothing has to go for them. */
+static inline cache_entry *cursor_block_cached(cursor *c, const table *t, block_handle h) {
+    uint64_t end = h.offset + h.size + BLOCK_TRAILER_BYTES;
+    int follows = c->expected == (c->reverse ? end : h.offset);
+    c->expected = c->reverse ? h.offset : end;
+    cache_entry *e = cache_find(c->r->blocks, t->cache_key, h.offset);
+    if (e) return e;
+    c->missed = follows ? c->missed + 1 : 0;
+    if (c->missed <= SCAN_AHEAD_BLOCKS) {
+        c->ahead_next = SCAN_AHEAD_BYTES_FIRST;
+        return table_block_uncached(c->r, t, h);
+    }
+    uint64_t had = c->ahead_from;
+    e = cursor_block_ahead(c, t, h, c->ahead_next);
+    if (c->ahead_from != had && c->ahead_next < READ_AHEAD_BYTES) c->ahead_next *= 2;
+    if (e && cache_has_room(c->r->blocks, e)) cache_insert(c->r->blocks, e);
+    return e;
+}
+
+/* Opens the data block that the index stands on. */
 static inline int cursor_enter_data(cursor *c) {
     const table *t = cursor_table(c);
-    block_handle h;
+    block_handle h = c->index.handle;
     cursor_leave_data(c);
-    if (table_handle(c->r, t, c->index.value, &h) < 0) return -1;
-    c->data_block = c->r->blocks ? table_block(c->r, t, h) : cursor_block_ahead(c, t, h);
+    c->data_block = c->r->blocks ? cursor_block_cached(c, t, h) : cursor_block_ahead(c, t, h, READ_AHEAD_BYTES);
     if (!c->data_block) return -1;
     if (block_cursor_open(&c->data, cache_bytes(c->data_block)) < 0)
         return cursor_fail(c, h.offset, "malformed block");
@@ -142,21 +172,25 @@ static inline int cursor_data_broken(cursor *c) {
     return cursor_fail(c, c->data_block ? c->data_block->offset : 0, "malformed block");
 }
 
+static inline int cursor_index_broken(cursor *c) {
+    c->valid = 0;
+    return table_index_broken(c->r, cursor_table(c));
+}
+
 /* The data cursor ran out of its block: on to the next one that holds something, in the next table if need
  * be. */
 static inline int cursor_settle(cursor *c) {
     int reverse = c->reverse;
     while (!c->data.valid) {
-        if ((reverse ? block_previous(&c->index) : block_next(&c->index)) < 0)
-            return cursor_fail(c, cursor_table(c)->index.offset, "malformed index block");
+        if ((reverse ? walk_previous(&c->index) : walk_next(&c->index)) < 0) goto failed;
         if (!c->index.valid) {
             if (reverse ? c->table_index == 0 : c->table_index + 1 >= c->tables.count) {
                 c->valid = 0;
                 return 0;
             }
             if (cursor_enter_table(c, reverse ? c->table_index - 1 : c->table_index + 1) < 0) goto failed;
-            if ((reverse ? block_last(&c->index) : block_first(&c->index)) < 0 || !c->index.valid)
-                return cursor_fail(c, cursor_table(c)->index.offset, "malformed index block");
+            if ((reverse ? walk_last(&c->index) : walk_first(&c->index)) < 0) goto failed;
+            if (!c->index.valid) return cursor_index_broken(c);
         }
         if (cursor_enter_data(c) < 0) goto failed;
         if ((reverse ? block_last(&c->data) : block_first(&c->data)) < 0) return cursor_data_broken(c);
@@ -196,8 +230,8 @@ static inline int cursor_seek_run(cursor *c, slice key) {
     c->valid = 0;
     if (found == c->tables.count) return 0;
     if (cursor_enter_table(c, found) < 0) return -1;
-    if (block_seek(&c->index, key, 0, 0) < 0 || !c->index.valid)
-        return cursor_fail(c, cursor_table(c)->index.offset, "malformed index block");
+    if (walk_seek(&c->index, key) < 0) return -1;
+    if (!c->index.valid) return cursor_index_broken(c);
     if (cursor_enter_data(c) < 0) return -1;
     if (block_seek(&c->data, key, TRAILER_NEWEST, 1) < 0) return cursor_data_broken(c);
     return c->data.valid ? cursor_take(c) : cursor_settle(c);
@@ -210,13 +244,15 @@ static inline int cursor_seek_run_before(cursor *c, const slice *key) {
     if (found == c->tables.count) { /* everything in the run lies before */
         if (found == 0) return 0;
         if (cursor_enter_table(c, found - 1) < 0) return -1;
-        c->index.current = c->index.entries_end;
-        c->data.valid = 0;
-        return cursor_settle(c);
+        if (walk_last(&c->index) < 0) return -1;
+        if (!c->index.valid) return cursor_index_broken(c);
+        if (cursor_enter_data(c) < 0) return -1;
+        if (block_last(&c->data) < 0) return cursor_data_broken(c);
+        return c->data.valid ? cursor_take(c) : cursor_settle(c);
     }
     if (cursor_enter_table(c, found) < 0) return -1;
-    if (block_seek(&c->index, *key, 0, 0) < 0 || !c->index.valid)
-        return cursor_fail(c, cursor_table(c)->index.offset, "malformed index block");
+    if (walk_seek(&c->index, *key) < 0) return -1;
+    if (!c->index.valid) return cursor_index_broken(c);
     if (cursor_enter_data(c) < 0) return -1;
     if (block_seek(&c->data, *key, TRAILER_NEWEST, 1) < 0 || block_previous(&c->data) < 0)
         return cursor_data_broken(c);

@@ -5,6 +5,12 @@
 #include "merge.h"
 #include "ranges.h"
 
+/* The reader knows why. */
+static inline int cursor_index_failed(cursor *c) {
+    c->valid = 0;
+    return -1;
+}
+
 /* The cursor stands in the interval, on a version that it hides: to the next version that it may not hide. In a
  * table whose newest version is older than the deletion that is behind the interval or the table, whichever ends
  * first; elsewhere it is one step. */
@@ -13,11 +19,11 @@ static inline int cursor_pass(cursor *c, const range_interval *hiding) {
     const table *t = cursor_table(c);
     if (c->reverse) {
         if (slice_compare(hiding->start, t->smallest) > 0) return cursor_seek(c, &hiding->start);
-        if (block_first(&c->index) < 0) return cursor_fail(c, t->index.offset, "malformed index block");
+        if (walk_first(&c->index) < 0) return cursor_index_failed(c);
     } else {
         if (hiding->has_stop && slice_compare(hiding->stop, t->largest) <= 0)
             return cursor_seek(c, &hiding->stop);
-        if (block_last(&c->index) < 0) return cursor_fail(c, t->index.offset, "malformed index block");
+        if (walk_last(&c->index) < 0) return cursor_index_failed(c);
     }
     c->data.valid = 0;
     return cursor_settle(c);

@@ -159,15 +159,19 @@ static inline cache_entry *table_load(reader *r, const table *t, block_handle h)
     return NULL;
 }
 
-/* A checked block, as it was before it was compressed, with a reference for the caller; NULL on failure. */
-static inline cache_entry *table_block(reader *r, const table *t, block_handle h) {
-    cache_entry *e = r->blocks ? cache_find(r->blocks, t->cache_key, h.offset) : NULL;
-    if (e) return e;
+/* A checked block that the cache has not, with a reference for the caller; NULL on failure. */
+static inline cache_entry *table_block_uncached(reader *r, const table *t, block_handle h) {
     void *paused = r->pause ? r->pause() : NULL;
-    e = table_load(r, t, h);
+    cache_entry *e = table_load(r, t, h);
     if (r->pause) r->resume(paused);
     if (e && r->blocks) cache_insert(r->blocks, e);
     return e;
+}
+
+/* A checked block, as it was before it was compressed, with a reference for the caller; NULL on failure. */
+static inline cache_entry *table_block(reader *r, const table *t, block_handle h) {
+    cache_entry *e = r->blocks ? cache_find(r->blocks, t->cache_key, h.offset) : NULL;
+    return e ? e : table_block_uncached(r, t, h);
 }
 
 static inline int table_handle(reader *r, const table *t, slice value, block_handle *h) {
@@ -295,12 +299,14 @@ static inline int table_index_broken(reader *r, const table *t) {
     return table_fail(r, t, FAILURE_CORRUPT, t->index.offset, "malformed index block");
 }
 
-/* The block for `key`, a key between the table's smallest and largest; 0: only the index can tell. */
-static inline int table_fence(const table *t, slice key, block_handle *h) {
+static inline const table_fences *table_fences_of(const table *t) {
     const cache_entry *e = __atomic_load_n(&t->pinned_fences, __ATOMIC_ACQUIRE);
-    if (!e) return 0;
-    const table_fences *f = (const table_fences *)e->data;
-    if (key.size < f->shared) return 0;
+    return e ? (const table_fences *)e->data : NULL;
+}
+
+/* The number of the block for `key`, which is not behind the table's largest key; -1: only the index can tell. */
+static inline int64_t fences_find(const table_fences *f, const table *t, slice key) {
+    if (key.size < f->shared || memcmp(key.data, t->smallest.data, f->shared)) return -1;
     const uint64_t *fence = fences_of(f), wanted = slice_prefix(slice_from(key, f->shared));
     uint32_t length = f->count;
     while (length > 1) { /* the first fence at or behind what is wanted; the last one is behind everything */
@@ -308,8 +314,15 @@ static inline int table_fence(const table *t, slice key, block_handle *h) {
         fence += fence[half - 1] < wanted ? half : 0;
         length -= half;
     }
-    if (*fence == wanted) return 0;
-    *h = f->handles[fence - fences_of(f)];
+    return *fence == wanted ? -1 : fence - fences_of(f);
+}
+
+/* The block for `key`; 0: only the index can tell. */
+static inline int table_fence(const table *t, slice key, block_handle *h) {
+    const table_fences *f = table_fences_of(t);
+    int64_t at = f ? fences_find(f, t, key) : -1;
+    if (at < 0) return 0;
+    *h = f->handles[at];
     return 1;
 }
 
@@ -387,15 +400,19 @@ static inline int table_get_by_index(reader *r, const table *t, slice key, block
 /* The newest version of `key`, a key between the table's smallest and largest: 1 found, 0 not there, -1 failure. */
 static inline int table_get(reader *r, const table *t, slice key, uint64_t hash, block_cursor *index_cursor,
                             lookup *l) {
+    block_handle h;
+    cache_entry *filter = __atomic_load_n(&t->pinned_filter, __ATOMIC_ACQUIRE);
+    if (filter) bloom_prefetch(cache_bytes(filter), hash);
+    int known = table_fence(t, key, &h); /* while the filter's line comes; and the slot comes while it is looked at */
+    if (known && r->blocks) cache_prefetch(r->blocks, t->cache_key, h.offset);
     int may_hold = table_may_hold(r, t, hash);
     if (may_hold <= 0) {
         r->filtered += may_hold == 0;
         return may_hold;
     }
     r->searched++;
-    block_handle h;
     int result = 0;
-    if (table_fence(t, key, &h)) result = table_get_in_block(r, t, h, table_block(r, t, h), key, l);
+    if (known) result = table_get_in_block(r, t, h, table_block(r, t, h), key, l);
     if (result == 0) result = table_get_by_index(r, t, key, index_cursor, l);
     r->misled += result == 0 || result == 2;
     return result == 2 ? 0 : result;

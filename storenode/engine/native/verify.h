@@ -47,30 +47,33 @@ static inline void table_check_count(table_check *k, const entry *e) {
 /* What is wrong with the entry that the cursor stands on, by those before it; NULL: nothing. */
 static inline const char *table_check_entry(table_check *k, const table *t, const cursor *c, slice filter) {
     const entry *e = &c->at;
-    slice key = e->key, before = buffer_slice(&k->last), separator = buffer_slice(&c->index.key);
+    slice key = e->key, before = buffer_slice(&k->last), separator = buffer_slice(&c->index.cursor.key);
     int is_first = k->totals.entries == 0;
     if (is_first && slice_compare(key, t->smallest) < 0) return "a key below the table's smallest";
     if (!is_first && order_of(before, k->last_trailer, key, e->trailer) >= 0) return "keys out of order";
     if (entry_sequence(e) > t->max_sequence) return "a version newer than the manifest says of the table";
     if (slice_compare(key, separator) > 0) return "a key above what the index says of its block";
-    if (is_first || c->index.current != k->block) {
+    if (is_first || c->index.cursor.current != k->block) {
         int order = is_first ? 1 : slice_compare(key, buffer_slice(&k->separator));
         if (order < 0 || (order == 0 && !slice_equal(key, before)))
             return "a key that the index says is in the block before";
         table_check_set(&k->separator, separator);
-        k->block = c->index.current;
+        k->block = c->index.cursor.current;
     }
     if (!bloom_may_hold(filter, hash64(key.data, key.size))) return "the filter hides a key";
     table_check_count(k, e);
     return NULL;
 }
 
-/* Reads every block past the cache: `r` has none. -1: failure (in r). Then table_check_free, in any case. */
+/* Reads every block past the cache: `r` has none, and what `t` keeps of index and filter is not looked at. -1: failure
+ * (in r). Then table_check_free, in any case. */
 static inline int table_verify(reader *r, table *t, table_check *k) {
-    table *tables[1] = {t};
+    table fresh = *t;
+    table *tables[1] = {&fresh};
     run one = {tables, 1};
     cursor c;
     memset(k, 0, sizeof *k);
+    fresh.pinned_index = fresh.pinned_filter = fresh.pinned_fences = NULL;
     cache_entry *filter = table_block(r, t, t->filter);
     if (!filter) return -1;
     if (!bloom_is_sound(cache_bytes(filter))) {

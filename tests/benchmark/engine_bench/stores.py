@@ -24,7 +24,6 @@ WRITE_BUFFER_BYTES = 16 * MIB
 WRITE_BUFFERS = 4
 """Of ours and RocksDB's: one that is written to, three that wait for their flush. LevelDB has two."""
 BITS_PER_KEY = 10
-SCAN_PAGE = 10_000
 MAP_BYTES = 1 << 34
 """Address space that LMDB may use; the file is sparse."""
 
@@ -123,14 +122,7 @@ class Ours(Store):
         self._engine.write(batch)
 
     def pages(self, reverse: bool) -> Iterable[Iterable[tuple[bytes, bytes]]]:
-        start, stop = b"", None
-        with self._engine.snapshot() as snapshot:
-            while page := snapshot.scan(start, stop, SCAN_PAGE, reverse):
-                yield page
-                if reverse:
-                    stop = page[-1][0]
-                else:
-                    start = page[-1][0] + b"\0"
+        yield self._engine.iterate(reverse=reverse)
 
     def seek(self, keys: Iterable[bytes], count: int) -> None:
         with self._engine.snapshot() as snapshot:

@@ -11,7 +11,6 @@ import pytest
 import storenode.engine as engine_package
 from kvclient import protocol
 from storenode.engine import Engine, EngineClosed, Options
-from storenode.engine.snapshot import PAGE_PAIRS
 
 SMALL = Options(
     memtable_bytes=1 << 14, table_bytes=1 << 14, base_bytes=1 << 15, level_ratio=2, level0_trigger=2
@@ -139,9 +138,10 @@ def test_replaced_files_go_when_the_last_snapshot_goes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_a_scan_of_many_native_pages_leaves_no_pair_out(engine: Engine, reverse: bool) -> None:
-    pairs = [(b"%06d" % number, b"v") for number in range(2 * PAGE_PAIRS + 2)]
+    """Of 16 pairs, then 32 and so on, at last of 512: see iterator.pyx."""
+    pairs = [(b"%06d" % number, b"v") for number in range(2600)]
     for key, value in pairs:
         engine.put(key, value)
-    for limit in (None, PAGE_PAIRS + 1, len(pairs)):
+    for limit in (None, 16, 17, 48, 1009, len(pairs)):
         expected = pairs[::-1][:limit] if reverse else pairs[:limit]
         assert engine.scan(limit=limit, reverse=reverse) == expected
