@@ -208,6 +208,21 @@ def test_too_many_deletions_slow_writers_down_and_the_statistics_say_so(
     assert not engine.background.awaited
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_an_iterator_stays_in_the_moment_in_which_it_began(engine: Engine, reverse: bool) -> None:
+    load(engine, KEYS)
+    engine.delete_range(KEYS[200], KEYS[300])
+    wanted = engine.scan(reverse=reverse)
+    assert len(wanted) == 900
+    pairs = engine.iterate(reverse=reverse)
+    first = [next(pairs) for _ in range(150)]
+    engine.delete_range(b"", None)
+    engine.put(KEYS[250], b"later")
+    engine.compact()
+    assert [*first, *pairs] == wanted
+    assert engine.scan(reverse=reverse) == [(KEYS[250], b"later")]
+
+
 # Other threads
 
 

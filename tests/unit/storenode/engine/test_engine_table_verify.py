@@ -140,6 +140,18 @@ def test_keys_out_of_order_and_wrong_separators_are_found(
         verify(path)
 
 
+def test_what_readers_keep_of_a_table_hides_no_damage_of_its_index(tmp_path: Path, parts: Parts) -> None:
+    path = tmp_path / "000000.sst"
+    parts.data[2] = (KEYS[-1], parts.data[2][1])
+    path.write_bytes(put_together(parts))
+    file, cache = Vfs().open(str(path)), Cache(1 << 20)
+    table = Table(cache, file, 0, FILE_ID, path.stat().st_size, KEYS[0], KEYS[-1])
+    assert len(table.entries()) == len(KEYS)
+    assert cache.stats()["pinned_bytes"] > 0
+    with pytest.raises(Corruption, match="in the block before"):
+        table.verify()
+
+
 def test_a_separator_that_is_the_next_blocks_first_key_is_found(tmp_path: Path, parts: Parts) -> None:
     path = tmp_path / "000000.sst"
     head = parts.data[3][1].content
