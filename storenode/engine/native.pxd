@@ -356,7 +356,6 @@ cdef extern from "operation.h" nogil:
         uint64_t count
         uint64_t writes
         uint64_t scans
-    size_t VALUE_BYTES_LIMIT
     int stream_check(slice ops, stream_shape *shape)
 
 

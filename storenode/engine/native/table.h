@@ -400,19 +400,15 @@ static inline int table_get_by_index(reader *r, const table *t, slice key, block
 /* The newest version of `key`, a key between the table's smallest and largest: 1 found, 0 not there, -1 failure. */
 static inline int table_get(reader *r, const table *t, slice key, uint64_t hash, block_cursor *index_cursor,
                             lookup *l) {
-    block_handle h;
-    cache_entry *filter = __atomic_load_n(&t->pinned_filter, __ATOMIC_ACQUIRE);
-    if (filter) bloom_prefetch(cache_bytes(filter), hash);
-    int known = table_fence(t, key, &h); /* while the filter's line comes; and the slot comes while it is looked at */
-    if (known && r->blocks) cache_prefetch(r->blocks, t->cache_key, h.offset);
     int may_hold = table_may_hold(r, t, hash);
     if (may_hold <= 0) {
         r->filtered += may_hold == 0;
         return may_hold;
     }
     r->searched++;
+    block_handle h;
     int result = 0;
-    if (known) result = table_get_in_block(r, t, h, table_block(r, t, h), key, l);
+    if (table_fence(t, key, &h)) result = table_get_in_block(r, t, h, table_block(r, t, h), key, l);
     if (result == 0) result = table_get_by_index(r, t, key, index_cursor, l);
     r->misled += result == 0 || result == 2;
     return result == 2 ? 0 : result;
