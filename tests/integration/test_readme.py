@@ -2,7 +2,8 @@
 
 They run as they stand, but for what would make two test runs meet on the machine: `scripts/up --detach` is
 left out (the fixture has started the same cluster, on free ports), the address in the Python block is
-replaced by that cluster's, and its directory is the default one of a state directory of the test's own.
+replaced by that cluster's, and its directory is the default one of a state directory of the test's own. The
+block on the engine needs no cluster, and runs in a directory of the test's own.
 """
 
 from __future__ import annotations
@@ -48,10 +49,12 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
     assert list((state / "ringkv").iterdir()) == []
 
 
-def run(command: list[str], environment: dict[str, str], stdin: str = "", code: int = 0) -> str:
+def run(
+    command: list[str], environment: dict[str, str], stdin: str = "", code: int = 0, directory: Path = ROOT
+) -> str:
     done = subprocess.run(
         command,
-        cwd=ROOT,
+        cwd=directory,
         env=environment,
         input=stdin,
         capture_output=True,
@@ -69,17 +72,24 @@ def shell(script: str, environment: dict[str, str]) -> str:
 
 def test_the_readme_has_the_blocks_that_are_tested_here() -> None:
     assert len(blocks("sh")) == 2
-    assert len(blocks("python")) == 1
-    assert README.count("```") == 6
+    assert len(blocks("python")) == 2
+    assert README.count("```") == 8
 
 
 def test_python_block(environment: dict[str, str]) -> None:
-    (block,) = blocks("python")
+    block, _ = blocks("python")
     assert URL in block
     script = block.replace(URL, environment["RINGKV_URL"]) + "    assert hits[-1].result() == 100\n"
     lines = run([sys.executable, "-"], environment, script).splitlines()
     assert [line.split()[:2] for line in lines[:2]] == [["b'user:1'", "Ada"], ["b'user:2'", "Grace"]]
     assert lines[2].startswith("it is there, in version ")
+
+
+def test_the_block_on_the_engine(tmp_path: Path) -> None:
+    _, block = blocks("python")
+    lines = run([sys.executable, "-"], dict(os.environ), block, directory=tmp_path).splitlines()
+    assert lines == ["b'cherry' b'red'", "b'apple' b'red'"]
+    assert (tmp_path / "fruit").is_dir()
 
 
 def test_the_asyncio_twin(environment: dict[str, str]) -> None:
