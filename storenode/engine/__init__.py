@@ -13,7 +13,8 @@ A store logs first and applies later: `append` on a log thread, `apply` and `rea
 from storenode.engine.batch import WriteBatch
 from storenode.engine.errors import EngineClosed, EngineError, EngineFailed, EngineReadOnly
 from storenode.engine.iterator import Iterator
-from storenode.engine.lsm import Engine, open
+from storenode.engine.lsm import Engine
+from storenode.engine.opening import open
 from storenode.engine.options import Options
 from storenode.engine.shared import Shared
 from storenode.engine.snapshot import Snapshot

@@ -37,16 +37,10 @@ from storenode.engine.options import Options
 from storenode.engine.recovery import SEQUENCE_MAX, recover
 from storenode.engine.shared import Shared
 from storenode.engine.snapshot import UNLIMITED, Snapshot
-from storenode.engine.stalls import FINE, SLOW, STOP, Reason, Stalls
+from storenode.engine.stalls import MEMTABLES_SLOW, MEMTABLES_STOP, Measure, Stalls
 from storenode.engine.tree import RANGES_SLOW, RANGES_STOP
-from storenode.engine.version import PREPARED_ID
 from storenode.engine.view import View
 from storenode.engine.wal import Entry, LogWriter
-
-MEMTABLES_SLOW = 2
-MEMTABLES_STOP = 4
-"""Retired memtables that wait for their flush: at the second one writing is faster than the disk, four are
-all the memory there is for it."""
 
 
 def now_ms() -> int:
@@ -54,7 +48,7 @@ def now_ms() -> int:
 
 
 class Engine(Core):
-    """See `open`."""
+    """See `open` (opening.py)."""
 
     def __init__(
         self, path: str, options: Options, shared: Shared, engine_id: int, *, owns_shared: bool
@@ -325,20 +319,13 @@ class Engine(Core):
         memory = self.shared.memtable_bytes() if waiting else 0
         options, budget = self.options, self.shared.memtable_bytes_max
         ranges = len(self.tree.range_deletions)
-        measured: tuple[tuple[int, int, int, Reason], ...] = (
+        measured: tuple[Measure, ...] = (
             (waiting, MEMTABLES_SLOW, MEMTABLES_STOP, "memtables"),
             (level0, options.level0_slow, options.level0_stop, "level0"),
             (memory, budget + budget // 2, 2 * budget, "memory"),
             (ranges, RANGES_SLOW, RANGES_STOP, "range_deletions"),
         )
-        degree: int = FINE
-        reason: Reason | None = None
-        for value, slow, stop, name in measured:
-            here = STOP if value >= stop else SLOW if value >= slow else FINE
-            if here > degree:
-                degree, reason = here, name
-        self.stalls.note(degree, reason)
-        return degree
+        return self.stalls.weigh(measured)
 
     def close(self) -> None:
         """Stop the jobs, end the log, give up the files. Snapshots stay usable. Closing twice is fine.
@@ -460,47 +447,3 @@ class Engine(Core):
                 raise EngineReadOnly(str(error)) from error
             raise error
         raise EngineClosed(f"{self.directory}: the engine was closed")
-
-
-def open(
-    path: str, *, options: Options | None = None, shared: Shared | None = None, engine_id: int | None = None
-) -> Engine:
-    """Open the engine in `path`, making it if there is none, and recover what was logged.
-
-    Without `shared` the engine has one of its own, in the same directory, closed with it. `engine_id` (below
-    65535) names the engine in the shared manifest and never changes; it need not be given for an engine that
-    has its directory for itself, as a checkpoint has, and is 0 for a new one. ValueError: the directory is of
-    an engine with another id. Corruption: files are damaged or missing; nothing was changed.
-    """
-    if engine_id is not None and not 0 <= engine_id < PREPARED_ID:
-        raise ValueError(f"engine_id must be in 0..65534, not {engine_id}")
-    if shared is not None:
-        return _open(path, options, shared, engine_id or 0, owned=False)
-    used = Shared(path)
-    try:
-        return _open(path, options, used, _engine_id_in(used, engine_id), owned=True)
-    except BaseException:
-        used.close()
-        raise
-
-
-def _open(path: str, options: Options | None, shared: Shared, engine_id: int, *, owned: bool) -> Engine:
-    shared.claim(engine_id)
-    try:
-        return Engine(path, options or Options(), shared, engine_id, owns_shared=owned)
-    except BaseException:
-        shared.release(engine_id)
-        raise
-
-
-def _engine_id_in(shared: Shared, engine_id: int | None) -> int:
-    """The id of the engine that has a directory for itself."""
-    known = shared.manifest.engines()
-    if engine_id is None and len(known) < 2:
-        return known[0] if known else 0
-    if engine_id is None or (known and engine_id not in known):
-        ids = ", ".join(map(str, known))
-        raise ValueError(
-            f"{shared.directory} has engines with engine_id {ids}, not {engine_id}: give one of these"
-        )
-    return engine_id

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 Reason = Literal["memtables", "level0", "memory", "range_deletions"]
@@ -18,6 +18,14 @@ too many range deletions are in force."""
 FINE, SLOW, STOP = 0, 1, 2
 DEGREES = {SLOW: "slow", STOP: "stop"}
 REASONS: tuple[Reason, ...] = ("memtables", "level0", "memory", "range_deletions")
+
+MEMTABLES_SLOW = 2
+MEMTABLES_STOP = 4
+"""Retired memtables that wait for their flush: at the second one writing is faster than the disk, four are
+all the memory there is for it."""
+
+Measure = tuple[int, int, int, Reason]
+"""(what there is of it, from how much on to slow down, and to stop, the reason)."""
 
 
 class Stalls:
@@ -30,6 +38,17 @@ class Stalls:
         self._since = clock()
         self._times = {(degree, reason): 0 for degree in DEGREES for reason in REASONS}
         self._seconds = dict.fromkeys(self._times, 0.0)
+
+    def weigh(self, measured: Iterable[Measure]) -> int:
+        """The highest degree of all, which is noted; with the first reason for it."""
+        degree: int = FINE
+        reason: Reason | None = None
+        for value, slow, stop, name in measured:
+            here = STOP if value >= stop else SLOW if value >= slow else FINE
+            if here > degree:
+                degree, reason = here, name
+        self.note(degree, reason)
+        return degree
 
     def note(self, degree: int, reason: Reason | None) -> None:
         """What holds from now on."""
