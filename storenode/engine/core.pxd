@@ -17,6 +17,7 @@ cdef class Core:
     cdef public uint64_t limit
     cdef public uint64_t bytes_written
     cdef public bint ends
+    cdef public bint writing
     cdef public bint appending
     cdef public bint applying
     cdef uint64_t armed_view

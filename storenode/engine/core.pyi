@@ -28,6 +28,7 @@ class Core:
     """To all logs since the engine was opened."""
     ends: bool
     """The next record begins a new log."""
+    writing: bool
     appending: bool
     applying: bool
     """Somebody is at it: a short put keeps out."""

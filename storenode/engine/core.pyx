@@ -90,7 +90,7 @@ cdef class Core:
         cdef uint8_t *ops
         cdef size_t size
         cdef memtable *active
-        if view is None or view.serial != self.armed_view or self.appending or self.applying:
+        if view is None or view.serial != self.armed_view or self.writing or self.appending or self.applying:
             return False
         if self.ends or self.length >= self.limit:
             return False

@@ -1,9 +1,10 @@
 """The engine: an ordered store of versions, logged, in memtables and tables.
 
-Threads. One thread applies, puts, flushes, compacts, ingests, makes checkpoints and closes (a store's loop;
-all engines of a Shared have the same one). Another one may `append` meanwhile. Workers flush and compact. Any
-thread may read, scan, take and use snapshots, and ask for `stats` and `pressure`. Two `append` or two `apply`
-at once raise RuntimeError.
+Threads. Any number may `put`, `delete`, `write`, `delete_range` and `flush`: they wait for each other. One
+applies, compacts, ingests, makes checkpoints and closes (a store's loop; the same one for all engines of a
+Shared); another may `append` meanwhile. Two `append` or two `apply` at once raise RuntimeError; who uses them
+writes by nothing else. Workers flush and compact. Any thread may read, scan, take and use snapshots, and ask
+for `stats` and `pressure`.
 
 A read takes the view and the sequence at once (`moment`): all that it may see is then in the view, and
 nothing that it needs has been merged away; nor can it see what came after a range deletion but not the
@@ -23,8 +24,8 @@ from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any
 
-from kvclient.errors import Corruption
-from kvclient.protocol import encode_delete
+from kvclient.errors import Corruption, Status
+from kvclient.protocol import decode_results, encode_delete
 from storenode.engine import checkpoint, ingest, statistics
 from storenode.engine.background import COMPACTION, FLUSH, Background
 from storenode.engine.batch import WriteBatch
@@ -75,6 +76,7 @@ class Engine(Core):
             self.tree.sync_directory,
         )
         self._append_lock = threading.Lock()
+        self._write_lock = threading.Lock()
         self._appended = self._applied = 0  # entries, without short puts, which are both at once
         self._active_bytes_seen = 0
         self._broken: str | None = None
@@ -146,11 +148,19 @@ class Engine(Core):
         ops = batch.ops if isinstance(batch, WriteBatch) else batch
         if self.pressure() == 2:
             self._wait_for_room()
-        sequence, stamp = self.next_sequence, now_ms()
-        return self.apply(ops, sequence, stamp, self._append(((sequence, stamp, ops),), sync=sync))
+        with self._write_lock:
+            self.writing = True
+            try:
+                sequence, stamp = self.next_sequence, now_ms()
+                return self.apply(ops, sequence, stamp, self._append(((sequence, stamp, ops),), sync=sync))
+            finally:
+                self.writing = False
 
     def delete(self, key: bytes, sync: bool = False) -> None:
-        self.write(encode_delete(key), sync)
+        """Corruption: the block that tells whether the key is there is damaged; nothing was deleted."""
+        ((status, *rest),) = decode_results(self.write(encode_delete(key), sync))
+        if status == Status.CORRUPTION:
+            raise Corruption(rest[0])
 
     def delete_range(self, start: bytes, stop: bytes | None, sync: bool = False) -> None:
         """Delete all keys in [start, stop), None: all from `start` on, in a time that does not depend on how
@@ -198,17 +208,16 @@ class Engine(Core):
         """Have everything applied so far written to tables; with `wait`, return when it is. EngineReadOnly
         if the disk refuses."""
         self._view()
-        self.retire_memtable()
+        with self._write_lock:
+            self.retire_memtable()
         if wait:
             self._wait_until(lambda: not self.tree.retired, FLUSH)
 
     def compact_range(self, start: bytes | None = None, stop: bytes | None = None) -> None:
         """Merge everything in [start, stop) into one level, dropping all of it that can be dropped: shadowed
-        versions, deletions, what has expired. None: no bound.
-
-        Whole tables are merged, also what they hold beside the range. Needs room for a second copy of them;
-        flushes go on meanwhile, other compactions of this engine after it. Returns when done.
-        """
+        versions, deletions, what has expired. None: no bound. Returns when done. Whole tables are merged,
+        with what they hold beside the range; that needs room for a second copy. Flushes go on meanwhile,
+        other compactions of this engine after it."""
         for bound in (start, stop):
             if bound is not None and not isinstance(bound, bytes):
                 raise TypeError(f"a bound is bytes or None, not {type(bound).__name__}")
@@ -295,17 +304,9 @@ class Engine(Core):
             ingest.forget(self.shared.vfs, prepared)
 
     def verify(self) -> list[str]:
-        """Check every block of every table, and the manifest against what is in use; what is wrong, empty if
-        nothing is.
-        """
-        problems: list[str] = []
-        checks = [table.verify for run in self._view().runs for table in run]
-        for check in (self.tree.check_manifest, *checks):
-            try:
-                check()
-            except (Corruption, OSError) as error:
-                problems.append(str(error))
-        return problems
+        """Check every block of every table, and the manifest against what is in use: what is wrong, if
+        anything."""
+        return self.tree.verify(self._view())
 
     def stats(self) -> dict[str, Any]:
         """Figures as plain numbers, strings, lists and dicts; names in statistics.py."""

@@ -272,6 +272,16 @@ class Tree:
             ):
                 raise Corruption(f"{self.directory}: the manifest is not at the state in use")
 
+    def verify(self, view: View) -> list[str]:
+        """See Engine.verify."""
+        problems: list[str] = []
+        for check in (self.check_manifest, *(table.verify for run in view.runs for table in run)):
+            try:
+                check()
+            except (Corruption, OSError) as error:
+                problems.append(str(error))
+        return problems
+
     def memtable_bytes(self) -> int:
         return self.active.memory_bytes + sum(one.memtable.memory_bytes for one in self.retired)
 

@@ -214,6 +214,22 @@ def test_a_deletion_in_the_log_is_not_passed_over_at_a_damaged_block(tmp_path: P
         assert len(engine.scan()) == len(KEYS) - 1
 
 
+def test_a_delete_that_cannot_tell_whether_the_key_is_there_says_so(tmp_path: Path) -> None:
+    """Our own: the answer of the log entry was dropped, and the key was still there."""
+    with opened(tmp_path, NO_COMPACTION) as engine:
+        fill(engine)
+        engine.compact()
+        (table,) = engine.tree.version.tables()
+        path = tmp_path / f"{table.number:06d}.sst"
+        content = path.read_bytes()
+        at = int.from_bytes(content[-64:-56], "little")
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        with pytest.raises(Corruption, match=rf"table {path.stem}, offset {at}: block checksum mismatch"):
+            engine.delete(KEYS[7])
+        path.write_bytes(content)
+        assert engine.get(KEYS[7]) is not None
+
+
 def test_a_sequence_that_cannot_be_is_corruption(tmp_path: Path) -> None:
     """Our own: an engine that opened, and then refused every write."""
     record = codec.wal_records([(1 << 56, 1, protocol.encode_put(b"key", b"value"))], 1, 48, 0)
