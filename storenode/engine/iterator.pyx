@@ -21,9 +21,9 @@ from storenode.engine.native cimport (
     scan,
     scan_free,
     scan_more,
+    scan_open,
     slice,
     slice_of,
-    view_merge,
 )
 from storenode.engine.view cimport View
 
@@ -66,11 +66,10 @@ cdef class Iterator:
         self.page.flags = SCAN_REVERSE if reverse else 0
         self.page.sequence = sequence
         self.page.now_ms = now_ms
-        self.page.ranges = view.native.ranges
         self.page.goes_on = 1
         self.page.has_resume = 1
         view.open_reader(&self.r, False)
-        if view_merge(&view.native, &self.r, reverse, &self.sources) < 0:
+        if scan_open(&self.page, &view.native, &self.r, &self.sources) < 0:
             raise MemoryError
 
     def __dealloc__(self):

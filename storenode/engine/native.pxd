@@ -315,7 +315,6 @@ cdef extern from "view.h" nogil:
     void group_release(group_key *keys, size_t count)
     int view_get(const view *v, reader *r, scratch *s, slice key, uint64_t sequence, lookup *l,
                  int *in_active)
-    int view_merge(const view *v, reader *r, int reverse, merge *m)
 
 
 cdef extern from "scan.h" nogil:
@@ -332,8 +331,8 @@ cdef extern from "scan.h" nogil:
         uint64_t count
         buffer entries
         int has_resume
-        range_set ranges
         int goes_on
+    int scan_open(scan *s, const view *v, reader *r, merge *m)
     int scan_more(scan *s, merge *m, reader *r)
     void scan_free(scan *s)
 

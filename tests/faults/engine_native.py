@@ -27,10 +27,19 @@ FAULTS = (
     Fault(
         "iterator-forgets-range-deletions",
         "scans answer with keys of a deleted range, which a get does not find",
-        f"{ENGINE}/iterator.pyx",
-        "        self.page.ranges = view.native.ranges\n",
+        f"{NATIVE}/scan.h",
+        "    s->ranges = v->ranges;\n",
         "",
         (f"{UNIT}/test_engine_ranges.py",),
+        (ITERATOR,),
+    ),
+    Fault(
+        "scan-opens-tables-beyond-its-bounds",
+        "a prefix scan reads files that have nothing of it, and fails with them",
+        f"{NATIVE}/cursor.h",
+        "    if (!c->bound) return 0;\n",
+        "    if (1) return 0;\n",
+        (f"{UNIT}/test_engine_bounded_scan.py",),
         (ITERATOR,),
     ),
     Fault(

@@ -32,6 +32,7 @@ typedef struct {
     const memtable *memory; /* this, or ... */
     const memtable_node *node;
     run tables; /* ... these */
+    const slice *bound; /* forward: no table from here on is opened; reverse: none that ends before; NULL: all are */
     size_t table_index;
     uint64_t sequence_bits; /* of that table */
     reader *r;
@@ -84,6 +85,12 @@ static inline const table *cursor_table(const cursor *c) { return c->tables.tabl
 static inline int cursor_fail(cursor *c, uint64_t offset, const char *what) {
     c->valid = 0;
     return table_fail(c->r, cursor_table(c), FAILURE_CORRUPT, offset, what);
+}
+
+static inline int cursor_is_outside(const cursor *c, size_t table_index) {
+    const table *t = c->tables.tables[table_index];
+    if (!c->bound) return 0;
+    return c->reverse ? slice_compare(t->largest, *c->bound) < 0 : slice_compare(t->smallest, *c->bound) >= 0;
 }
 
 static inline int cursor_enter_table(cursor *c, size_t table_index) {
@@ -184,11 +191,12 @@ static inline int cursor_settle(cursor *c) {
     while (!c->data.valid) {
         if ((reverse ? walk_previous(&c->index) : walk_next(&c->index)) < 0) goto failed;
         if (!c->index.valid) {
-            if (reverse ? c->table_index == 0 : c->table_index + 1 >= c->tables.count) {
+            size_t next = reverse ? c->table_index - 1 : c->table_index + 1; /* below the first: beyond the last */
+            if (next >= c->tables.count || cursor_is_outside(c, next)) {
                 c->valid = 0;
                 return 0;
             }
-            if (cursor_enter_table(c, reverse ? c->table_index - 1 : c->table_index + 1) < 0) goto failed;
+            if (cursor_enter_table(c, next) < 0) goto failed;
             if ((reverse ? walk_last(&c->index) : walk_first(&c->index)) < 0) goto failed;
             if (!c->index.valid) return cursor_index_broken(c);
         }
@@ -228,7 +236,7 @@ static inline size_t run_find(run tables, slice key) {
 static inline int cursor_seek_run(cursor *c, slice key) {
     size_t found = run_find(c->tables, key);
     c->valid = 0;
-    if (found == c->tables.count) return 0;
+    if (found == c->tables.count || cursor_is_outside(c, found)) return 0;
     if (cursor_enter_table(c, found) < 0) return -1;
     if (walk_seek(&c->index, key) < 0) return -1;
     if (!c->index.valid) return cursor_index_broken(c);
@@ -241,8 +249,8 @@ static inline int cursor_seek_run(cursor *c, slice key) {
 static inline int cursor_seek_run_before(cursor *c, const slice *key) {
     size_t found = key ? run_find(c->tables, *key) : c->tables.count;
     c->valid = 0;
-    if (found == c->tables.count) { /* everything in the run lies before */
-        if (found == 0) return 0;
+    if (found == c->tables.count || slice_compare(c->tables.tables[found]->smallest, *key) >= 0) {
+        if (found == 0 || cursor_is_outside(c, found - 1)) return 0; /* what lies before ends with this table */
         if (cursor_enter_table(c, found - 1) < 0) return -1;
         if (walk_last(&c->index) < 0) return -1;
         if (!c->index.valid) return cursor_index_broken(c);

@@ -39,7 +39,7 @@ typedef struct {
     int has_resume; /* out */
     buffer looked;  /* the key last looked at */
     int has_looked;
-    range_set ranges; /* the view's: whoever opens the merge sets it */
+    range_set ranges; /* the view's */
     scan_group group;
     int goes_on; /* the merge stays open: pages may be cut anywhere, and `resume` is not needed */
     int begun;
@@ -180,6 +180,17 @@ static inline int scan_backward(scan *s, merge *m) {
     return 0;
 }
 
+/* Opens what the pages of a scan are taken from; `s` stays where it is meanwhile. -1: failure in r. Then merge_free,
+ * in any case. */
+static inline int scan_open(scan *s, const view *v, reader *r, merge *m) {
+    int reverse = (s->flags & SCAN_REVERSE) != 0;
+    s->ranges = v->ranges;
+    if (view_merge(v, r, reverse, m) < 0) return -1;
+    for (size_t i = 0; i < m->count; i++)
+        m->cursors[i].bound = reverse ? &s->start : s->has_stop ? &s->stop : NULL;
+    return 0;
+}
+
 /* The next page of an open merge, in place of the one before. */
 static inline int scan_more(scan *s, merge *m, reader *r) {
     s->count = s->entries.size = s->has_resume = 0;
@@ -193,9 +204,8 @@ static inline int scan_more(scan *s, merge *m, reader *r) {
 /* One page; -1: failure in r. */
 static inline int scan_run(scan *s, const view *v, reader *r) {
     merge m;
-    if (view_merge(v, r, (s->flags & SCAN_REVERSE) != 0, &m) < 0) return -1;
-    s->ranges = v->ranges;
-    int result = scan_more(s, &m, r);
+    int result = scan_open(s, v, r, &m);
+    if (result == 0) result = scan_more(s, &m, r);
     merge_free(&m);
     return result;
 }
