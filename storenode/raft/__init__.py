@@ -1,0 +1,1 @@
+"""Raft for one group, as a pure state machine (docs/raft.md)."""
