@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from storenode.replica.sessions import Session
-
 
 class Proposal:
-    """The ops of one write, who waits for its results, and until when it may still be logged (monotonic
+    """The ops of one write, who waits for its results, and until when it may still be proposed (monotonic
     seconds).
     """
 
-    __slots__ = ("client_id", "count", "deadline", "ops", "routes", "sequence", "session")
+    __slots__ = ("acked_below", "client_id", "deadline", "flags", "ops", "routes", "sequence")
 
     def __init__(
-        self, route: tuple[bytes, int], client_id: int, sequence: int, ops: bytes, count: int, deadline: float
+        self,
+        route: tuple[bytes, int],
+        client_id: int,
+        sequence: int,
+        acked_below: int,
+        flags: int,
+        ops: bytes,
+        deadline: float,
     ) -> None:
         self.routes = [route]
         self.client_id = client_id
         self.sequence = sequence
+        self.acked_below = acked_below
+        self.flags = flags
         self.ops = ops
-        self.count = count
         self.deadline = deadline
-        self.session: Session | None = None

@@ -1,100 +1,121 @@
-"""One partition on this node: writes in log order, reads from the engine, and the session table between the
-two.
+"""One partition's replica: Raft, the state machine, and those who wait for it.
 
-Owns the pending writes, their sequence numbers and stamps. Knows no socket and no thread: it is told what the
-log did. Answers leave through the callback `answer(router, token, status, body)`; `on_pending(replica)` says
-that there is something to seal.
+Owns the writes and reads of this partition between their arrival and their answer. Knows no socket, no file
+and no thread: `storenode.groups` drives it once per turn, the log and the bus are behind that. Answers leave
+through `answer(router, token, status, body)`; `on_dirty(replica)` says that there is something to do at the
+end of this turn.
 
-The life of a write: `propose` -> `seal` (log order, sequence numbers, one stamp) -> the log, elsewhere ->
-exactly one of `committed`, `refused`, `lost`. Between `seal` and that call nothing else may be sealed.
+The life of a write: `propose` -> one entry with all others of its turn -> committed -> applied -> answered.
+The life of a linearizable read: `read` -> a heartbeat round -> applied far enough -> read -> answered.
 
 Invariants
-- Sequences are handed out in log order without gaps; the stamp of an entry is never below the stamp of one
-  before it.
-- A write is looked up in the session table before anything refuses it. So a refusal that says "nothing was
-  applied" speaks of every attempt of that write, not only of the one at hand.
-- Once an entry may be in the log without having been applied here, nothing is applied after it: the replica
-  takes no more writes until the process starts again and the log is replayed.
+- A write is answered OK only from what was applied here, and from the session table when it ran before.
+- A refusal that says "nothing was applied" speaks of an attempt that is in no log and will be in none.
+- What this node proposed and then lost sight of, because it leads no more, is answered OUTCOME_UNKNOWN with
+  `retry_after_ms`: asked again with RETRY, whoever leads then will know.
+- Once this copy of the data has shown damage, nothing is applied here any more, and nothing is said to peers:
+  the others go on without it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from math import inf
-from typing import Any, Final, Protocol
+from collections.abc import Callable
+from typing import Final
 
-from kvclient.errors import Status
-from kvclient.protocol import encode_error
+from kvclient.errors import KVError, Status
+from kvclient.protocol import FLAG_RETRY, encode_error
+from shared import logs
 from shared.clock import Clock
+from storenode.raft import Dropped, NotLeader, Raft, Role
+from storenode.raft.configuration import decode_change
+from storenode.raft.messages import EntryKind, Kind, Message
+from storenode.replica import commands
 from storenode.replica.budget import Budget
 from storenode.replica.proposal import Proposal
-from storenode.replica.sessions import SessionTable, Verdict
+from storenode.replica.reads import Confirmed, Read
+from storenode.replica.statemachine import Outcome, StateMachine
 
 Answer = Callable[[bytes, int, int, bytes], None]
-Entry = tuple[int, int, bytes]  # first sequence, stamp in ms, ops: what the log stores
+
+LEASE: Final = 1
+"""The read mode; 0 is linearizable, n >= 2 stale by at most n milliseconds."""
+
+ENTRY_BYTES_MAX: Final = 1 << 20
+"""Writes are gathered into one entry up to this; a larger one is an entry of its own. An append of one entry is
+one message, and heartbeats wait behind it.
+"""
+
+APPLY_BYTES_MAX: Final = 8 << 20
+"""Applied in one turn, so that a replica that catches up still hears and answers."""
 
 ROUTES_MAX: Final = 8  # attempts of one write that wait together: more than an SDK makes in one log write
 BUSY_RETRY_MS: Final = 20  # a few log writes
 PRESSURE_RETRY_MS: Final = 200  # level-0 compactions take this long, not microseconds
+LOST_RETRY_MS: Final = 50  # an election is under way, or over
 PRESSURE_STOP: Final = 2
 
-_TIMEOUT = encode_error("the deadline passed before the write was logged; nothing was applied")
+_TIMEOUT = encode_error("the deadline passed before the write was proposed; nothing was applied")
+_READ_TIMEOUT = encode_error("the deadline passed before the read could be served")
 _OVER_BUDGET = encode_error("too many bytes of writes in flight on this store", retry_after_ms=BUSY_RETRY_MS)
 _MANY_ATTEMPTS = encode_error("too many attempts of this write wait already", retry_after_ms=BUSY_RETRY_MS)
 _PRESSURE = encode_error("compaction is behind, writes wait for it", retry_after_ms=PRESSURE_RETRY_MS)
-_VERDICTS = {
-    verdict: encode_error(f"this write may or may not have been applied: {verdict.value}")
-    for verdict in (Verdict.ACKNOWLEDGED, Verdict.UNKNOWN)
-}
+_LOST = encode_error(
+    "this write may or may not have been applied: its store does not lead the partition any more",
+    retry_after_ms=LOST_RETRY_MS,
+)
+_NO_SESSION = encode_error("this write may or may not have been applied: it has no session to ask")
 
-
-class EngineFace(Protocol):
-    """What a replica needs of `storenode.engine.Engine`."""
-
-    @property
-    def next_sequence(self) -> int: ...
-    def append(self, entries: Sequence[Entry]) -> int: ...
-    def apply(self, ops: bytes, first_sequence: int, now_ms: int, wal: int) -> bytes: ...
-    def read(self, ops: bytes, now_ms: int) -> bytes: ...
-    def pressure(self) -> int: ...
-    def stats(self) -> dict[str, Any]: ...
+_log = logs.get("replica")
 
 
 class Replica:
-    """The state of one partition. One thread, but for the engine's `append`, which the log thread calls
-    between `seal` and the outcome.
-    """
+    """One partition on this node. One thread."""
 
     def __init__(
         self,
         partition: int,
-        engine: EngineFace,
+        raft: Raft,
+        machine: StateMachine,
         clock: Clock,
         budget: Budget,
         answer: Answer,
-        on_pending: Callable[[Replica], None],
+        on_dirty: Callable[[Replica], None],
     ) -> None:
         self.partition = partition
-        self.engine = engine
-        nothing_ever_ran = engine.next_sequence == 1
-        self.sessions = SessionTable(-inf if nothing_ever_ran else clock.monotonic())
+        self.raft = raft
+        self.machine = machine
         self.failure: str | None = None
         self._clock = clock
         self._budget = budget
         self._answer = answer
-        self._on_pending = on_pending
+        self._on_dirty = on_dirty
         self._pending: list[Proposal] = []
-        self._sealed: list[Proposal] = []
-        self._first_sequence = 0
+        self._logged: dict[int, tuple[int, list[Proposal]]] = {}
+        self._in_flight: dict[tuple[int, int], Proposal] = {}
+        self._confirmed = Confirmed()
+        self._led_term = 0  # the term in which this node leads and has applied all that was before
+        self._led_since = 0.0
+        self._session_base = 0
         self._stamp = 0
+        self._heard_at = float("-inf")
+        self._heard_commit = 0
 
-    def read(self, ops: bytes, count: int) -> bytes:
-        """Results of a stream of `count` ops that only read, all of one moment.
+    # -- from routers
 
-        Sees every write that was answered; the engine sees to it that time does not go back behind theirs.
-        Corruption.
-        """
-        return self.engine.read(ops, self._clock.wall_ms())
+    def read(self, route: tuple[bytes, int], ops: bytes, mode: int, deadline: float, now: float) -> None:
+        """Takes checked ops that only read."""
+        raft = self.raft
+        if self.failure is not None:
+            self._refuse(route)
+        elif mode > LEASE and self._heard_at >= now - mode / 1000 and self._fresh():
+            self._serve(Read(route, ops, deadline))
+        elif raft.role is not Role.LEADER:
+            self._refuse(route)
+        elif mode >= LEASE and raft.lease_until > now:
+            self._serve_leased(Read(route, ops, deadline))
+        else:
+            raft.read_index(Read(route, ops, deadline))
+            self._on_dirty(self)
 
     def propose(
         self,
@@ -102,126 +123,243 @@ class Replica:
         client_id: int,
         sequence: int,
         acked_below: int,
-        retry: bool,
+        flags: int,
         ops: bytes,
-        count: int,
         deadline: float,
         now: float,
     ) -> None:
-        """Takes a write of `count` checked ops (0 for a barrier) towards the log, or answers it at once.
+        """Takes a write of checked ops (none for a barrier) towards the log, or answers it at once.
 
         `deadline` and `now` are monotonic seconds. Client id or sequence 0: no session, so a retry can only
         be OUTCOME_UNKNOWN.
         """
-        has_session = sequence != 0 and client_id != 0
-        if has_session:
-            found = self.sessions.look_up(client_id, sequence, acked_below, retry, now)
-        else:
-            found = Verdict.UNKNOWN if retry else Verdict.EXECUTE
-        if found is not Verdict.EXECUTE:
-            self._repeat(route, deadline, found)
+        if client_id and sequence:
+            results = self.machine.sessions.results_of(client_id, sequence)
+            if results is not None:  # applied, so committed: true whoever leads
+                self._answer(*route, Status.OK, results)
+                return
+            under_way = self._in_flight.get((client_id, sequence))
+            if under_way is not None:
+                self._join(under_way, route, deadline)
+                return
+        elif flags & FLAG_RETRY:
+            self._answer(*route, Status.OUTCOME_UNKNOWN, _NO_SESSION)
+            return
+        if self.failure is not None or self.raft.role is not Role.LEADER:
+            self._refuse(route)
         elif now >= deadline:
             self._answer(*route, Status.TIMEOUT, _TIMEOUT)
-        elif self.failure is not None:
-            self._answer(*route, Status.READ_ONLY, encode_error(self.failure))
-        elif self.engine.pressure() >= PRESSURE_STOP:
+        elif self.machine.engine.pressure() >= PRESSURE_STOP:
             self._answer(*route, Status.BUSY, _PRESSURE)
         elif not self._budget.take(len(ops)):
             self._answer(*route, Status.BUSY, _OVER_BUDGET)
         else:
-            proposal = Proposal(route, client_id, sequence, ops, count, deadline)
-            if has_session:
-                self.sessions.begin(proposal, acked_below, now)
+            proposal = Proposal(route, client_id, sequence, acked_below, flags, ops, deadline)
+            if client_id and sequence:
+                self._in_flight[client_id, sequence] = proposal
             self._pending.append(proposal)
-            self._on_pending(self)
+            self._on_dirty(self)
 
-    def _repeat(self, route: tuple[bytes, int], deadline: float, found: bytes | Proposal | Verdict) -> None:
-        """Answers a further attempt of a write that ran, or lets it wait for the one under way."""
-        if isinstance(found, Verdict):
-            self._answer(*route, Status.OUTCOME_UNKNOWN, _VERDICTS[found])
-        elif not isinstance(found, Proposal):
-            self._answer(*route, Status.OK, found)
-        elif len(found.routes) < ROUTES_MAX:
-            found.routes.append(route)
-            found.deadline = max(found.deadline, deadline)
+    def _join(self, proposal: Proposal, route: tuple[bytes, int], deadline: float) -> None:
+        """A further attempt of a write waits for the one under way."""
+        if len(proposal.routes) < ROUTES_MAX:
+            proposal.routes.append(route)
+            proposal.deadline = max(proposal.deadline, deadline)
         else:
             self._answer(*route, Status.BUSY, _MANY_ATTEMPTS)
 
-    def seal(self, now: float) -> list[Entry]:
-        """The entries to log next, in order, for all that is pending and not too late."""
-        assert not self._sealed, "one log write at a time"
-        self.drop_late(now)
-        self._stamp = stamp = max(self._clock.wall_ms(), self._stamp)
-        self._first_sequence = sequence = self.engine.next_sequence
-        entries: list[Entry] = []
-        for proposal in self._pending:
-            entries.append((sequence, stamp, proposal.ops))
-            sequence += proposal.count
-        self._sealed, self._pending = self._pending, []
-        return entries
+    def _refuse(self, route: tuple[bytes, int]) -> None:
+        self._answer(*route, Status.NOT_LEADER, self._not_leader())
 
-    def drop_late(self, now: float) -> None:
-        """Answers TIMEOUT to what is pending and past its deadline. `seal` does so; call it also while a log
-        write does not end, or what waits for it holds its bytes of the node's budget.
-        """
+    def _not_leader(self) -> bytes:
+        if self.failure is not None:
+            return encode_error(self.failure)
+        return encode_error("this store does not lead the partition", leader=self.raft.leader)
+
+    # -- from peers
+
+    def step(self, message: Message, now: float) -> None:
+        """Takes a Raft message."""
+        if self.failure is not None:
+            return
+        raft = self.raft
+        raft.step(message)
+        if message.kind in (Kind.APPEND, Kind.HEARTBEAT) and message.term == raft.term:
+            self._heard_at = now
+            self._heard_commit = raft.commit
+        self._on_dirty(self)
+
+    def tick(self) -> None:
+        """One tick of Raft's time has passed."""
+        if self.failure is None:
+            self.raft.tick()
+            self._on_dirty(self)
+
+    # -- once per turn, in this order
+
+    def log_pending(self, now: float) -> None:
+        """Proposes what is pending, as few entries as the limits allow."""
+        if not self._pending:
+            return
+        if self.raft.role is not Role.LEADER:
+            pending, self._pending = self._pending, []
+            body = self._not_leader()
+            for proposal in pending:
+                self._cancel(proposal, Status.NOT_LEADER, body)
+            return
+        self._drop_late(now)
+        if self.raft.term != self._led_term:
+            return  # until what other leaders left is applied, nobody knows the partition's time
+        self._stamp = max(self._clock.wall_ms(), self._stamp)
+        session_ms = self._session_base + int((now - self._led_since) * 1000)
+        pending, self._pending = self._pending, []
+        for some in _entries_of(pending):
+            self._log(some, commands.encode(self._stamp, session_ms, some))
+
+    def _log(self, proposals: list[Proposal], data: bytes) -> None:
+        try:
+            index = self.raft.propose(data)
+        except NotLeader as refusal:
+            body = encode_error("this store does not lead the partition", leader=refusal.leader)
+            status = Status.NOT_LEADER
+        except Dropped as refusal:
+            body = encode_error(str(refusal), retry_after_ms=BUSY_RETRY_MS)
+            status = Status.BUSY
+        else:
+            self._logged[index] = (self.raft.term, proposals)
+            return
+        for proposal in proposals:
+            self._cancel(proposal, status, body)
+
+    def _drop_late(self, now: float) -> None:
         late = [proposal for proposal in self._pending if proposal.deadline <= now]
         if late:
             self._pending = [proposal for proposal in self._pending if proposal.deadline > now]
             for proposal in late:
                 self._cancel(proposal, Status.TIMEOUT, _TIMEOUT)
 
-    def committed(self, wal: int) -> None:
-        """The sealed entries are durable, in the log file `wal`: applies them in order and answers."""
-        sealed, self._sealed = self._sealed, []
-        sequence, apply, stamp = self._first_sequence, self.engine.apply, self._stamp
-        now = self._clock.monotonic()
-        applied = 0
+    def apply(self, now: float) -> bool:
+        """Applies what is committed, answers, serves the reads that are due. Whether more is left to apply."""
+        raft = self.raft
+        index, entries = raft.take_committed(APPLY_BYTES_MAX)
         try:
-            for proposal in sealed:
-                results = apply(proposal.ops, sequence, stamp, wal)
-                applied += 1
-                sequence += proposal.count
-                self._end(proposal, Status.OK, results, results, now)
-        except Exception as error:
-            # The entries are in the log and will be replayed: going on would make another state than that.
-            self._lose(sealed[applied:], f"{type(error).__name__}: {error}")
-            raise
+            for entry in entries:
+                self._apply_entry(index, *entry)
+                index += 1
+        except Exception as error:  # noqa: BLE001 - whatever it is, this replica's state is not the others' any more
+            self._fail(error)
+            return False
+        if entries:
+            raft.applied(index - 1)
+            self._begin_to_lead(now)
+        self._finish_reads()
+        if self._logged and raft.role is not Role.LEADER:
+            self._lose_sight()
+        return bool(entries)
 
-    def refused(self, reason: str) -> None:
-        """The log wrote nothing of the sealed entries and says so for certain; later writes may succeed."""
-        sealed, self._sealed = self._sealed, []
-        body = encode_error(reason)
-        for proposal in sealed:
-            self._cancel(proposal, Status.READ_ONLY, body)
+    def _apply_entry(self, index: int, term: int, kind: int, data: bytes) -> None:
+        if kind == EntryKind.NORMAL:
+            outcomes = self.machine.apply(index, term, data)
+            if self._logged:
+                self._answer_entry(index, term, outcomes)
+        else:
+            self.machine.configure(index, term, self.raft.change_applied(decode_change(data)))
 
-    def lost(self, reason: str) -> None:
-        """Nobody knows which of the sealed entries are in the log. They are answered OUTCOME_UNKNOWN, and no
-        write is taken any more.
-        """
-        sealed, self._sealed = self._sealed, []
-        self._lose(sealed, reason)
+    def _answer_entry(self, index: int, term: int, outcomes: list[Outcome]) -> None:
+        logged = self._logged.pop(index, None)
+        if logged is None:
+            return
+        logged_term, proposals = logged
+        if logged_term == term:
+            for proposal, (status, body) in zip(proposals, outcomes, strict=True):
+                self._cancel(proposal, status, body)
+        else:  # another leader's entry has the place: this one will never be applied
+            body = self._not_leader()
+            for proposal in proposals:
+                self._cancel(proposal, Status.NOT_LEADER, body)
 
-    def _lose(self, proposals: Sequence[Proposal], reason: str) -> None:
-        self.failure = f"partition {self.partition} takes no writes until this store is restarted: {reason}"
-        body = encode_error(f"this write may or may not have been applied: {reason}")
-        now = self._clock.monotonic()
-        for proposal in proposals:
-            self._end(proposal, Status.OUTCOME_UNKNOWN, body, None, now)
+    def _begin_to_lead(self, now: float) -> None:
+        raft, position = self.raft, self.machine.position
+        if raft.role is Role.LEADER and self._led_term != raft.term == position.term:
+            self._led_term = raft.term
+            self._led_since = now
+            self._session_base = self.machine.session_ms
+            self._stamp = self.machine.stamp_ms
+            self._on_dirty(self)  # what is pending may be proposed now
+
+    def _lose_sight(self) -> None:
+        """Nobody here will hear what becomes of the entries that were proposed."""
+        logged, self._logged = self._logged, {}
+        for _, proposals in logged.values():
+            for proposal in proposals:
+                self._cancel(proposal, Status.OUTCOME_UNKNOWN, _LOST)
+
+    # -- reads
+
+    def _fresh(self) -> bool:
+        return self.machine.position.index >= self._heard_commit
+
+    def _finish_reads(self) -> None:
+        raft, confirmed = self.raft, self._confirmed
+        for index, reads in raft.take_reads():
+            confirmed.add(index, reads)  # type: ignore[arg-type]  # Raft gives back what it was given
+        for read in raft.take_failed_reads():
+            self._refuse(read.route)  # type: ignore[attr-defined]
+        for read in confirmed.due(self.machine.position.index):
+            self._serve(read)
+
+    def _serve(self, read: Read) -> None:
+        """Reads that come in now would see no less."""
+        if self._clock.monotonic() >= read.deadline:
+            self._answer(*read.route, Status.TIMEOUT, _READ_TIMEOUT)
+            return
+        self._answer(*read.route, *self._results(read.ops))
+
+    def _serve_leased(self, read: Read) -> None:
+        status, body = self._results(read.ops)
+        if self._clock.monotonic() < self.raft.lease_until:
+            self._answer(*read.route, status, body)
+        else:  # this process stood still in between
+            self.raft.read_index(read)
+            self._on_dirty(self)
+
+    def _results(self, ops: bytes) -> Outcome:
+        try:
+            return Status.OK, self.machine.engine.read(ops, self._clock.wall_ms())
+        except KVError as error:
+            return error.status, encode_error(error.message, **error.details)
+
+    # -- the end of things
+
+    def _fail(self, error: Exception) -> None:
+        self.failure = f"partition {self.partition} is out of service on this store: {type(error).__name__}: {error}"
+        _log.error("replica_failed", partition=self.partition, error=f"{type(error).__name__}: {error}", exc_info=True)
+        self._lose_sight()
         pending, self._pending = self._pending, []
-        refusal = encode_error(self.failure)
+        body = self._not_leader()
         for proposal in pending:
-            self._cancel(proposal, Status.READ_ONLY, refusal)
-
-    def _end(self, proposal: Proposal, status: int, body: bytes, outcome: bytes | None, now: float) -> None:
-        self._budget.give_back(len(proposal.ops))
-        if proposal.session is not None:
-            self.sessions.finish(proposal.session, proposal.sequence, outcome, now)
-        for router, token in proposal.routes:
-            self._answer(router, token, status, body)
+            self._cancel(proposal, Status.NOT_LEADER, body)
+        for read in self._confirmed.take_all():
+            self._refuse(read.route)
 
     def _cancel(self, proposal: Proposal, status: int, body: bytes) -> None:
+        """Answers a write; it is under way no more."""
         self._budget.give_back(len(proposal.ops))
-        if proposal.session is not None:
-            self.sessions.cancel(proposal.session, proposal.sequence)
+        self._in_flight.pop((proposal.client_id, proposal.sequence), None)
         for router, token in proposal.routes:
             self._answer(router, token, status, body)
+
+
+def _entries_of(proposals: list[Proposal]) -> list[list[Proposal]]:
+    """The proposals in order, cut where an entry would become too large."""
+    if sum(len(proposal.ops) for proposal in proposals) <= ENTRY_BYTES_MAX:
+        return [proposals]
+    entries: list[list[Proposal]] = [[]]
+    size = 0
+    for proposal in proposals:
+        size += len(proposal.ops)
+        if size > ENTRY_BYTES_MAX and entries[-1]:
+            entries.append([])
+            size = len(proposal.ops)
+        entries[-1].append(proposal)
+    return entries

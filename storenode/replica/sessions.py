@@ -1,24 +1,25 @@
 """The session table of one partition: which writes have run already, and what they answered.
 
-Owns (client id, sequence) -> outcome. Knows no engine, socket or clock: times are handed in, in monotonic
-seconds.
+Owns (client id, sequence) -> results. It is a part of the replicated state: it changes only when an entry is
+applied, by what the entry says, so it is the same on every replica after the same entry. Knows no engine, no
+socket and no clock: times are the entries' `session_ms`, which never run faster than real time (docs/raft.md
+section 2).
 
-The rule that makes a write run at most once is one number, the **horizon**: every write of a session that
-finished at or after the horizon is still in the table. It starts as the moment the table was made (the table
-lives in memory: what ran before is not in it; in a partition where nothing ever ran it starts at minus
-infinity) and moves up to the last use of each session that is evicted.
-No attempt arrives later than RETRY_WINDOW_S after the first attempt of the same sequence. So a sequence that
-is not in the table, asked for with RETRY at t, certainly never ran here if horizon <= t - RETRY_WINDOW_S;
-then it is executed. Otherwise nobody can tell, and the answer is OUTCOME_UNKNOWN. Without RETRY it is a first
-attempt and is executed.
+The rule that makes a write run at most once is one number, the **horizon**: every write of a session that was
+last used at or after the horizon is still in the table. It begins before all time, with the partition, and
+moves up to the last use of each session that is evicted. No attempt arrives later than RETRY_WINDOW_MS after
+the first attempt of the same sequence. So a sequence that is not in the table, asked for with RETRY at t,
+certainly never ran if horizon <= t - RETRY_WINDOW_MS; then it is executed. Otherwise nobody can tell, and the
+answer is OUTCOME_UNKNOWN. Without RETRY it is a first attempt and is executed.
 
 Within a session, `floor` is the lowest sequence it can still answer for: what the client acknowledged, or, in
 a session that holds too many results, what had to be dropped. Below the floor the answer is OUTCOME_UNKNOWN,
 with or without RETRY.
 
 Limit of this rule: a first attempt that is overtaken by its own retry and arrives only after the session was
-evicted, or after a restart, runs a second time. It takes a message that lay in some queue for longer than all
-of that.
+evicted runs a second time. It takes a message that lay in some queue while 4096 other clients wrote.
+
+Source: Ongaro, Consensus: Bridging Theory and Practice (2014), section 6.3.
 """
 
 from __future__ import annotations
@@ -26,16 +27,15 @@ from __future__ import annotations
 import enum
 from collections import OrderedDict
 from itertools import takewhile
-from typing import Final
+from typing import Any, Final
 
-from kvclient.protocol import RETRY_WINDOW_MS
-from storenode.replica.proposal import Proposal
+from kvclient.protocol import RETRY_WINDOW_MS as SDK_RETRY_WINDOW_MS
 
-RETRY_WINDOW_S: Final = RETRY_WINDOW_MS / 1000 + 15
+RETRY_WINDOW_MS: Final = SDK_RETRY_WINDOW_MS + 15_000
 """What the SDK allows itself, and the 15 s after which a silent link is cut, with all that is still in it."""
 
 SESSIONS_MAX: Final = 4096
-"""Per partition: 54 new sessions a second until one goes within RETRY_WINDOW_S. About 2 MiB when full."""
+"""Per partition: 54 new sessions a second until one goes within the window. About 2 MiB when full."""
 
 TABLE_BYTES_MAX: Final = 8 << 20
 """Results of all sessions of a partition; a node with 16 busy partitions keeps at most 128 MiB of them."""
@@ -46,6 +46,7 @@ RESULTS_MAX: Final = 1024
 SESSION_BYTES_MAX: Final = 1 << 20
 """Per session: one client with large batches drops its own old results before it pushes out others."""
 
+_BEFORE_ALL_TIME: Final = -RETRY_WINDOW_MS
 _RESULT_OVERHEAD: Final = (
     96  # one stored result beside its bytes: object header, key, dict slot (CPython 3.11)
 )
@@ -56,63 +57,53 @@ class Verdict(enum.Enum):
 
     EXECUTE = "it never ran here"
     ACKNOWLEDGED = "the client has acknowledged it, or its results had to be dropped"
-    UNKNOWN = "it may have run before the table's memory begins, or in a log write that failed"
+    UNKNOWN = "it may have run before the table's memory begins"
 
 
 class Session:
-    """One client's sequences in this partition: results, the proposal under way, or None (may have run,
-    nobody knows).
-    """
+    """One client's sequences in this partition."""
 
-    __slots__ = ("bytes", "client_id", "floor", "outcomes", "pending", "used")
+    __slots__ = ("bytes", "client_id", "floor", "results", "used")
 
-    def __init__(self, client_id: int, floor: int, now: float) -> None:
+    def __init__(self, client_id: int, floor: int) -> None:
         self.client_id = client_id
         self.floor = floor
-        self.outcomes: dict[int, bytes | Proposal | None] = {}
-        self.pending = 0
+        self.results: dict[int, bytes] = {}
         self.bytes = 0
-        self.used = now
+        self.used = 0
 
     def acknowledge(self, acked_below: int) -> int:
         """Raises the floor and forgets what is below it at the front; returns the bytes freed.
 
-        Outcomes are in order of arrival. One that arrived out of order goes when those in front of it go.
+        Results are in the order of the log. One that came out of order goes when those in front of it go.
         """
         self.floor = acked_below
-        return sum(map(self._drop, list(takewhile(acked_below.__gt__, self.outcomes))))
+        return sum(map(self._drop, list(takewhile(acked_below.__gt__, self.results))))
 
     def drop_oldest(self) -> int:
-        """Forgets the oldest outcome and raises the floor above it; returns the bytes freed, 0 if it is under
-        way.
-        """
-        sequence = next(iter(self.outcomes))
-        freed = self._drop(sequence)
-        if freed:
-            self.floor = max(self.floor, sequence + 1)
-        return freed
+        """Forgets the oldest result and raises the floor above it; returns the bytes freed."""
+        sequence = next(iter(self.results))
+        self.floor = max(self.floor, sequence + 1)
+        return self._drop(sequence)
+
+    def keep(self, sequence: int, results: bytes) -> int:
+        """Returns the bytes that it takes."""
+        self.results[sequence] = results
+        size = _RESULT_OVERHEAD + len(results)
+        self.bytes += size
+        return size
 
     def _drop(self, sequence: int) -> int:
-        outcome = self.outcomes[sequence]
-        if isinstance(outcome, Proposal):
-            return 0
-        del self.outcomes[sequence]
-        freed = _size(outcome)
+        freed = _RESULT_OVERHEAD + len(self.results.pop(sequence))
         self.bytes -= freed
         return freed
-
-
-def _size(outcome: bytes | None) -> int:
-    return _RESULT_OVERHEAD + len(outcome or b"")
 
 
 class SessionTable:
     """All sessions of one partition, bounded, least recently used first. One thread."""
 
-    def __init__(
-        self, now: float, *, sessions_max: int = SESSIONS_MAX, bytes_max: int = TABLE_BYTES_MAX
-    ) -> None:
-        self.horizon = now
+    def __init__(self, *, sessions_max: int = SESSIONS_MAX, bytes_max: int = TABLE_BYTES_MAX) -> None:
+        self.horizon = _BEFORE_ALL_TIME
         self.bytes = 0
         self.evicted = 0
         self._sessions_max = sessions_max
@@ -122,68 +113,63 @@ class SessionTable:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def look_up(
-        self, client_id: int, sequence: int, acked_below: int, retry: bool, now: float
-    ) -> bytes | Proposal | Verdict:
-        """The results of (client_id, sequence), the proposal under way, or the verdict; takes note of
-        `acked_below`.
-        """
+    def results_of(self, client_id: int, sequence: int) -> bytes | None:
+        """The results of a sequence that ran, if they are here. Changes nothing."""
+        session = self._sessions.get(client_id)
+        return None if session is None else session.results.get(sequence)
+
+    def judge(
+        self, client_id: int, sequence: int, acked_below: int, retry: bool, session_ms: int
+    ) -> bytes | Verdict:
+        """The results of (client_id, sequence), or the verdict; takes note of `acked_below`."""
         session = self._sessions.get(client_id)
         if session is not None:
             if acked_below > session.floor:
                 self.bytes -= session.acknowledge(acked_below)
-            if sequence in session.outcomes:
-                outcome = session.outcomes[sequence]
-                return Verdict.UNKNOWN if outcome is None else outcome
+            if sequence in session.results:
+                return session.results[sequence]
             acked_below = session.floor
         if sequence < acked_below:
             return Verdict.ACKNOWLEDGED
-        if retry and now - RETRY_WINDOW_S < self.horizon:
+        if retry and session_ms - RETRY_WINDOW_MS < self.horizon:
             return Verdict.UNKNOWN
         return Verdict.EXECUTE
 
-    def begin(self, proposal: Proposal, acked_below: int, now: float) -> None:
-        """Notes that a sequence is under way, after EXECUTE; ends with one `finish` or `cancel`."""
-        session = self._sessions.get(proposal.client_id)
+    def record(self, client_id: int, sequence: int, acked_below: int, results: bytes, session_ms: int) -> None:
+        """Keeps the results of a sequence that was executed after EXECUTE."""
+        session = self._sessions.get(client_id)
         if session is None:
-            session = self._sessions[proposal.client_id] = Session(proposal.client_id, acked_below, now)
-            if len(self._sessions) > self._sessions_max:
-                self._evict()
-        session.outcomes[proposal.sequence] = proposal
-        session.pending += 1
-        proposal.session = session
-
-    def finish(self, session: Session, sequence: int, outcome: bytes | None, now: float) -> None:
-        """Keeps the outcome of a sequence that was under way: its results, or None when nobody knows."""
-        session.pending -= 1
-        session.used = now
-        session.outcomes[sequence] = outcome
-        size = _size(outcome)
-        session.bytes += size
-        self.bytes += size
-        while len(session.outcomes) > RESULTS_MAX or session.bytes > SESSION_BYTES_MAX:
-            freed = session.drop_oldest()
-            if not freed:
-                break
-            self.bytes -= freed
-        self._sessions.move_to_end(session.client_id)
-        if self.bytes > self._bytes_max:
+            session = self._sessions[client_id] = Session(client_id, acked_below)
+        else:
+            self._sessions.move_to_end(client_id)
+        session.used = session_ms
+        self.bytes += session.keep(sequence, results)
+        while len(session.results) > RESULTS_MAX or session.bytes > SESSION_BYTES_MAX:
+            self.bytes -= session.drop_oldest()
+        while len(self._sessions) > self._sessions_max or self.bytes > self._bytes_max:
             self._evict()
 
-    def cancel(self, session: Session, sequence: int) -> None:
-        """Forgets a sequence that was under way and certainly did not run."""
-        session.pending -= 1
-        del session.outcomes[sequence]
-
     def _evict(self) -> None:
-        """Evicts from the least recently used end; stops at a session with writes under way, of which the
-        in-flight budget allows few.
-        """
-        while len(self._sessions) > self._sessions_max or self.bytes > self._bytes_max:
-            session = next(iter(self._sessions.values()))
-            if session.pending:
-                return
-            del self._sessions[session.client_id]
-            self.bytes -= session.bytes
-            self.horizon = max(self.horizon, session.used)
-            self.evicted += 1
+        _, session = self._sessions.popitem(last=False)
+        self.bytes -= session.bytes
+        self.horizon = max(self.horizon, session.used)
+        self.evicted += 1
+
+    def dump(self) -> list[Any]:
+        """What `load` takes: numbers, bytes and lists of them, in the order of last use."""
+        sessions = [
+            [one.client_id, one.floor, one.used, list(one.results.items())]
+            for one in self._sessions.values()
+        ]
+        return [self.horizon, sessions]
+
+    def load(self, dumped: list[Any]) -> None:
+        """Becomes the table that was dumped."""
+        self.horizon, sessions = dumped
+        self._sessions.clear()
+        self.bytes = 0
+        for client_id, floor, used, results in sessions:
+            session = self._sessions[client_id] = Session(client_id, floor)
+            session.used = used
+            for sequence, kept in results:
+                self.bytes += session.keep(sequence, kept)

@@ -1,0 +1,53 @@
+"""What a NORMAL entry of a partition's log holds: the writes that its leader had gathered, and their time
+(docs/raft.md section 2).
+
+Owns the bytes. Knows neither Raft nor the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgpack
+
+from kvclient.errors import Corruption
+from storenode.replica.proposal import Proposal
+
+_pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+
+Write = tuple[int, int, int, int, bytes]
+"""(client_id, sequence, acked_below, flags, ops)."""
+
+
+class Command(NamedTuple):
+    """One entry: `stamp_ms` is what TTLs count from, `session_ms` what sessions are judged by."""
+
+    stamp_ms: int
+    session_ms: int
+    writes: Sequence[Write]
+
+
+def encode(stamp_ms: int, session_ms: int, proposals: Sequence[Proposal]) -> bytes:
+    """The data of one entry."""
+    writes = [
+        (one.client_id, one.sequence, one.acked_below, one.flags, one.ops) for one in proposals
+    ]
+    packed: bytes = _pack((stamp_ms, session_ms, writes))
+    return packed
+
+
+def decode(data: bytes) -> Command:
+    """Corruption if a leader cannot have made these bytes: they are checksummed, so only another software can
+    have.
+    """
+    try:
+        command = Command(*msgpack.unpackb(data, raw=False, use_list=False))
+        for client_id, sequence, acked_below, flags, ops in command.writes:
+            if not int is type(client_id) is type(sequence) is type(acked_below) is type(flags):
+                raise ValueError("a write begins with four integers")
+            if type(ops) is not bytes:
+                raise ValueError("the ops of a write are bytes")
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is no command
+        raise Corruption(f"an entry of the log is no command that this software knows: {error}") from error
+    return command

@@ -1,0 +1,158 @@
+"""The state machine of one partition: what committed entries do to the engine and the session table.
+
+Deterministic: the same entries leave the same data, versions, sessions and results on every replica, whenever
+and however often they are applied after a restart. So it reads no clock; time comes with the entries.
+
+Owns the engine's content, the session table, and the replica state, which the engine records with each flush
+(docs/raft.md section 5). Knows neither Raft nor who waits for results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from struct import Struct
+from typing import Any, Final, NamedTuple, Protocol
+
+import msgpack
+
+from kvclient.errors import Corruption, Status
+from kvclient.protocol import FLAG_RETRY, encode_error
+from storenode.raft.messages import Configuration
+from storenode.raft.configuration import decode_configuration, encode_configuration
+from storenode.replica import commands
+from storenode.replica.sessions import SessionTable, Verdict
+
+STATE_VERSION: Final = 1
+
+_HEAD: Final = Struct("<IQQ")
+"""Version, index, term: in front, for `durable` looks at nothing else."""
+
+Outcome = tuple[int, bytes]
+"""(status, body) of a write."""
+
+_VERDICTS: Final = {
+    verdict: (
+        int(Status.OUTCOME_UNKNOWN),
+        encode_error(f"this write may or may not have been applied: {verdict.value}"),
+    )
+    for verdict in (Verdict.ACKNOWLEDGED, Verdict.UNKNOWN)
+}
+
+
+class EngineFace(Protocol):
+    """What a replica needs of an unlogged `storenode.engine.Engine`."""
+
+    on_retire: Callable[[], bytes]
+    damage: Corruption | None
+
+    @property
+    def state(self) -> bytes: ...
+    @property
+    def flushed_state(self) -> bytes: ...
+    @property
+    def next_sequence(self) -> int: ...
+    def apply(self, ops: bytes, first_sequence: int, now_ms: int) -> bytes: ...
+    def end_entry(self) -> None: ...
+    def read(self, ops: bytes, now_ms: int) -> bytes: ...
+    def pressure(self) -> int: ...
+    def flush(self, wait: bool = True) -> None: ...
+    def install(self, directory: str) -> None: ...
+    def checkpoint(self, directory: str) -> None: ...
+    def stats(self) -> dict[str, Any]: ...
+
+
+class Position(NamedTuple):
+    """How far the state machine is: the entry applied last, and its term."""
+
+    index: int
+    term: int
+
+
+class StateMachine:
+    """One partition's state. One thread."""
+
+    def __init__(self, engine: EngineFace, founders: Configuration) -> None:
+        """`founders`: the configuration of a partition in which nothing ever happened."""
+        self.engine = engine
+        self.sessions = SessionTable()
+        self.position = Position(0, 0)
+        self.configuration = founders
+        self.session_ms = 0
+        self.stamp_ms = 0
+        self._load(engine.state)
+        engine.on_retire = self.dump
+
+    def apply(self, index: int, term: int, data: bytes) -> list[Outcome]:
+        """Applies a NORMAL entry; one outcome for each of its writes. Corruption: this copy of the data is
+        damaged, or the log is; nothing must be applied to it any more.
+        """
+        outcomes: list[Outcome] = []
+        if data:
+            command = commands.decode(data)
+            self.stamp_ms, self.session_ms = command.stamp_ms, command.session_ms
+            for write in command.writes:
+                outcomes.append(self._execute(*write))
+            if self.engine.damage is not None:
+                raise self.engine.damage
+        self.position = Position(index, term)
+        self.engine.end_entry()
+        return outcomes
+
+    def _execute(self, client_id: int, sequence: int, acked_below: int, flags: int, ops: bytes) -> Outcome:
+        has_session = sequence != 0 and client_id != 0
+        if has_session:
+            verdict = self.sessions.judge(
+                client_id, sequence, acked_below, flags & FLAG_RETRY != 0, self.session_ms
+            )
+            if isinstance(verdict, bytes):
+                return Status.OK, verdict
+            if verdict is not Verdict.EXECUTE:
+                return _VERDICTS[verdict]
+        engine = self.engine
+        results = engine.apply(ops, engine.next_sequence, self.stamp_ms) if ops else b""
+        if has_session:
+            self.sessions.record(client_id, sequence, acked_below, results, self.session_ms)
+        return Status.OK, results
+
+    def configure(self, index: int, term: int, configuration: Configuration) -> None:
+        """Applies a CONFIGURATION entry, which led to `configuration`."""
+        self.configuration = configuration
+        self.position = Position(index, term)
+        self.engine.end_entry()
+
+    def durable(self) -> Position:
+        """What the engine's tables hold: what the log need not keep for this replica."""
+        recorded = self.engine.flushed_state
+        return _position(recorded) if recorded else Position(0, 0)
+
+    def install(self, directory: str) -> None:
+        """Becomes what a checkpoint of another replica holds."""
+        self.engine.install(directory)
+        self._load(self.engine.state)
+
+    # -- the replica state
+
+    def dump(self) -> bytes:
+        """The replica state of now."""
+        configuration = encode_configuration(self.configuration)
+        rest: bytes = msgpack.packb((configuration, self.stamp_ms, self.session_ms, self.sessions.dump()))
+        return _HEAD.pack(STATE_VERSION, *self.position) + rest
+
+    def _load(self, state: bytes) -> None:
+        if not state:
+            return
+        self.position = _position(state)
+        configuration, self.stamp_ms, self.session_ms, sessions = msgpack.unpackb(
+            state[_HEAD.size :], use_list=False
+        )
+        self.configuration = decode_configuration(configuration)
+        self.sessions.load(sessions)
+
+
+def _position(state: bytes) -> Position:
+    version, index, term = _HEAD.unpack_from(state)
+    if version != STATE_VERSION:
+        raise Corruption(
+            f"replica state version {version} is not understood, this software knows {STATE_VERSION}"
+        )
+    return Position(index, term)
