@@ -180,9 +180,9 @@ def test_the_bytes_of_a_change_and_of_a_configuration_are_those_of_the_page() ->
     change = Change(Transition.EXPLICIT, ((Operation.ADD_LEARNER, 65534), (Operation.REMOVE, 1)))
     assert encode_change(change).hex() == "9202929202cdfffe920101"
     configuration = Configuration(
-        frozenset({300, 2}), frozenset({2, 1}), frozenset({9}), frozenset({1}), auto_leave=True
+        frozenset({257, 2}), frozenset({2, 1}), frozenset({9}), frozenset({1}), auto_leave=True
     )
-    assert encode_configuration(configuration).hex() == "959202cd012c9201029109" + "9101" + "c3"
+    assert encode_configuration(configuration).hex() == "959202cd01019201029109" + "9101" + "c3"
 
 
 @pytest.mark.parametrize(
