@@ -7,15 +7,17 @@
         engine.scan(b"a", b"z", limit=10)
 
 A store logs first and applies later: `append` on a log thread, `apply` and `read` on the loop
-(docs/architecture.md section 3). Formats: docs/formats.md. Threads and time: lsm.py.
+(docs/architecture.md section 3). Under a replica, whose log is Raft's, the engine has none: `open_replica`.
+Formats: docs/formats.md. Threads and time: lsm.py, replica_engine.py, base.py.
 """
 
 from storenode.engine.batch import WriteBatch
 from storenode.engine.errors import EngineClosed, EngineError, EngineFailed, EngineReadOnly
 from storenode.engine.iterator import Iterator
 from storenode.engine.lsm import Engine
-from storenode.engine.opening import open
+from storenode.engine.opening import open, open_replica
 from storenode.engine.options import Options
+from storenode.engine.replica_engine import ReplicaEngine
 from storenode.engine.shared import Shared
 from storenode.engine.snapshot import Snapshot
 from storenode.engine.table_writer import TableWriter
@@ -28,9 +30,11 @@ __all__ = [
     "EngineReadOnly",
     "Iterator",
     "Options",
+    "ReplicaEngine",
     "Shared",
     "Snapshot",
     "TableWriter",
     "WriteBatch",
     "open",
+    "open_replica",
 ]

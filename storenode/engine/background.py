@@ -78,6 +78,7 @@ class Background:
         self._jobs: dict[str, Job] = {}
         self._lock = threading.Lock()
         self._stopping = False
+        self._held = False
         self.running: set[str] = set()
         self.wanted: KeyRange | None = None
         """What somebody waits for to be compacted."""
@@ -88,7 +89,7 @@ class Background:
     def due(self, only_flushes: bool) -> list[Due]:
         """What could be done."""
         found: list[Due] = []
-        if self._stopping or self.broken:
+        if self._stops or self.broken:
             return found
         if self._tree.retired and FLUSH not in self.running:
             found.append(self._due(URGENCY_FLUSH + len(self._tree.retired), FLUSH))
@@ -136,6 +137,25 @@ class Background:
             for job in self._jobs.values():
                 job.cancel()
 
+    def hold(self) -> None:
+        """Cancel what runs, start nothing more until `go_on`; return when nothing runs. Not on a worker."""
+        with self._lock:
+            self._held = True
+            for job in self._jobs.values():
+                job.cancel()
+        self._tree.shared.wake()  # a job may rest
+        self._tree.shared.wait_for(lambda: not self.running)
+
+    def go_on(self) -> None:
+        """What failed before is tried again at once."""
+        self._held = False
+        self.failures.clear()
+        self._tree.shared.wake()
+
+    @property
+    def _stops(self) -> bool:
+        return self._stopping or self._held
+
     def _due(self, urgency: float, kind: str) -> Due:
         failure = self.failures.get(kind)
         return Due(urgency, kind, failure.not_before if failure else 0.0)
@@ -156,7 +176,7 @@ class Background:
     def _watch(self, kind: str, job: Job) -> bool:
         with self._lock:
             self._jobs[kind] = job
-            return self._stopping
+            return self._stops
 
     def _watch_paced(self, pace: Pace, job: Job) -> bool:
         pace.keep(job)
@@ -174,7 +194,7 @@ class Background:
         wanted = self.wanted
         proposal = self._tree.reserve(partial(self._choose, wanted))
         if proposal is not None:
-            pace = Pace(self._tree.shared, lambda: self._stopping)
+            pace = Pace(self._tree.shared, lambda: self._stops)
             watch = partial(self._watch_paced, pace)
             try:
                 result = compact(self._tree, proposal, self._options, watch, pace.pause_bytes)

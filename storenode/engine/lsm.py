@@ -5,14 +5,6 @@ applies, compacts, ingests, makes checkpoints and closes (a store's loop; the sa
 Shared); another may `append` meanwhile. Two `append` or two `apply` at once raise RuntimeError; who uses them
 writes by nothing else. Workers flush and compact. Any thread may read, scan, take and use snapshots, and ask
 for `stats` and `pressure`.
-
-A read takes the view and the sequence at once (`moment`): all that it may see is then in the view, and
-nothing that it needs has been merged away; nor can it see what came after a range deletion but not the
-deletion, which only a newer view has. It sees entries as wholes, those whose `apply` has returned, and a
-range deletion from the moment when `apply` gave it to the tree.
-
-Time. The engine's clock is the highest `now_ms` it was given with an entry; an earlier one counts as that. So
-what has expired stays expired, and what an entry does depends on the log alone.
 """
 
 from __future__ import annotations
@@ -20,49 +12,31 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from types import TracebackType
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from kvclient.errors import Corruption, Status
 from kvclient.protocol import decode_results, encode_delete
-from storenode.engine import checkpoint, ingest, statistics
-from storenode.engine.background import COMPACTION, FLUSH, Background
+from storenode.engine import ingest, statistics
+from storenode.engine.background import COMPACTION, FLUSH
+from storenode.engine.base import EngineBase, now_ms
 from storenode.engine.batch import WriteBatch
-from storenode.engine.compaction import KeyRange
-from storenode.engine.core import Core
 from storenode.engine.deletions import encode_delete_range
 from storenode.engine.errors import NO_ROOM, EngineClosed, EngineFailed, EngineReadOnly
-from storenode.engine.iterator import Iterator
 from storenode.engine.options import Options
 from storenode.engine.recovery import SEQUENCE_MAX, recover
 from storenode.engine.shared import Shared
-from storenode.engine.snapshot import UNLIMITED, Snapshot
-from storenode.engine.stalls import MEMTABLES_SLOW, MEMTABLES_STOP, Measure, Stalls
-from storenode.engine.tree import RANGES_SLOW, RANGES_STOP
 from storenode.engine.view import View
 from storenode.engine.wal import Entry, LogWriter
 
 
-def now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-class Engine(Core):
+class Engine(EngineBase):
     """See `open` (opening.py)."""
 
     def __init__(
         self, path: str, options: Options, shared: Shared, engine_id: int, *, owns_shared: bool
     ) -> None:
-        super().__init__()
-        self.directory = os.path.abspath(path)
-        self.engine_id = engine_id
-        self.options = options
-        self.shared = shared
-        self._owns_shared = owns_shared
-        recovered = recover(shared, self.directory, engine_id, options)
-        self.tree = recovered.tree
-        self.next_sequence, self.now_ms = recovered.next_sequence, recovered.now_ms
+        recovered = recover(shared, os.path.abspath(path), engine_id, options)
+        super().__init__(options, shared, recovered, owns_shared=owns_shared)
         self._applied_log = recovered.last_log[0]
         self._logs = set(recovered.logs)
         self._log = LogWriter(
@@ -78,14 +52,6 @@ class Engine(Core):
         self._append_lock = threading.Lock()
         self._write_lock = threading.Lock()
         self._appended = self._applied = 0  # entries, without short puts, which are both at once
-        self._active_bytes_seen = 0
-        self._broken: str | None = None
-        self._closed = False
-        self.damage: Corruption | None = None
-        """The first damaged block that a write op met, if any: this copy of the data should be rebuilt."""
-        self.counters = statistics.Counters()
-        self.stalls = Stalls()
-        self.background = Background(self.tree, options, self.counters, self._log.sync, self._drop_logs)
         if self.tree.wants_flush:
             self.retire_memtable()
         shared.register(self)
@@ -167,92 +133,7 @@ class Engine(Core):
         many there are. ValueError if the range is empty."""
         self.write(encode_delete_range(start, stop), sync)
 
-    # Reading
-
-    def read(self, ops: bytes, now_ms: int) -> bytes:
-        """Results of a stream of GET, EXISTS and SCAN, of one moment. Corruption if a block fails its
-        checksum."""
-        view, sequence = self.moment()
-        return view.read(ops, sequence, max(now_ms, self.now_ms))
-
-    def multi_get(self, keys: Iterable[bytes]) -> list[bytes | None]:
-        """The values of many keys, in their order, in one native call."""
-        view, sequence = self.moment()
-        return view.multi_get(keys, sequence, max(now_ms(), self.now_ms))
-
-    def scan(
-        self, start: bytes = b"", stop: bytes | None = None, limit: int | None = None, reverse: bool = False
-    ) -> list[tuple[bytes, bytes]]:
-        """The first `limit` pairs (all without one) of [start, stop), ascending or descending, of one
-        moment."""
-        return list(self.iterate(start, stop, limit, reverse))
-
-    def iterate(
-        self, start: bytes = b"", stop: bytes | None = None, limit: int | None = None, reverse: bool = False
-    ) -> Iterator:
-        """The same pairs one by one, however many there are; it holds what a snapshot of this moment would,
-        until it is at its end or closed."""
-        bound = UNLIMITED if limit is None else limit
-        view, sequence = self.moment()
-        return Iterator(view, start, stop, bound, reverse, sequence, self.now_ms)
-
-    def snapshot(self) -> Snapshot:
-        """The state of now, for as long as it is open; it keeps replaced tables on the disk and memtables
-        in memory meanwhile."""
-        view, sequence = self.moment()
-        return Snapshot(view, sequence, self.now_ms)
-
     # Maintenance
-
-    def flush(self, wait: bool = True) -> None:
-        """Have everything applied so far written to tables; with `wait`, return when it is. EngineReadOnly
-        if the disk refuses."""
-        self._view()
-        with self._write_lock:
-            self.retire_memtable()
-        if wait:
-            self._wait_until(lambda: not self.tree.retired, FLUSH)
-
-    def compact_range(self, start: bytes | None = None, stop: bytes | None = None) -> None:
-        """Merge everything in [start, stop) into one level, dropping all of it that can be dropped: shadowed
-        versions, deletions, what has expired. None: no bound. Returns when done. Whole tables are merged,
-        with what they hold beside the range; that needs room for a second copy. Flushes go on meanwhile,
-        other compactions of this engine after it."""
-        for bound in (start, stop):
-            if bound is not None and not isinstance(bound, bytes):
-                raise TypeError(f"a bound is bytes or None, not {type(bound).__name__}")
-        wanted = KeyRange(b"" if start is None else start, stop)
-        self.flush()
-        if stop is not None and stop <= wanted.start:
-            return
-        self.background.wanted = wanted
-        try:
-            self._wait_until(lambda: self.background.wanted is None, COMPACTION)
-        finally:
-            self.background.wanted = None  # smaller compactions may do what this one could not
-
-    def compact(self) -> None:
-        """compact_range of all keys."""
-        self.compact_range()
-
-    def checkpoint(self, directory: str) -> None:
-        """Make a complete engine of this moment in `directory`, which must not exist or be empty: hard links
-        of the tables, copies on another file system, and a manifest of its own. Durable on return.
-
-        Its engine_id is this engine's, since its tables have it; `open` finds it there and need not be told.
-        What is applied later, flushed or compacted does not show in it. OSError: nothing is left of it.
-        EngineReadOnly, EngineFailed: as `flush`.
-        """
-        self._view()
-        target = os.path.abspath(directory)
-        if os.path.commonpath((target, self.directory)) == self.directory:
-            raise ValueError(f"{target}: a checkpoint must lie outside of the engine's own directory")
-        checkpoint.refuse_used(self.shared.vfs, target)
-        self.flush()
-        state, tables, view = self.tree.freeze()
-        state = state._replace(log_number=0, flushed_sequence=self.next_sequence - 1, now_ms=self.now_ms)
-        checkpoint.write(self.shared.vfs, self.directory, target, self.engine_id, state, tables)
-        del view  # until here it kept the tables from being removed
 
     def ingest(self, paths: Iterable[str], *, move: bool = False) -> None:
         """Take in prepared tables (TableWriter): all of them or none, durably, as one write that is newer
@@ -303,31 +184,6 @@ class Engine(Core):
         if move:
             ingest.forget(self.shared.vfs, prepared)
 
-    def verify(self) -> list[str]:
-        """Check every block of every table, and the manifest against what is in use: what is wrong, if
-        anything."""
-        return self.tree.verify(self._view())
-
-    def stats(self) -> dict[str, Any]:
-        """Figures as plain numbers, strings, lists and dicts; names in statistics.py."""
-        return statistics.collect(self, self._log)
-
-    def pressure(self) -> int:
-        """0: fine. 1: whoever proposes writes should slow down. 2: should stop until it is less. `apply`
-        works all the same."""
-        waiting = len(self.tree.retired)
-        level0 = len(self.tree.version.levels[0])
-        memory = self.shared.memtable_bytes() if waiting else 0
-        options, budget = self.options, self.shared.memtable_bytes_max
-        ranges = len(self.tree.range_deletions)
-        measured: tuple[Measure, ...] = (
-            (waiting, MEMTABLES_SLOW, MEMTABLES_STOP, "memtables"),
-            (level0, options.level0_slow, options.level0_stop, "level0"),
-            (memory, budget + budget // 2, 2 * budget, "memory"),
-            (ranges, RANGES_SLOW, RANGES_STOP, "range_deletions"),
-        )
-        return self.stalls.weigh(measured)
-
     def close(self) -> None:
         """Stop the jobs, end the log, give up the files. Snapshots stay usable. Closing twice is fine.
         RuntimeError while another thread appends."""
@@ -337,31 +193,11 @@ class Engine(Core):
             raise RuntimeError("the engine cannot be closed while another thread appends to it")
         self._closed = True
         self._append_lock.release()
-        self.background.stop()
-        self.shared.forget(self)
+        self._end_jobs()
         self._log.close()
-        self.tree.close()
-        self.shared.release(self.engine_id)
-        if self._owns_shared:
-            self.shared.close()
-
-    def __enter__(self) -> Engine:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+        self._end_files()
 
     # For Shared
-
-    @property
-    def active_bytes(self) -> int:
-        return self.tree.active.memory_bytes
-
-    @property
-    def memtable_bytes(self) -> int:
-        return self.tree.memtable_bytes()
 
     def retire_memtable(self) -> None:
         """End the memtable; the next one shares its log until `append` begins a new one. Only the applying
@@ -374,11 +210,12 @@ class Engine(Core):
 
     # Inside
 
-    def _view(self) -> View:
-        view = self.tree.view
-        if view is None:
-            raise EngineClosed(f"{self.directory}: the engine is closed")
-        return view
+    def _retire_for_flush(self) -> None:
+        with self._write_lock:
+            self.retire_memtable()
+
+    def _before_flush(self) -> None:
+        self._log.sync()
 
     def _append(self, entries: Sequence[Entry], *, sync: bool) -> int:
         if not self._append_lock.acquire(blocking=False):
@@ -413,38 +250,18 @@ class Engine(Core):
             self._log.want_new_file()
         self.shared.enforce_memtable_budget()
 
-    def _drop_logs(self) -> None:
-        """Remove the logs whose entries are all in tables. Called by a worker after each flush."""
+    def _after_flush(self) -> None:
+        """Remove the logs whose entries are all in tables."""
         for number in sorted(number for number in set(self._logs) if number < self.tree.log_number):
             self._logs.discard(number)
             self.shared.discard(os.path.join(self.directory, f"{number:06d}.wal"))
+
+    def _log_figures(self) -> statistics.LogFigures:
+        log = self._log
+        return statistics.LogFigures(log.number, log.length, log.bytes_written, log.syncs, log.failure)
 
     def _wait_for_room(self) -> None:
         started = time.monotonic()
         self._wait_until(lambda: self.pressure() < 2, FLUSH, COMPACTION)
         self.counters.stalls += 1
         self.counters.stall_seconds += time.monotonic() - started
-
-    def _wait_until(self, done: Callable[[], bool], *kinds: str) -> None:
-        """Wait for the workers to do jobs of these kinds; raise what keeps them from it."""
-        background = self.background
-        background.retry_now()
-        self.shared.wake()
-
-        def broken() -> str | None:
-            return self._broken or background.broken
-
-        def failures() -> list[Exception]:
-            return [failure.error for kind, failure in background.failures.copy().items() if kind in kinds]
-
-        self.shared.wait_for(lambda: done() or self._closed or bool(broken() or failures()))
-        if done():
-            return
-        reason = broken()
-        if reason:
-            raise EngineFailed(reason)
-        for error in failures():
-            if isinstance(error, OSError):
-                raise EngineReadOnly(str(error)) from error
-            raise error
-        raise EngineClosed(f"{self.directory}: the engine was closed")

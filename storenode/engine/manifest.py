@@ -39,6 +39,7 @@ FORMAT_KEY = b"\xff\xff\xff\xff\x00" + bytes(8)
 STATE_TAG = 1
 TABLE_TAG = 2
 RANGE_TAG = 3
+REPLICA_TAG = 4
 _KEY = struct.Struct(">IBQ")
 _STATE = struct.Struct("<IQQQQQQ")
 _TABLE = struct.Struct("<IBQQQQQQQQQQQ")
@@ -61,6 +62,9 @@ class State(NamedTuple):
     now_ms: int
     range_deletions: tuple[RangeDeletion, ...] = ()
     """Those that tables may still hold versions of, in the order of their sequences; each is a record."""
+    replica: bytes | None = None
+    """The replica state that belongs to what is in tables, a record of its own; None: the engine has a log of
+    its own instead."""
 
 
 class Manifest:
@@ -71,6 +75,7 @@ class Manifest:
         self._vfs = Vfs() if vfs is None else vfs
         self._path = os.path.join(directory, "data.mdb")
         self._digests: dict[int, dict[bytes, int]] = {}
+        self._replicas: dict[int, bytes | None] = {}
         self._closed = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="manifest")
         with self._vfs.transaction(self._path):
@@ -175,6 +180,7 @@ class Manifest:
         state: tuple[int, ...] | None = None
         tables: list[TableMeta] = []
         range_deletions: list[RangeDeletion] = []
+        replica: bytes | None = None
         digests: dict[bytes, int] = {}
         try:
             with self._env.begin() as transaction, transaction.cursor() as cursor:
@@ -190,6 +196,9 @@ class Manifest:
                         digests[key] = codec.hash64(key + value)
                     elif tag == RANGE_TAG:
                         range_deletions.append(self._range(number, payload))
+                        digests[key] = codec.hash64(key + value)
+                    elif tag == REPLICA_TAG:
+                        replica = self._replica(payload)
                         digests[key] = codec.hash64(key + value)
                     else:
                         raise Corruption(f"{self._directory}: unknown record {key.hex()}")
@@ -207,7 +216,9 @@ class Manifest:
         if (count, digest) != (len(digests), sum(digests.values()) & _DIGEST_MASK):
             raise Corruption(f"{self._directory}: engine {engine_id}: records are missing or foreign")
         self._digests[engine_id] = digests  # not earlier: a later commit must not vouch for damage
-        return State(next_file, log_number, flushed_sequence, now_ms, tuple(range_deletions)), tables
+        self._replicas[engine_id] = replica
+        found_state = State(next_file, log_number, flushed_sequence, now_ms, tuple(range_deletions), replica)
+        return found_state, tables
 
     def _engines(self) -> list[int]:
         found: list[int] = []
@@ -232,6 +243,11 @@ class Manifest:
         there = {key for key in digests if key[4] == RANGE_TAG}
         put += [(key, _encode_range(one)) for key, one in wanted.items() if key not in there]
         gone += sorted(there - wanted.keys())
+        key = _KEY.pack(engine_id, REPLICA_TAG, 0)
+        if state.replica is None:
+            gone += [key] if key in digests else []
+        elif key not in digests or state.replica != self._replicas.get(engine_id):
+            put.append((key, _LENGTH.pack(VERSION) + state.replica))
         for key in gone:
             del digests[key]
             changes.append((key, None))
@@ -245,6 +261,7 @@ class Manifest:
         while not self._write(changes):
             self._env.set_mapsize(self._env.info()["map_size"] * 2)
         self._digests[engine_id] = digests
+        self._replicas[engine_id] = state.replica
 
     def _write(self, changes: list[tuple[bytes, bytes | None]]) -> bool:
         """One transaction; False if the map is too small for it."""
@@ -289,6 +306,11 @@ class Manifest:
         start, at = _take(payload, _RANGE.size)
         stop, _ = _take(payload, at)
         return RangeDeletion(start, stop if has_stop else None, number)
+
+    def _replica(self, payload: bytes) -> bytes:
+        if _LENGTH.unpack_from(payload) != (VERSION,):
+            raise Corruption(f"{self._directory}: unknown version of a replica state")
+        return payload[_LENGTH.size :]
 
     def _unseal(self, key: bytes, value: bytes) -> bytes:
         payload, checksum = value[:-4], value[-4:]

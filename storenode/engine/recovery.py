@@ -35,11 +35,16 @@ class Recovered(NamedTuple):
 
 
 def recover(shared: Shared, directory: str, engine_id: int, options: Options) -> Recovered:
-    """Bring memtables and tables back to what they were at the last entry that was logged."""
+    """Bring memtables and tables back to what they were at the last entry that was logged. ValueError: the
+    engine has no log of its own."""
     shared.vfs.make_directory(directory)
     state, metas = shared.manifest.load(engine_id)
     table_files, log_files = _list_files(shared, directory)
     state = state or State(1, 0, 0, 0)
+    if state.replica is not None:
+        raise ValueError(
+            f"{directory}: a replica's engine, which has no log of its own: open it with open_replica"
+        )
     state = state._replace(
         next_file=max([state.next_file, *(number + 1 for number in (*table_files, *log_files))])
     )
@@ -57,6 +62,27 @@ def recover(shared: Shared, directory: str, engine_id: int, options: Options) ->
     shared.vfs.sync_directory(directory)
     last_log = (logs[-1].number, logs[-1].length) if logs else (0, 0)
     return Recovered(tree, next_sequence, now_ms, last_log, [log.number for log in logs])
+
+
+def recover_replica(shared: Shared, directory: str, engine_id: int) -> Recovered:
+    """Bring the tables back to what the manifest recorded last; what came later is in the replica's log.
+    ValueError: the engine has a log of its own.
+
+    A table that the manifest does not name proves nothing here: whatever is newer than the manifest is in
+    that log.
+    """
+    shared.vfs.make_directory(directory)
+    state, metas = shared.manifest.load(engine_id)
+    table_files, log_files = _list_files(shared, directory)
+    if log_files or (state is not None and state.replica is None):
+        raise ValueError(f"{directory}: an engine with a log of its own, not a replica's: open it with open")
+    state = state or State(1, 0, 0, 0, replica=b"")
+    state = state._replace(next_file=max([state.next_file, *(number + 1 for number in table_files)]))
+    tables = _open_tables(shared, directory, metas, table_files)
+    tree = Tree(shared, directory, engine_id, state, _version_of(directory, metas), tables)
+    _remove_orphans(shared, directory, engine_id, table_files - tables.keys(), None)
+    shared.vfs.sync_directory(directory)
+    return Recovered(tree, tree.flushed_sequence + 1, tree.flushed_now_ms, (0, 0), [])
 
 
 def _list_files(shared: Shared, directory: str) -> tuple[set[int], list[int]]:
@@ -138,10 +164,10 @@ def _replay(tree: Tree, logs: list[Log], options: Options) -> tuple[int, int]:
 
 
 def _remove_orphans(
-    shared: Shared, directory: str, engine_id: int, numbers: set[int], next_sequence: int
+    shared: Shared, directory: str, engine_id: int, numbers: set[int], next_sequence: int | None
 ) -> None:
-    """Remove tables that the manifest does not name, unless one proves that the manifest is not the newest,
-    or not this engine's."""
+    """Remove tables that the manifest does not name, unless one is not this engine's, or proves that the
+    manifest is not the newest: that it holds `next_sequence` or a later one (None: that proves nothing)."""
     owners: set[int] = set()
     for number in sorted(numbers):
         path = table_path(directory, number)
@@ -151,6 +177,8 @@ def _remove_orphans(
             raise Corruption(
                 f"{path}: a table of another engine than {engine_id}: open it with its engine_id"
             )
+        if next_sequence is None:
+            continue
         newest = _newest_sequence(shared, directory, engine_id, number)
         if newest >= next_sequence:
             raise Corruption(

@@ -27,7 +27,7 @@ from storenode.engine.table import Cache
 from storenode.engine.vfs import Vfs
 
 if TYPE_CHECKING:
-    from storenode.engine.lsm import Engine
+    from storenode.engine.base import EngineBase
 
 COMPACTION_NICENESS = 10
 """Compaction gives way to everything that somebody waits for; flushes do not, writes wait for them."""
@@ -78,7 +78,7 @@ class Shared:
         except BaseException:
             self._lock_file.close()
             raise
-        self.engines: dict[int, Engine] = {}
+        self.engines: dict[int, EngineBase] = {}
         self._claimed: set[int] = set()
         self._worker_count = workers
         self._threads: list[threading.Thread] = []
@@ -98,12 +98,12 @@ class Shared:
         with self._condition:
             self._claimed.discard(engine_id)
 
-    def register(self, engine: Engine) -> None:
+    def register(self, engine: EngineBase) -> None:
         """Let the workers look after an engine whose id is claimed."""
         with self._condition:
             self.engines[engine.engine_id] = engine
 
-    def forget(self, engine: Engine) -> None:
+    def forget(self, engine: EngineBase) -> None:
         """Return when no worker is, or ever will be, busy with the engine."""
         with self._condition:
             self.engines.pop(engine.engine_id, None)
@@ -212,7 +212,7 @@ class Shared:
             with contextlib.suppress(OSError):  # an orphan is removed when the engine is opened next
                 self.vfs.unlink(path)
 
-    def _claim(self, only_flushes: bool) -> tuple[Engine, str] | float | None:
+    def _claim(self, only_flushes: bool) -> tuple[EngineBase, str] | float | None:
         """A job to do, seconds to wait for the next try of one, or None if nothing is due. The condition
         is held."""
         now = time.monotonic()

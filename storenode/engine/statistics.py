@@ -6,20 +6,31 @@ here is exact to the last unit while jobs run. All of them begin when the engine
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from storenode.engine.compaction import scores
 from storenode.engine.options import LEVELS
 
 if TYPE_CHECKING:
+    from storenode.engine.base import EngineBase
     from storenode.engine.jobs import JobResult
-    from storenode.engine.lsm import Engine
-    from storenode.engine.wal import LogWriter
-
 
 TABLE_BYTES = 1700
 """What an open table takes in memory beside its blocks and its keys: the object, its path and its row of the
 manifest, with what malloc adds (measured: how much a process grows that opens 6,000 of them)."""
+
+
+class LogFigures(NamedTuple):
+    """Of an engine's own log."""
+
+    number: int
+    length: int
+    bytes_written: int
+    syncs: int
+    failure: str | None
+
+
+NO_LOG = LogFigures(0, 0, 0, 0, None)
 
 
 class LevelCounters:
@@ -94,7 +105,7 @@ def _ratio(part: float, whole: float) -> float:
     return round(part / whole, 3) if whole else 0.0
 
 
-def memory(engine: Engine) -> dict[str, int]:
+def memory(engine: EngineBase) -> dict[str, int]:
     """What one engine holds in memory, by what it is for; the block cache is of all (Shared.stats). Memtables
     count all that they reserved, of which the system gives what is written."""
     tables = list(engine.tree.version.tables())
@@ -106,7 +117,7 @@ def memory(engine: Engine) -> dict[str, int]:
     }
 
 
-def reads_of(engine: Engine) -> dict[str, float]:
+def reads_of(engine: EngineBase) -> dict[str, float]:
     """What lookups cost. A filter is `useful` if it spared a table, `misled` if it let through a key that the
     table had not. Tables and blocks `per_lookup` are the read amplification, memtables not counted."""
     reads = engine.tree.reads
@@ -121,7 +132,7 @@ def reads_of(engine: Engine) -> dict[str, float]:
     }
 
 
-def collect(engine: Engine, log: LogWriter) -> dict[str, Any]:
+def collect(engine: EngineBase, log: LogFigures) -> dict[str, Any]:
     """Everything, with units in the names.
 
     A level's `bytes` are those of its files, `raw_bytes` those of the keys and values in them; what jobs

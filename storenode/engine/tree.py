@@ -48,11 +48,13 @@ copies them all. Compactions get there first unless they come faster than tables
 
 
 class Retired(NamedTuple):
-    """A memtable that nobody adds to any more, the last sequence it covers, and the engine's time then."""
+    """A memtable that nobody adds to any more, the last sequence it covers, the engine's time then, and the
+    replica state then (None: the engine has a log of its own)."""
 
     memtable: Memtable
     last_sequence: int
     now_ms: int
+    replica: bytes | None
 
 
 class Settled(NamedTuple):
@@ -86,6 +88,7 @@ class Tree:
         self.version = version
         self.flushed_sequence = state.flushed_sequence
         self.flushed_now_ms = state.now_ms
+        self.flushed_replica = state.replica
         self.log_number = state.log_number
         self.retired: tuple[Retired, ...] = ()
         """Newest first."""
@@ -98,7 +101,7 @@ class Tree:
         self._names_lost: tuple[int | None, str | None] | None = None
         self.active = Memtable(state.log_number)
         self._reserved: Reserved | None = None
-        self._covered = (state.flushed_sequence, state.now_ms)  # by what comes before `active`
+        self._covered = (state.flushed_sequence, state.now_ms, state.replica)  # by what comes before `active`
         self.active_range_deletions = 0
         """How many range deletions came since the memtable before this one was retired."""
         self.wants_flush = False
@@ -172,18 +175,18 @@ class Tree:
         """The range deletions up to a sequence."""
         return Ranges(one for one in self.range_deletions if one.sequence <= sequence)
 
-    def retire(self, first_wal: int, last_sequence: int, now_ms: int) -> bool:
+    def retire(self, first_wal: int, last_sequence: int, now_ms: int, replica: bytes | None = None) -> bool:
         """Begin a new memtable, whose first entry will be in log `first_wal`. False if the old one is just
         dropped.
 
-        An empty one is kept if entries were applied to it: they changed nothing, but they took sequences and
-        moved time, which its flush records before their log may go.
+        An empty one is kept if entries were applied to it: they changed nothing, but they took sequences,
+        moved time or changed the replica state, which its flush records before their log may go.
         """
         with self._lock:
-            kept = self.active.count > 0 or self._covered != (last_sequence, now_ms)
+            kept = self.active.count > 0 or self._covered != (last_sequence, now_ms, replica)
             if kept:
-                self.retired = (Retired(self.active, last_sequence, now_ms), *self.retired)
-                self._covered = (last_sequence, now_ms)
+                self.retired = (Retired(self.active, last_sequence, now_ms, replica), *self.retired)
+                self._covered = (last_sequence, now_ms, replica)
             self.active = Memtable(first_wal)
             self.active_range_deletions = 0
             self.wants_flush = False
@@ -205,8 +208,10 @@ class Tree:
         with self._commit_lock:
             if flushed:
                 state = State(0, self._log_number_without(flushed), flushed.last_sequence, flushed.now_ms)
+                state = state._replace(replica=flushed.replica)
             else:
                 state = State(0, self.log_number, self.flushed_sequence, self.flushed_now_ms)
+                state = state._replace(replica=self.flushed_replica)
             self._commit(added, removed, state, flushed)
 
     def ingest(self, tables: Sequence[TableMeta], now_ms: int, options: Options) -> None:
@@ -221,7 +226,7 @@ class Tree:
             ]
             self._commit(placed, (), State(0, self.log_number, sequence, now_ms), None)
             with self._lock:
-                self._covered = (sequence, now_ms)
+                self._covered = (sequence, now_ms, None)
 
     def reserve(self, choose: Callable[[Version, Ranges], Proposal | None]) -> Proposal | None:
         """Choose a compaction by the tables and the settled range deletions; until `release` no ingested
@@ -247,6 +252,7 @@ class Tree:
                 self.flushed_sequence,
                 self.flushed_now_ms,
                 self.settled.ranges.deletions,
+                self.flushed_replica,
             )
             return state, tuple(self.version.tables()), self.view
 
@@ -265,11 +271,8 @@ class Tree:
             if set(tables) != set(self.version.tables()):
                 raise Corruption(f"{self.directory}: the manifest names other tables than are in use")
             settled = tuple(one for one in self.range_deletions if one.sequence <= self.flushed_sequence)
-            if state and (state.log_number, state.flushed_sequence, state.range_deletions) != (
-                self.log_number,
-                self.flushed_sequence,
-                settled,
-            ):
+            in_use = self.log_number, self.flushed_sequence, settled, self.flushed_replica
+            if state and (state.log_number, state.flushed_sequence, *state[4:]) != in_use:
                 raise Corruption(f"{self.directory}: the manifest is not at the state in use")
 
     def verify(self, view: View) -> list[str]:
@@ -321,6 +324,7 @@ class Tree:
             gone = [self._tables.pop(number) for number in removed]
             self.retired = tuple(one for one in self.retired if one is not flushed)
             self.flushed_sequence, self.flushed_now_ms = state.flushed_sequence, state.now_ms
+            self.flushed_replica = state.replica
             self.log_number = state.log_number
             self._settle(kept)
             self._make_view()

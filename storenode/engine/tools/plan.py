@@ -6,6 +6,9 @@ tables is newer where both hold a key. Without them: a table that shares keys wi
 level; tables whose sequences follow one another go to level 0, where the order is that of sequences; all
 others are merged, version by version, which needs no order. An ingested table whose manifest record is lost
 has lost its sequence: prepared.py says which one it gets, or that nobody knows; then it is taken out.
+
+A replica's engine that loses anything loses its replica state with it: what is left is an engine to be read,
+but no prefix of the replica's log, and open_replica refuses it.
 """
 
 from __future__ import annotations
@@ -76,6 +79,8 @@ def plan_engine(vfs: Vfs, place: Place, manifest: Manifest, *, salvage: bool) ->
     logs = plan_logs(vfs, place, files.logs, state.log_number, state.flushed_sequence, any_start=False)
     if records.state is None and logs.unused:
         return _rebuild(vfs, place, files, records, reports, salvage)  # logs before these are in tables
+    if state.replica is not None:
+        return _keep(place, files, records, reports, state, logs, salvage, replays=False)
     orphans = [report for number, report in reports.items() if number not in records.tables]
     if any(one.properties and one.properties.max_sequence > logs.last_sequence for one in orphans):
         return _rebuild(vfs, place, files, records, reports, salvage)
@@ -143,6 +148,7 @@ def _keep(
                 rewrites.append(Rewrite((report,), meta.level))
             losses += [] if replays else _losses(report, meta, salvage)
     new_state = state._replace(
+        replica=None if losses else state.replica,
         log_number=logs.log_number if state.log_number or logs.unused or logs.lost else 0,
         next_file=_next_file(state.next_file, files),
     )

@@ -14,10 +14,19 @@ from kvclient.errors import Corruption
 from storenode.engine import codec
 from storenode.engine.deletions import RangeDeletion
 from storenode.engine.lmdb_file import LmdbFile
-from storenode.engine.manifest import FORMAT_KEY, RANGE_TAG, STATE_TAG, TABLE_TAG, VERSION, State
+from storenode.engine.manifest import (
+    FORMAT_KEY,
+    RANGE_TAG,
+    REPLICA_TAG,
+    STATE_TAG,
+    TABLE_TAG,
+    VERSION,
+    State,
+)
 from storenode.engine.version import TableMeta
 from storenode.engine.vfs import Vfs
 
+KINDS = {STATE_TAG: "state", TABLE_TAG: "table", RANGE_TAG: "range", REPLICA_TAG: "replica"}
 _KEY = struct.Struct(">IBQ")
 _STATE = struct.Struct("<IQQQQQQ")
 _TABLE = struct.Struct("<IBQQQQQQQQQQQ")
@@ -33,6 +42,12 @@ class StateRecord(NamedTuple):
     digest: int
 
 
+class ReplicaState(NamedTuple):
+    """What belongs to the tables of a replica's engine."""
+
+    state: bytes
+
+
 class Record(NamedTuple):
     """One record. `problem`: why it does not count, None if it is sound; `content` is None then, or for the
     format record."""
@@ -41,7 +56,7 @@ class Record(NamedTuple):
     value: bytes
     engine_id: int | None
     kind: str
-    content: StateRecord | TableMeta | RangeDeletion | None
+    content: StateRecord | TableMeta | RangeDeletion | ReplicaState | None
     problem: str | None
 
 
@@ -74,6 +89,7 @@ class Manifest(NamedTuple):
         state: StateRecord | None = None
         tables: dict[int, TableMeta] = {}
         range_deletions: tuple[RangeDeletion, ...] = ()
+        replica: bytes | None = None
         digest = 0
         for record in mine:
             if isinstance(record.content, StateRecord):
@@ -84,11 +100,15 @@ class Manifest(NamedTuple):
             elif isinstance(record.content, RangeDeletion):
                 range_deletions = (*range_deletions, record.content)
                 digest += codec.hash64(record.key + record.value)
-        count = len(tables) + len(range_deletions)
+            elif isinstance(record.content, ReplicaState):
+                replica = record.content.state
+                digest += codec.hash64(record.key + record.value)
+        count = len(tables) + len(range_deletions) + (replica is not None)
         if state is None and count:
             problems.append("records but no state record")
         if state is not None:
-            state = state._replace(state=state.state._replace(range_deletions=range_deletions))
+            told = state.state._replace(range_deletions=range_deletions, replica=replica)
+            state = state._replace(state=told)
             if (state.records, state.digest) != (count, digest & (1 << 64) - 1):
                 problems.append(f"the state record is not of these {count} other records")
         return EngineRecords(state, tables, range_deletions, problems)
@@ -131,7 +151,7 @@ def decode(key: bytes, value: bytes) -> Record:
     if len(key) != _KEY.size:
         return Record(key, value, None, "unknown", None, "not a key of a manifest")
     engine_id, tag, number = _KEY.unpack(key)
-    kind = {STATE_TAG: "state", TABLE_TAG: "table", RANGE_TAG: "range"}.get(tag, "unknown")
+    kind = KINDS.get(tag, "unknown")
     engine: int | None = engine_id
     if key == FORMAT_KEY:
         kind, engine = "format", None
@@ -151,6 +171,8 @@ def decode(key: bytes, value: bytes) -> Record:
             return Record(key, value, engine, kind, _table(number, payload), None)
         if kind == "range":
             return Record(key, value, engine, kind, _range(number, payload), None)
+        if kind == "replica":
+            return Record(key, value, engine, kind, ReplicaState(payload[_U32.size :]), None)
     except (struct.error, ValueError) as error:
         return Record(key, value, engine, kind, None, f"malformed: {error}")
     return Record(key, value, engine, kind, None, f"unknown tag {tag}")

@@ -113,9 +113,7 @@ class TableFile:
         self.number = number
         self._file = vfs.open(path)
         self.size = os.fstat(self._file.fd).st_size
-        self.file_id = (engine_id or 0) << 48 | number
-        if meta and is_prepared(meta.file_id):
-            self.file_id = meta.file_id
+        self.file_id = meta.file_id if meta else (engine_id or 0) << 48 | number
         self._given_sequence = meta.given_sequence if meta else 0
         self._engine_known = engine_id is not None
         self._footer: Footer | None = None

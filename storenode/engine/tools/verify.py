@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from storenode.engine.recovery import SEQUENCE_MAX
 from storenode.engine.tools.dump_manifest import problems_of
 from storenode.engine.tools.examine import examine_levels, examine_logs, examine_ranges, examine_table
 from storenode.engine.tools.places import Place, Site
@@ -104,7 +105,9 @@ def _verify_engine(
         if report.properties and state and report.properties.max_sequence > flushed:
             what = f"holds sequence {report.properties.max_sequence}, the state says {flushed} is the last"
             found.append(Finding(place.engine_id, path, None, what))
-    _orphans(vfs, place, files.tables, records, logs.last_sequence, found, notes)
+    is_replica = state is not None and state.replica is not None
+    last_sequence = SEQUENCE_MAX if is_replica else logs.last_sequence  # its log is elsewhere
+    _orphans(vfs, place, files.tables, records, last_sequence, found, notes)
     for name in files.foreign:
         notes.append(Finding(place.engine_id, f"{place.directory}/{name}", None, "is not an engine's file"))
     return len(records.tables), blocks, entries, len(files.logs), logs.records

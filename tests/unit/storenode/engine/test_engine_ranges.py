@@ -14,7 +14,7 @@ import pytest
 import storenode.engine as engine_package
 from kvclient import protocol
 from kvclient.errors import InvalidRequest
-from storenode.engine import Engine, Options, Shared, lsm, tree
+from storenode.engine import Engine, Options, Shared, base, tree
 from storenode.engine.background import COMPACTION, FLUSH
 from storenode.engine.compaction import EVERYTHING, RANGES_AT_REST, propose
 from storenode.engine.deletions import (
@@ -508,8 +508,8 @@ def test_many_ranges_are_compacted_away_until_few_are_left(tmp_path: Path) -> No
 def test_the_number_of_range_deletions_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They make memtables end, and a writer that is faster than compaction waits for it."""
     monkeypatch.setattr(tree, "RANGES_FLUSH", 30)
-    monkeypatch.setattr(lsm, "RANGES_SLOW", 60)
-    monkeypatch.setattr(lsm, "RANGES_STOP", 90)
+    monkeypatch.setattr(base, "RANGES_SLOW", 60)
+    monkeypatch.setattr(base, "RANGES_STOP", 90)
     most, pressures = 0, set()
     with opened(tmp_path, Options(table_bytes=4096, level0_trigger=2)) as engine:
         fill(engine, KEYS)

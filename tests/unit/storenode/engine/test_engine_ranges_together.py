@@ -13,7 +13,7 @@ import pytest
 
 import storenode.engine as engine_package
 from kvclient import protocol
-from storenode.engine import Engine, Options, Shared, background, lsm
+from storenode.engine import Engine, Options, Shared, background, base
 from storenode.engine.deletions import RangeDeletion
 from storenode.engine.options import LEVELS
 from storenode.engine.ranges import Ranges
@@ -190,9 +190,9 @@ def test_what_is_rewritten_in_its_place_came_from_no_level_above(tmp_path: Path)
 def test_too_many_deletions_slow_writers_down_and_the_statistics_say_so(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (lsm, background):
+    for module in (base, background):
         monkeypatch.setattr(module, "RANGES_SLOW", 10)
-    monkeypatch.setattr(lsm, "RANGES_STOP", 20)
+    monkeypatch.setattr(base, "RANGES_STOP", 20)
     load(engine, KEYS)
     pressures = []
     for at in range(20):

@@ -1,0 +1,185 @@
+"""The life of a replica's engine between two crashes: whatever the crash took, what is found is exactly the
+content after as many entries as its state names, and at least as many as it had said were durable.
+
+The log of the replica is the list `log` here: after a crash the rest of it is applied again, or, as by
+another leader, something else.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+
+import storenode.engine as engine_package
+from storenode.engine import Options, ReplicaEngine, Shared
+from storenode.engine.vfs import Vfs
+from tests.crash.crashlife import (
+    ENGINE_ID,
+    FIRST_MS,
+    State,
+    after,
+    differences,
+    encode,
+    random_operation,
+    random_range_deletion,
+)
+from tests.crash.crashvfs import Crash, CrashVfs, Step
+from tests.property.test_engine_model import Operation
+from tests.unit.storenode.engine.replica_counter import count_of
+
+Entry = tuple[int, list[list[Operation]]]
+"""(time, the operations of each write)."""
+
+UNSYNCED = 3
+"""How much more often than anywhere else a crash comes between a write and its sync."""
+
+
+class Expected:
+    """`states[n]`: after n entries of `log`. Any n from `promised` on may be found."""
+
+    def __init__(self, log: list[Entry], states: list[State], promised: int) -> None:
+        self.log = list(log)
+        self.states = list(states)
+        self.promised = promised
+
+
+def nothing_yet() -> Expected:
+    return Expected([], [State({}, 1, 0)], 0)
+
+
+def state_of(count: int) -> bytes:
+    """What a replica records after `count` entries: now and then larger than a page of the manifest."""
+    return count.to_bytes(8, "big") + b"s" * (count * 977 % 9000)
+
+
+class ReplicaLife:
+    """One engine from opening to closing."""
+
+    def __init__(
+        self, vfs: Vfs, directory: str, options: Options, expected: Expected, dice: random.Random
+    ) -> None:
+        self.vfs = vfs
+        self.directory = directory
+        self.options = options
+        self.log = list(expected.log)
+        self.states = list(expected.states)
+        self.promised = expected.promised
+        self.applied = 0
+        self.dice = dice
+        self.engine: ReplicaEngine | None = None
+        self.crashes: list[tuple[Crash, Expected]] = []
+
+    def watch(self, chance: float, most: int) -> None:
+        """Take a crash at each step with this chance."""
+        assert isinstance(self.vfs, CrashVfs)
+        chooser = random.Random(self.dice.random())  # of its own: workers call, too
+
+        def hook(vfs: CrashVfs, step: Step) -> None:
+            likely = UNSYNCED if (step.when, step.kind) == ("before", "sync") else 1
+            if len(self.crashes) < most and chooser.random() < chance * likely:
+                self.crashes.append((vfs.crash(step), self.expected()))
+
+        self.vfs.hook = hook
+
+    def expected(self) -> Expected:
+        """After a crash of now."""
+        said = self.promised if self.engine is None else count_of(self.engine.flushed_state)
+        return Expected(self.log, self.states, max(self.promised, said))
+
+    def open(self) -> None:
+        """Recover, and find the content that the state names."""
+        self.shared = Shared(
+            self.directory, vfs=self.vfs, workers=self.dice.choice((1, 2)), memtable_bytes=1 << 20
+        )
+        engine = engine_package.open_replica(
+            os.path.join(self.directory, "engine"),
+            options=self.options,
+            shared=self.shared,
+            engine_id=ENGINE_ID,
+        )
+        self.applied = count_of(engine.state)
+        assert self.promised <= self.applied < len(self.states), (self.promised, self.applied)
+        assert engine.state in (state_of(self.applied), b"")
+        engine.on_retire = lambda: state_of(self.applied)
+        self.engine = engine
+        self.look()
+        assert engine.verify() == []
+        self.promised = self.applied
+
+    def look(self) -> None:
+        """The engine is at its count of entries, and at nothing else."""
+        assert self.engine is not None
+        state = self.states[self.applied]
+        assert (self.engine.next_sequence, self.engine.now_ms) == (state.next_sequence, state.now_ms)
+        assert differences(self.engine, state) == []
+
+    def close(self) -> None:
+        """Afterwards the manifest and the files agree both ways; what was not flushed is lost."""
+        assert self.engine is not None
+        self.engine.close()
+        self.shared.close()
+        self.promised = count_of(self.engine.tree.flushed_replica or b"")
+        names = os.listdir(os.path.join(self.directory, "engine"))
+        assert sorted(names) == sorted(f"{t.number:06d}.sst" for t in self.engine.tree.version.tables())
+
+    def act(self, steps: int) -> None:
+        """What the log still has, or something else; flushes, compactions and looks."""
+        if self.dice.random() < 0.3:
+            self.forget_rest()
+        for _ in range(steps):
+            roll = self.dice.random()
+            if roll < 0.75:
+                self.entry()
+            else:
+                self.maintain(roll)
+
+    def maintain(self, roll: float) -> None:
+        assert self.engine is not None
+        if roll < 0.85:
+            self.engine.flush(wait=False)
+        elif roll < 0.92:
+            self.flush()
+        elif roll < 0.96:
+            self.engine.compact()
+            self.promised = self.applied
+        else:
+            self.look()
+
+    def flush(self) -> None:
+        assert self.engine is not None
+        self.engine.flush()
+        assert self.engine.flushed_state in (state_of(self.applied), b"")
+        self.promised = self.applied
+
+    def forget_rest(self) -> None:
+        """Another leader: what was not applied yet is replaced."""
+        del self.log[self.applied :]
+        del self.states[self.applied + 1 :]
+
+    def entry(self) -> None:
+        """Apply the next entry of the log, which gets one if there is none."""
+        assert self.engine is not None
+        if self.applied == len(self.log):
+            self.log_one()
+        now_ms, writes = self.log[self.applied]
+        for operations in writes:
+            self.engine.apply(encode(operations), self.engine.next_sequence, now_ms)
+        self.applied += 1
+        self.engine.end_entry()
+        if self.dice.random() < 0.05:
+            self.look()
+
+    def log_one(self) -> None:
+        """An entry that the replica will apply: of several writes, of one, or of none."""
+        last = self.states[-1]
+        now_ms = max(last.now_ms, FIRST_MS) + self.dice.choice((-3, 0, 1, 7))
+        writes = [self.operations(now_ms) for _ in range(self.dice.choice((0, 1, 1, 2, 4)))]
+        for operations in writes:
+            last = after(last, operations, now_ms)
+        self.log.append((now_ms, writes))
+        self.states.append(last)
+
+    def operations(self, now_ms: int) -> list[Operation]:
+        if self.dice.random() < 0.1:
+            return [random_range_deletion(self.dice)]
+        return [random_operation(self.dice, now_ms) for _ in range(self.dice.choice((1, 2, 5, 12)))]
