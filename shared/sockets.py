@@ -18,6 +18,15 @@ The numbers, and why (ms, messages, bytes):
 - RECONNECT_IVL random per socket: libzmq's own jitter is too small, and a restarted store must not meet all
   routers at once.
 - LINGER 0: closing never waits for a dead peer. BACKLOG 1024: room for a reconnect storm.
+- The bus (PUB and SUB) has finite marks on both sides, 64 frames. A frame is 4 MiB at most, or one larger
+  entry, so a subscriber that hangs holds 256 MiB of its publisher, and each publisher 256 MiB of it, where
+  libzmq's 1000 would be 4 GiB; a turn sends two frames to a peer, so 64 bridge a pause of 32 turns, and the
+  kernel's buffers more. PUB drops what is beyond for that subscriber alone: Raft repairs losses.
+- The bus has no HEARTBEAT_*. SUB, which connects, is no safer than a ROUTER that is bound: with PINGs of its
+  own and its queue at a finite mark, libzmq aborts as above when the publisher vanishes. TCP finds what is
+  dead instead: KEEPALIVE asks a silent peer every second, and TCP_MAXRT ends a link on which nothing was
+  acknowledged for 3 s, also that of a subscriber that hangs: its frames are freed then.
+- Bulk: few requests in flight, answers of 1 MiB, otherwise as a router's side of a store.
 """
 
 from __future__ import annotations
@@ -67,6 +76,20 @@ _BACKEND = {
     zmq.HEARTBEAT_TIMEOUT: 3000,
     zmq.HEARTBEAT_TTL: 3000,
 }
+_BULK = {**_BACKEND, zmq.SNDHWM: 64}
+_BUS_FRAMES = 64
+_BUS = {
+    zmq.LINGER: 0,
+    zmq.HANDSHAKE_IVL: 2000,
+    zmq.TCP_KEEPALIVE: 1,
+    zmq.TCP_KEEPALIVE_IDLE: 1,  # s
+    zmq.TCP_KEEPALIVE_INTVL: 1,  # s
+    zmq.TCP_KEEPALIVE_CNT: 3,
+    zmq.TCP_MAXRT: 3000,
+}
+# All that a subscriber says is a handshake and subscriptions of a few bytes.
+_PUBLISHER = {**_BUS, zmq.SNDHWM: _BUS_FRAMES, zmq.BACKLOG: 1024, zmq.MAXMSGSIZE: FRAME_OVERHEAD}
+_SUBSCRIBER = {**_BUS, zmq.RCVHWM: _BUS_FRAMES, zmq.CONNECT_TIMEOUT: 1000}
 _RECONNECT_IVL = (50, 150)
 _RECONNECT_IVL_MAX = (500, 1000)
 
@@ -105,13 +128,13 @@ def front_router(
 ) -> Socket:
     """The router's bound front. A frame over `request_bytes_max` + `FRAME_OVERHEAD` ends that connection."""
     options = {**_FRONT, zmq.MAXMSGSIZE: request_bytes_max + FRAME_OVERHEAD}
-    return _bound(context, endpoint, options, insecure)
+    return _bound(context, zmq.ROUTER, endpoint, options, insecure)
 
 
 def store_router(context: Context, endpoint: str, *, batch_bytes_max: int, insecure: bool = False) -> Socket:
     """The store's bound side. A frame over `batch_bytes_max` + `FRAME_OVERHEAD` ends that connection."""
     options = {**_STORE, zmq.MAXMSGSIZE: batch_bytes_max + FRAME_OVERHEAD}
-    return _bound(context, endpoint, options, insecure)
+    return _bound(context, zmq.ROUTER, endpoint, options, insecure)
 
 
 def backend_dealer(context: Context, endpoint: str) -> Socket:
@@ -119,21 +142,62 @@ def backend_dealer(context: Context, endpoint: str) -> Socket:
 
     They are recorded from before the first attempt, or the only "up" could be over before anybody watches.
     """
-    options = {
-        **_BACKEND,
-        zmq.RECONNECT_IVL: random.randint(*_RECONNECT_IVL),
-        zmq.RECONNECT_IVL_MAX: random.randint(*_RECONNECT_IVL_MAX),
-    }
     _require_endpoint(endpoint)
-    socket = _made(context, zmq.DEALER, endpoint, options)
+    socket = _made(context, zmq.DEALER, {**_BACKEND, **_reconnecting()})
     monitor = monitor_events(socket)
+    try:
+        connect(socket, endpoint)
+    except ConfigError:
+        monitor.close()
+        socket.close(0)
+        raise
+    return socket
+
+
+def bulk_dealer(context: Context, endpoint: str) -> Socket:
+    """One connecting socket for the snapshots of one store node. Nobody watches its link: who gets no answer
+    closes it and makes another.
+    """
+    _require_endpoint(endpoint)
+    socket = _made(context, zmq.DEALER, {**_BULK, **_reconnecting()})
+    try:
+        connect(socket, endpoint)
+    except ConfigError:
+        socket.close(0)
+        raise
+    return socket
+
+
+def bus_publisher(context: Context, endpoint: str, *, insecure: bool = False) -> Socket:
+    """The bound side of a node's bus; it hears subscriptions and says frames of `topic, bytes`."""
+    return _bound(context, zmq.PUB, endpoint, _PUBLISHER, insecure)
+
+
+def bus_subscriber(context: Context, topics: Iterable[bytes]) -> Socket:
+    """The other side, for all peers; it is told whom to hear by `connect`."""
+    socket = _made(context, zmq.SUB, {**_SUBSCRIBER, **_reconnecting()})
+    for topic in topics:
+        socket.set(zmq.SUBSCRIBE, topic)
+    return socket
+
+
+def connect(socket: Socket, endpoint: str) -> None:
+    """Begin, or go on, to seek a link to `endpoint`; ConfigError if it is none."""
+    _require_endpoint(endpoint)
+    socket.set(zmq.IPV6, int("[" in endpoint))
     try:
         socket.connect(endpoint)
     except zmq.ZMQError as error:
-        monitor.close()
-        socket.close(0)
         raise ConfigError([Problem("", "", f"cannot connect to {endpoint}: {error}")]) from None
-    return socket
+
+
+def disconnect(socket: Socket, endpoint: str) -> None:
+    """End the link to `endpoint` and seek no other; what arrived by it and was not read is dropped."""
+    try:
+        socket.disconnect(endpoint)
+    except zmq.ZMQError as error:
+        if error.errno != errno.ENOENT:  # the session has ended already: nothing to take down
+            raise
 
 
 def reconnect(socket: Socket, endpoint: str) -> None:
@@ -142,11 +206,7 @@ def reconnect(socket: Socket, endpoint: str) -> None:
     After a protocol error libzmq gives up for good, and another connect() alone would do nothing then. On a
     link that is merely down this only restarts the attempts.
     """
-    try:
-        socket.disconnect(endpoint)
-    except zmq.ZMQError as error:
-        if error.errno != errno.ENOENT:  # the session has ended already: nothing to take down
-            raise
+    disconnect(socket, endpoint)
     socket.connect(endpoint)
 
 
@@ -185,19 +245,26 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _made(context: Context, kind: int, endpoint: str, options: Mapping[zmq.SocketOption, int]) -> Socket:
+def _reconnecting() -> dict[zmq.SocketOption, int]:
+    return {
+        zmq.RECONNECT_IVL: random.randint(*_RECONNECT_IVL),
+        zmq.RECONNECT_IVL_MAX: random.randint(*_RECONNECT_IVL_MAX),
+    }
+
+
+def _made(context: Context, kind: int, options: Mapping[zmq.SocketOption, int]) -> Socket:
     socket = context.socket(kind)
-    socket.set(zmq.IPV6, int("[" in endpoint))
     for option, value in options.items():
         socket.set(option, value)
     return socket
 
 
 def _bound(
-    context: Context, endpoint: str, options: Mapping[zmq.SocketOption, int], insecure: bool
+    context: Context, kind: int, endpoint: str, options: Mapping[zmq.SocketOption, int], insecure: bool
 ) -> Socket:
     require_loopback(endpoint, insecure)
-    socket = _made(context, zmq.ROUTER, endpoint, options)
+    socket = _made(context, kind, options)
+    socket.set(zmq.IPV6, int("[" in endpoint))
     try:
         socket.bind(endpoint)
     except zmq.ZMQError as error:
