@@ -22,9 +22,10 @@ caller's duties, in each turn of its loop, in this order:
 
 The storage is cut by the caller, never above what is applied and flushed. A replica that starts gives the
 applied index and the configuration that its state machine has. A group is born with its log cut at index 1 of
-term 0: its first configuration is state, not an entry. A node that joins later, with an empty log and an empty
-configuration, so cannot replay its way into the group but is sent a snapshot. A node id whose log was lost is
-never used again for the group: it would break what it promised.
+term 0: its first configuration is state, not an entry. A node that joins later, with an empty log and an
+empty configuration, so cannot replay its way into the group but is sent a snapshot. A node id whose log was
+lost is never used again for the group: it would break what it promised. The replica of a removed node stays
+until a majority of the new configuration has applied the removal and flushed that (docs/raft.md section 3).
 """
 
 from storenode.raft.configuration import (

@@ -27,6 +27,7 @@ from storenode.raft.state import GroupState, Role
 
 _FROM_LEADER: Final = frozenset({int(Kind.APPEND), int(Kind.HEARTBEAT), int(Kind.SNAPSHOT)})
 _REQUESTS_FOR_VOTES: Final = frozenset({int(Kind.PRE_VOTE), int(Kind.VOTE)})
+_ANSWERS_WITH_VOTES: Final = frozenset({int(Kind.PRE_VOTE_REPLY), int(Kind.VOTE_REPLY)})
 
 
 class Raft(GroupState):
@@ -118,7 +119,10 @@ class Raft(GroupState):
             return
         if message.kind in _REQUESTS_FOR_VOTES:
             self._on_request_for_vote(message)
-        elif message.term == self.term or self._settle_term(message):
+            return
+        if message.kind in _ANSWERS_WITH_VOTES and not self._leadership:
+            following.learn_commit(self, message)  # true in any term
+        if message.term == self.term or self._settle_term(message):
             self._handlers[message.kind](message)
 
     def propose(self, data: bytes) -> int:
@@ -355,8 +359,8 @@ class Raft(GroupState):
         return self.promotable and not self.log.change_waits(self.applied_index)
 
     def _obey(self) -> None:
-        """Stand by order of the leader, now or as soon as what is committed has been applied: the order may come
-        together with the commit of the change that removed the leader.
+        """Stand by order of the leader, now or as soon as what is committed has been applied: the order may
+        come together with the commit of the change that removed the leader.
         """
         if self._may_stand():
             self._ordered_term = 0
@@ -391,7 +395,10 @@ class Raft(GroupState):
             return
         if message.term < self.term:
             kind = Kind.PRE_VOTE_REPLY if message.kind == Kind.PRE_VOTE else Kind.VOTE_REPLY
-            self.messages.append(Message(message.sender, self.node, kind, self.term, flag=1))
+            commit = self.log.commit
+            self.messages.append(
+                Message(message.sender, self.node, kind, self.term, commit, self.log.term(commit), flag=1)
+            )
             return
         if message.term > self.term and message.kind == Kind.VOTE:
             self._become_follower(message.term, NOBODY)

@@ -79,7 +79,10 @@ class Election:
         return vote_result(self._state.configuration, self._votes)
 
     def answer(self, message: Message) -> None:
-        """Grant or refuse a PRE_VOTE, or a VOTE of our term."""
+        """Grant or refuse a PRE_VOTE, or a VOTE of our term. The answer tells our commit index, too: a
+        candidate that does not know yet that a change of configuration was committed may ask the wrong
+        voters, all of whom refuse it, while those who know may not stand any more.
+        """
         state = self._state
         pre = message.kind == Kind.PRE_VOTE
         free = (
@@ -97,6 +100,8 @@ class Election:
                 state.node,
                 Kind.PRE_VOTE_REPLY if pre else Kind.VOTE_REPLY,
                 message.term if granted else state.term,
+                state.log.commit,
+                state.log.term(state.log.commit),
                 flag=0 if granted else 1,
             )
         )

@@ -32,12 +32,17 @@ def take_append(state: GroupState, message: Message) -> None:
 
 def take_heartbeat(state: GroupState, message: Message) -> None:
     """Move the commit index if the leader's committed entry is here too, and answer the context."""
-    log = state.log
-    if message.a > log.commit and message.b and log.matches(message.a, message.b):
-        log.commit = message.a
+    learn_commit(state, message)
     state.messages.append(
         Message(message.sender, state.node, Kind.HEARTBEAT_REPLY, state.term, context=message.context)
     )
+
+
+def learn_commit(state: GroupState, message: Message) -> None:
+    """`a` is committed with term `b`, whoever says so: if it is here, so is all that was agreed on up to it."""
+    log = state.log
+    if message.a > log.commit and message.b and log.matches(message.a, message.b):
+        log.commit = message.a
 
 
 def take_snapshot(state: GroupState, message: Message) -> None:

@@ -162,7 +162,7 @@ class Leadership:
             member.acked_context = message.context
             if message.context > self._reads.confirmed:
                 self._confirm_reads()
-        self.replication.take_heartbeat_reply(member)
+        self.replication.take_heartbeat_reply(message.sender, member)
 
     def take_read_index(self, message: Message) -> None:
         if message.sender in self.replication.progress:

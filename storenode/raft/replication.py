@@ -89,7 +89,7 @@ class Replication:
             self.wanted = True
         return moved
 
-    def take_heartbeat_reply(self, member: Progress) -> None:
+    def take_heartbeat_reply(self, node: int, member: Progress) -> None:
         """The member is there: if it has said nothing of entries for a whole interval, ask it once. An empty
         APPEND passes even a full window, for its acknowledgements may have been lost (etcd#14633).
         """
@@ -100,8 +100,10 @@ class Replication:
             member.probe_sent = False
             self.wanted = True
         elif member.state is ProgressState.REPLICATE and member.match < self._state.log.last_index:
-            node = next(node for node, other in self._others if other is member)
-            self._append(node, member.next, [])
+            if member.next < self._state.log.first_index:
+                self._snapshot(node, member)
+            else:
+                self._append(node, member.next, [])
 
     def unreachable(self, node: int) -> None:
         """Sending to it, or its pull of a snapshot, failed."""

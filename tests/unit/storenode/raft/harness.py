@@ -1,7 +1,8 @@
 """A group of Raft nodes in memory, on disks that lose what was not synced.
 
-Owns the caller's duties (docstring of `storenode.raft`), done one turn at a time. `Cluster` is driven by hand in
-unit tests and by a seed in tests/property/test_raft_core.py. Deterministic: all chance comes from one generator.
+Owns the caller's duties (docstring of `storenode.raft`), done one turn at a time. `Cluster` is driven by hand
+in unit tests and by a seed in tests/property/test_raft_core.py. Deterministic: all chance comes from one
+generator.
 """
 
 from __future__ import annotations
