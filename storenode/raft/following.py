@@ -39,7 +39,7 @@ def take_heartbeat(state: GroupState, message: Message) -> None:
 
 
 def learn_commit(state: GroupState, message: Message) -> None:
-    """`a` is committed with term `b`, whoever says so: if it is here, so is all that was agreed on up to it."""
+    """`a` is committed with term `b`, whoever says so: if it is here, all up to it is what was agreed on."""
     log = state.log
     if message.a > log.commit and message.b and log.matches(message.a, message.b):
         log.commit = message.a

@@ -1,6 +1,6 @@
 """Many seeds of a group under loss, reordering, doubled messages, one-way partitions, crashes, slow disks,
-pauses, membership changes, snapshots and transfers: Raft's safety properties in every step (dissertation figure
-3.2), reads that are never stale, and progress when all is healed.
+pauses, membership changes, snapshots and transfers: Raft's safety properties in every step (dissertation,
+figure 3.2), reads that are never stale, and progress when all is healed.
 """
 
 from __future__ import annotations
