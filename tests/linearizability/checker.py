@@ -4,8 +4,8 @@ Owns the search. Must not know what operations mean (`models`) or how they were 
 
 The algorithm is that of Wing and Gong (1993) as Lowe improved it (Testing for linearizability, 2017): walk
 over the calls that come before the first return, take one that the model allows, lift it out of the linked
-list of events, go on from the beginning; at a return without any such call, take the last one back. A position
-(which operations are in, and the state) that was reached before leads nowhere new.
+list of events, go on from the beginning; at a return without any such call, take the last one back. A
+position (which operations are in, and the state) that was reached before leads nowhere new.
 
 Three things are added for operations with an unknown outcome, which stay open for ever:
 - They are not in the list. They are tried when no known operation is left to try, for in most orders they

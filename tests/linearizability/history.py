@@ -16,7 +16,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
 from operator import attrgetter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Outcome(enum.Enum):
@@ -37,9 +37,11 @@ class Operation(NamedTuple):
     called: float
     returned: float
     function: str
-    arguments: tuple[Hashable, ...] = ()
+    arguments: tuple[Any, ...] = ()
+    """Hashable."""
     outcome: Outcome = Outcome.OK
-    result: Hashable = None
+    result: Any = None
+    """Hashable."""
     key: Hashable = None
 
     def __str__(self) -> str:

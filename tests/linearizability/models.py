@@ -3,9 +3,9 @@
 Owns the sequential specifications that `checker` holds a history against. Pure: a state is a hashable value,
 a step gives the next one or REFUSED. Operations that a model does not know raise ValueError.
 
-The step of a write with an UNKNOWN outcome ignores the result, and is REFUSED where it would change nothing:
-as it need not take effect at all, "without effect" is a case that needs no step. Reads with an unknown outcome
-say nothing and have none.
+The step of a write with an UNKNOWN outcome ignores the result, and is REFUSED where it would change
+nothing: as it need not take effect at all, "without effect" is a case that needs no step. Reads with an
+unknown outcome say nothing and have none.
 """
 
 from __future__ import annotations
@@ -70,7 +70,8 @@ class Register:
         if function == "read":
             return state if operation.result == state else REFUSED
         if function == "write":
-            return arguments[0]
+            written: Hashable = arguments[0]
+            return written
         if function != "cas":
             raise ValueError(f"a register has no {function!r}")
         expected, value = arguments

@@ -62,6 +62,12 @@ KEY_LINEARIZABLE = {
         ("increment", (1,), ...),
         ("increment", (1,), 2),
     ],
+    "a lost write takes the first version after a delete": [
+        ("put", (b"a",), 3),
+        ("delete", (), True),
+        ("put", (b"b",), ...),
+        ("get", (), Found(b"b", 4)),
+    ],
     "an unknown delete explains an absence": [("put", (b"a",), 1), ("delete", (), ...), ("get", (), None)],
     "an unknown delete came to nothing": [("put", (b"a",), 1), ("delete", (), ...), ("delete", (), True)],
     "the largest integer has no successor": [
