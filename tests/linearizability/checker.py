@@ -33,7 +33,7 @@ from tests.linearizability.models import BLIND, NOTHING, REFUSED, Model
 from tests.linearizability.reduction import needed, twins
 
 WORK_MAX: Final = 2_000_000
-"""Steps of the search: a few seconds, and at their worst some 500 MB of positions."""
+"""Steps of the search: about ten seconds. Each can add a position, of some 200 bytes."""
 
 _LOOKS_PER_STEP_SHIFT = 4
 """A look at an unknown operation costs about a sixteenth of a step."""
