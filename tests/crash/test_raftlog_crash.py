@@ -19,9 +19,10 @@ from pathlib import Path
 
 import pytest
 
-from storenode.engine.vfs import Vfs
+from storenode.engine.vfs import File, Vfs
 from storenode.raft.messages import Entry, HardState
 from storenode.raftlog import LogCorrupt, LogFailed, RaftLog, Record
+from storenode.raftlog.segment import BATCH_HEAD_BYTES, HEADER_BYTES
 from tests.crash.crashvfs import Crash, CrashVfs, Step
 from tests.crash.raftloglife import NODE, Allowed, Life, random_options
 
@@ -224,17 +225,28 @@ def test_a_batch_that_a_failed_sync_left_in_memory_only_is_made_durable_before_i
         log.write([record(1, b"one")])
     vfs.hook = None
     log.close()
-    writes: list[str] = []
+    done: list[tuple[int, bytes] | str] = []
 
-    def note(vfs: CrashVfs, step: Step) -> None:
-        if step.when == "before":
-            writes.append(step.kind)
+    class Noting(File):
+        def write_at(self, offset: int, data: bytes) -> None:
+            done.append((offset, data))
+            super().write_at(offset, data)
 
-    vfs.hook = note
-    again = opened(place / "data", vfs)
+        def sync(self) -> None:
+            done.append("sync")
+            super().sync()
+
+    class NotingVfs(Vfs):
+        def open(self, path: str, *, writable: bool = False) -> File:
+            return Noting(path, super().open(path, writable=writable).detach())
+
+    whole = (place / "data" / "raft" / "00000001.log").read_bytes()
+    again = opened(place / "data", NotingVfs())
     assert datas(again) == [b"one"]
-    assert writes.index("write") < writes.index("sync")
-    vfs.hook = None
+    offset, data = next(each for each in done if each != "sync" and each[0] == HEADER_BYTES)
+    assert len(data) > BATCH_HEAD_BYTES
+    assert data == whole[offset : offset + len(data)]
+    assert "sync" in done[done.index((offset, data)) :]
     again.close()
 
 
@@ -307,6 +319,94 @@ def test_after_a_clean_close_not_even_the_newest_batch_can_be_damaged_unseen(pla
     path.write_bytes(content)
     with pytest.raises(LogCorrupt, match=f"00000001.log: offset {written.offset}: batch 2 "):
         opened(place)
+
+
+def test_the_end_of_a_segment_is_damaged_and_the_next_one_has_no_batch_yet(place: Path) -> None:
+    """Only the header of the next segment proves that the lost batch was durable."""
+    (place / "data").mkdir()
+    vfs = CrashVfs(str(place / "data"))
+    log = opened(place / "data", vfs)
+    written = log.write([record(1, bytes(1500))])
+    log.installed(written)
+    crashes: list[Crash] = []
+
+    def begun(vfs: CrashVfs, step: Step) -> None:
+        if step == Step("after", "sync directory", str(place / "data" / "raft")):
+            crashes.append(vfs.crash(step))
+
+    vfs.hook = begun
+    log.write([record(2, bytes(1500))])
+    vfs.hook = None
+    log.close()
+    crashes[0].lose_power(str(place / "lost"), random.Random(0), 0.0)
+    opened(place / "lost").close()
+    crashes[0].lose_power(str(place / "damaged"), random.Random(0), 0.0)
+    path = place / "damaged" / "raft" / "00000001.log"
+    content = bytearray(path.read_bytes())
+    content[written.offset + 100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(LogCorrupt, match=rf"00000001\.log: offset {written.offset}: batch 1 is damaged"):
+        opened(place / "damaged")
+
+
+def test_the_old_name_of_a_recycled_segment_never_comes_back_with_the_new_content(place: Path) -> None:
+    (place / "data").mkdir()
+    vfs = CrashVfs(str(place / "data"))
+    log = opened(place / "data", vfs)
+    for index in range(1, 4):
+        log.installed(log.write([record(index, bytes(1500))]))
+    log.installed(log.write([Record(1, None, (1, 1), 0, [])]))
+    log.collect()
+    log.installed(log.write([]))
+    assert log.collect() > 0
+    crashes: list[Crash] = []
+    vfs.hook = lambda vfs, step: crashes.append(vfs.crash(step))
+    log.installed(log.write([record(4, bytes(1500))]))
+    vfs.hook = None
+    assert any(crash.step.kind == "rename" for crash in crashes)
+    log.close()
+    for number, crash in enumerate(crashes):
+        for seed in range(10):
+            directory = place / f"lost{number}.{seed}"
+            crash.lose_power(str(directory), random.Random(seed), 0.5)
+            again = opened(directory)
+            assert len(datas(again)) in (2, 3)
+            again.close()
+
+
+def test_segments_are_removed_at_a_start_only_when_the_batch_that_says_so_is_durable(place: Path) -> None:
+    """The process is killed before it synced that batch; then the power goes while the next one starts."""
+    (place / "data").mkdir()
+    vfs = CrashVfs(str(place / "data"))
+    log = opened(place / "data", vfs)
+    for index in range(1, 6):
+        log.installed(log.write([record(index, bytes(1500))]))
+    log.installed(log.write([Record(1, None, (4, 1), 0, [])]))
+    log.collect()
+    crashes: list[Crash] = []
+
+    def take(vfs: CrashVfs, step: Step) -> None:
+        if step.kind != "create":
+            crashes.append(vfs.crash(step))
+
+    vfs.hook = take
+    log.write([])
+    vfs.hook = None
+    log.close()
+    killed = next(crash for crash in crashes if crash.step[:2] == ("after", "write"))
+    twin = killed.restart(str(place / "killed"), random.Random(0))
+    crashes.clear()
+    twin.hook = take
+    opened(place / "killed", twin).close()
+    twin.hook = None
+    assert any(crash.step.kind == "unlink" for crash in crashes)
+    for number, crash in enumerate(crashes):
+        for seed in range(10):
+            directory = place / f"lost{number}.{seed}"
+            crash.lose_power(str(directory), random.Random(seed), 0.5)
+            again = opened(directory)
+            assert len(datas(again)) == 1
+            again.close()
 
 
 @pytest.mark.parametrize("gone", [1, 2])
