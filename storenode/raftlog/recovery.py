@@ -193,7 +193,7 @@ class Recovery:
 
     def _check_whole(self, numbers: list[int]) -> None:
         if numbers and numbers[0] > self._oldest:
-            raise self._corrupt(self._oldest, 0, "the segment is missing")
+            raise self._corrupt(numbers[0] - 1, 0, "the segment is missing")
         for number, group in self._groups.items():
             oldest = group.oldest_segment
             if not group.complete or (oldest is not None and oldest < self._oldest):

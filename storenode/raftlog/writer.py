@@ -113,8 +113,8 @@ class Writer:
         except OSError as error:
             path = error.filename or segment_path(self._directory, self.segment)
             self.fail(
-                f"{path}: {error.strerror}; nobody can say what of it is on the disk: end the process, and start "
-                "it anew when the disk is sound and has room"
+                f"{path}: {error.strerror}; nobody can say what of it is on the disk: end the process, and "
+                "start it anew when the disk is sound and has room"
             )
             raise LogFailed(self.failure) from error
         except (ValueError, TypeError, OverflowError) as error:
