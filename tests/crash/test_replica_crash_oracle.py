@@ -137,3 +137,31 @@ def test_a_crash_at_any_step_of_the_first_opening_and_of_the_first_flush(place: 
         oracle.end(life)
         oracle.descend(life, 1)
         assert oracle.states >= 30
+
+
+def test_a_crash_at_any_step_of_an_installation_leaves_all_old_or_all_new(place: Path) -> None:  # noqa: F811
+    for seed in range(2):
+        oracle = Oracle(seed, place)
+        life = oracle.life(None, nothing_yet(), watch=None)
+        life.open()
+        for _ in range(20):
+            life.entry()
+        life.flush()
+        found = set()
+        life.watch(1.0, 150)
+        life.install(more=7)
+        oracle.end(life)
+        assert len(life.crashes) >= 30
+        for crash, expected in life.crashes:
+            directory = oracle.new_directory()
+            crash.lose_power(directory, oracle.dice)
+            again = ReplicaLife(Vfs(), directory, oracle.options, expected, oracle.dice)
+            again.open()
+            found.add(again.applied)
+            while again.applied < len(again.log):
+                again.entry()
+            again.flush()
+            again.look()
+            again.close()
+            shutil.rmtree(directory)
+        assert found == {20, life.applied}
