@@ -26,9 +26,6 @@ from storenode.engine import (
 from storenode.engine.deletions import encode_delete_range
 from storenode.engine.jobs import flush
 from storenode.engine.manifest import Manifest
-from storenode.engine.tools.places import find_site
-from storenode.engine.tools.records import read_manifest
-from storenode.engine.vfs import Vfs
 from tests.unit.storenode.engine.replica_counter import NOW_MS, Counter, count_of, send
 
 SMALL = Options(
@@ -233,20 +230,6 @@ def test_the_same_sequence_again_is_fine_and_the_examination_may_come_first(
             engine.install(examined)
             assert engine.scan() == WANTED
         settle(engine)
-
-
-def test_the_offline_tools_know_an_installed_engine(tmp_path: Path, arrived: str) -> None:
-    with opened(tmp_path / "follower") as engine:
-        fill(Counter(engine), 100, b"F")
-        engine.install(arrived)
-        directory = Path(engine.directory)
-    manifest = read_manifest(Vfs(), str(directory / "manifest"))
-    assert manifest.problem is None
-    records = manifest.of(ID)
-    assert records.problems == []
-    assert records.state is not None
-    assert count_of(records.state.state.replica or b"") == 3002
-    assert find_site(Vfs(), str(directory)) is not None
 
 
 # What it refuses
