@@ -63,6 +63,7 @@ class ReplicaLife:
     ) -> None:
         self.vfs = vfs
         self.directory = directory
+        self.incoming = os.path.join(directory, "incoming")
         self.options = options
         self.log = list(expected.log)
         self.states = list(expected.states)
@@ -158,22 +159,29 @@ class ReplicaLife:
 
     def install(self, more: int | None = None) -> None:
         """What another node sends, which is so many entries ahead."""
-        assert self.engine is not None
-        incoming = os.path.join(self.directory, "incoming")
-        remove_checkpoint(incoming, self.vfs)
+        self.take_over(self.receive(more))
+
+    def receive(self, more: int | None = None) -> int:
+        """Have a checkpoint in `incoming`; the count of its entries."""
+        remove_checkpoint(self.incoming, self.vfs)
         ahead = self.applied + (self.dice.choice((0, 1, 5, 20)) if more is None else more)
         while len(self.log) < ahead:
             self.log_one()
         with tempfile.TemporaryDirectory(dir=os.path.dirname(self.directory)) as place:
             sent = self.checkpoint_of(ahead, place)
-            send(sent, incoming, self.vfs, piece_bytes=1 << 14)
-        self.engine.install(incoming)
+            send(sent, self.incoming, self.vfs, piece_bytes=1 << 14)
+        return ahead
+
+    def take_over(self, ahead: int) -> None:
+        """Install what was received."""
+        assert self.engine is not None
+        self.engine.install(self.incoming)
         self.applied = self.promised = ahead
         assert self.engine.state in (state_of(ahead), b"")
         assert self.engine.flushed_state == self.engine.state
         self.look()
         if self.dice.random() < 0.7:
-            remove_checkpoint(incoming, self.vfs)
+            remove_checkpoint(self.incoming, self.vfs)
 
     def checkpoint_of(self, count: int, place: str) -> str:
         """By another node, of the state after so many entries of the log."""
