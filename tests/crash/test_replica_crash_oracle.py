@@ -140,7 +140,7 @@ def test_a_crash_at_any_step_of_the_first_opening_and_of_the_first_flush(place: 
 
 
 def test_a_crash_at_any_step_of_an_installation_leaves_all_old_or_all_new(place: Path) -> None:  # noqa: F811
-    for seed in range(2):
+    for seed in range(5):
         oracle = Oracle(seed, place)
         life = oracle.life(None, nothing_yet(), watch=None)
         life.open()
@@ -152,7 +152,7 @@ def test_a_crash_at_any_step_of_an_installation_leaves_all_old_or_all_new(place:
         life.watch(1.0, 400)
         life.take_over(ahead)
         oracle.end(life)
-        assert len(life.crashes) >= 30
+        assert len(life.crashes) >= 10
         for crash, expected in life.crashes:
             directory = oracle.new_directory()
             crash.lose_power(directory, oracle.dice)
