@@ -117,6 +117,7 @@ def test_into_a_new_engine_and_from_there_to_the_next(tmp_path: Path, arrived: s
     with opened(tmp_path / "second") as engine:
         engine.install(arrived)
         assert all(t.file_id != ID << 48 | t.number for t in engine.tree.version.tables())
+        assert ID << 48 | engine.tree.take_number() > max(t.file_id for t in engine.tree.version.tables())
         replica = Counter(engine)
         fill(replica, 500, b"S")
         engine.flush()
