@@ -41,7 +41,7 @@ def write(
     left of it, but what a disk that fails does not let us remove."""
     parent, made = os.path.dirname(target), target + INCOMPLETE
     vfs.make_directory(parent)
-    _remove(vfs, made)
+    remove(vfs, made)
     try:
         vfs.mkdir(made)
         for table in tables:
@@ -53,7 +53,7 @@ def write(
         vfs.sync_directory(parent)
     except BaseException:
         with contextlib.suppress(OSError):
-            _remove(vfs, made)
+            remove(vfs, made)
         raise
 
 
@@ -70,8 +70,8 @@ def _write_manifest(
         manifest.close()
 
 
-def _remove(vfs: Vfs, directory: str) -> None:
-    """Remove what was made of a checkpoint, if anything was."""
+def remove(vfs: Vfs, directory: str) -> None:
+    """Remove a checkpoint, or what was made of one, if anything was."""
     try:
         names = vfs.listdir(directory)
     except FileNotFoundError:

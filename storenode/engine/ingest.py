@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 from kvclient.errors import Corruption
 from storenode.engine.errors import EngineFailed
-from storenode.engine.jobs import remove, sync_directory, sync_table
+from storenode.engine.jobs import adopt, remove, sync_directory
 from storenode.engine.options import Options
 from storenode.engine.shared import Shared
 from storenode.engine.table import Table
-from storenode.engine.tree import Tree, stored_file_id, table_path
+from storenode.engine.tree import Tree, stored_file_id
 from storenode.engine.version import TableMeta, is_prepared
 from storenode.engine.vfs import Vfs
 
@@ -89,15 +89,11 @@ def _open(shared: Shared, path: str, file_id: int, size: int, smallest: bytes, l
 def take_in(tree: Tree, prepared: list[Prepared], sequence: int, now_ms: int, options: Options) -> None:
     """Make the tables part of the tree, durably, with this sequence. OSError: nothing changed. EngineFailed:
     nobody knows."""
-    vfs, files = tree.shared.vfs, tree.shared.files
     tables: list[TableMeta] = []
     made: list[str] = []
     try:
         for path, meta in prepared:
-            number = tree.take_number()
-            made.append(table_path(tree.directory, number))
-            files.opening(partial(vfs.duplicate, path), made[-1])
-            sync_table(made[-1], partial(files.opening, vfs.sync, made[-1]))
+            number = adopt(tree, path, made)
             tables.append(meta._replace(number=number, min_sequence=sequence, max_sequence=sequence))
         sync_directory(tree)
         tree.ingest(tables, now_ms, options)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from storenode.engine.compaction import OVERLAP_TABLES_MAX, Proposal
@@ -181,6 +182,17 @@ def _run(tree: Tree, job: Job, level: int, cleaned_sequence: int, watch: Watch) 
         remove(tree, created)
         raise
     return outputs
+
+
+def adopt(tree: Tree, path: str, made: list[str]) -> int:
+    """Give a table from elsewhere a name among the tree's, with durable content; its number. `made` gets the
+    new path first, since it may be there even if this fails. The name is durable after `sync_directory`."""
+    vfs, files = tree.shared.vfs, tree.shared.files
+    number = tree.take_number()
+    made.append(table_path(tree.directory, number))
+    files.opening(partial(vfs.duplicate, path), made[-1])
+    sync_table(made[-1], partial(files.opening, vfs.sync, made[-1]))
+    return number
 
 
 def sync_table(path: str, sync: Callable[[], None]) -> None:

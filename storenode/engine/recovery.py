@@ -48,8 +48,8 @@ def recover(shared: Shared, directory: str, engine_id: int, options: Options) ->
     state = state._replace(
         next_file=max([state.next_file, *(number + 1 for number in (*table_files, *log_files))])
     )
-    tables = _open_tables(shared, directory, metas, table_files)
-    tree = Tree(shared, directory, engine_id, state, _version_of(directory, metas), tables)
+    tables = open_tables(shared, directory, metas, table_files)
+    tree = Tree(shared, directory, engine_id, state, version_of(directory, metas), tables)
     logs = _read_logs(
         shared, directory, engine_id, [number for number in log_files if number >= state.log_number], state
     )
@@ -78,8 +78,8 @@ def recover_replica(shared: Shared, directory: str, engine_id: int) -> Recovered
         raise ValueError(f"{directory}: an engine with a log of its own, not a replica's: open it with open")
     state = state or State(1, 0, 0, 0, replica=b"")
     state = state._replace(next_file=max([state.next_file, *(number + 1 for number in table_files)]))
-    tables = _open_tables(shared, directory, metas, table_files)
-    tree = Tree(shared, directory, engine_id, state, _version_of(directory, metas), tables)
+    tables = open_tables(shared, directory, metas, table_files)
+    tree = Tree(shared, directory, engine_id, state, version_of(directory, metas), tables)
     _remove_orphans(shared, directory, engine_id, table_files - tables.keys(), None)
     shared.vfs.sync_directory(directory)
     return Recovered(tree, tree.flushed_sequence + 1, tree.flushed_now_ms, (0, 0), [])
@@ -97,7 +97,8 @@ def _list_files(shared: Shared, directory: str) -> tuple[set[int], list[int]]:
     return tables, sorted(logs)
 
 
-def _open_tables(shared: Shared, directory: str, metas: list[TableMeta], files: set[int]) -> dict[int, Table]:
+def open_tables(shared: Shared, directory: str, metas: list[TableMeta], files: set[int]) -> dict[int, Table]:
+    """By number. Corruption: one is not among `files`, of another size, or not the one that is meant."""
     tables: dict[int, Table] = {}
     for meta in metas:
         path = table_path(directory, meta.number)
@@ -110,7 +111,8 @@ def _open_tables(shared: Shared, directory: str, metas: list[TableMeta], files: 
     return tables
 
 
-def _version_of(directory: str, metas: list[TableMeta]) -> Version:
+def version_of(directory: str, metas: list[TableMeta]) -> Version:
+    """Corruption if these tables cannot be one."""
     try:
         return Version.of(metas)
     except ValueError as error:

@@ -19,8 +19,10 @@ import os
 from collections.abc import Callable
 from typing import NoReturn
 
+from storenode.engine import install
 from storenode.engine.base import EngineBase
-from storenode.engine.errors import EngineFailed
+from storenode.engine.errors import NO_ROOM, EngineFailed, EngineReadOnly
+from storenode.engine.install import Examined
 from storenode.engine.options import Options
 from storenode.engine.recovery import SEQUENCE_MAX, recover_replica
 from storenode.engine.shared import Shared
@@ -108,6 +110,60 @@ class ReplicaEngine(EngineBase):
             self.shared.enforce_memtable_budget()
         if self.tree.wants_flush:
             self.retire_memtable()
+
+    def examine(self, directory: str, *, blocks: bool = True) -> Examined:
+        """Check a checkpoint of this engine that came from another node: manifest, footers and properties;
+        with `blocks` every block of every table. Takes as long as reading it; any thread.
+
+        Corruption: it is damaged or not complete. ValueError: it is of another engine, or of no replica's.
+        """
+        return install.examine(self.shared, os.path.abspath(directory), self.engine_id, blocks=blocks)
+
+    def install(self, checkpoint: str | Examined) -> None:
+        """Replace everything by the content of a checkpoint, durably: all or nothing, also in a crash. Its
+        files get second names (copies on another file system) and must not be changed any more; its
+        directory may be removed afterwards. Then `state` is what belongs to it, and the replica must begin
+        from there before anything else happens on this thread: what `on_retire` tells must be that, too.
+        Snapshots and iterators go on with what they had.
+
+        ValueError: it ends before the last sequence applied, or as of `examine`. RuntimeError: an entry is
+        not at its end. EngineReadOnly: there is no room, nothing changed. EngineFailed: whether it is the old
+        or the new shows when the engine is opened anew.
+        """
+        self._view()
+        if self._in_entry and not self._broken:
+            raise RuntimeError("nothing can be installed in the middle of an entry: call end_entry first")
+        if self.background.broken:
+            raise EngineFailed(self.background.broken)
+        examined = self.examine(checkpoint) if isinstance(checkpoint, str) else checkpoint
+        last = examined.state.flushed_sequence
+        if examined.engine_id != self.engine_id or last < self.next_sequence - 1:
+            raise ValueError(
+                f"{examined.directory}: of engine {examined.engine_id} up to sequence {last}; "
+                f"engine {self.engine_id} is at {self.next_sequence - 1}"
+            )
+        self.background.hold()
+        try:
+            install.take_in(self.tree, examined, lambda: self._entered(examined))
+        except EngineFailed as error:
+            self.background.broken = str(error)
+            raise
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise EngineReadOnly(str(error)) from error
+            raise
+        finally:
+            if not self._broken:
+                self.background.go_on()
+        self.counters.ingested_tables += len(examined.tables)
+        self.counters.ingested_bytes += sum(table.size for table in examined.tables)
+
+    def _entered(self, examined: Examined) -> None:
+        """What was installed is the content from here on."""
+        self.next_sequence, self.now_ms = examined.state.flushed_sequence + 1, examined.state.now_ms
+        self.state = examined.replica
+        self.damage = self._broken = None
+        self._in_entry = self._checks_budget = False
 
     def put(self, key: bytes, value: bytes, sync: bool = False) -> NoReturn:
         """TypeError: what is written to a replica goes through its log, and comes here by `apply`."""

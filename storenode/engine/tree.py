@@ -133,6 +133,11 @@ class Tree:
             self._next_file += 1
             return number
 
+    def skip_numbers(self, following: int) -> None:
+        """Give out no number below this one any more."""
+        with self._lock:
+            self._next_file = max(self._next_file, following)
+
     def apply(self, ops: bytes, first_sequence: int, now_ms: int) -> tuple[bytes, int, Corruption | None]:
         """View.apply, and the one op that it does not know: a range deletion, which is a stream of its own.
 
@@ -227,6 +232,26 @@ class Tree:
             self._commit(placed, (), State(0, self.log_number, sequence, now_ms), None)
             with self._lock:
                 self._covered = (sequence, now_ms, None)
+
+    def replace(self, tables: Sequence[TableMeta], state: State, entered: Callable[[], None]) -> None:
+        """Put these tables, durable under their numbers, and their state into the place of everything,
+        memtables too. `entered`: called when that is durable, before it is seen. No job may run. Errors as of
+        `install`. Only the applying thread."""
+        with self._commit_lock:
+            opened = {table.number: self.open_table(table) for table in tables}
+            version = Version.of(tables)
+            removed = [table.number for table in self.version.tables()]
+            state = state._replace(next_file=self._next_file, log_number=self.log_number)
+            self.shared.manifest.commit(self.engine_id, state, tables, removed)
+            with self._lock:
+                gone, self._tables = list(self._tables.values()), opened
+                self.version = version
+                self.retired, self.active = (), Memtable(self.log_number)
+                self._covered = (state.flushed_sequence, state.now_ms, state.replica)
+                self.active_range_deletions, self.wants_flush = 0, False
+                self._ranges = Ranges(state.range_deletions)
+                self._enter(state, state.range_deletions, entered)
+            self._give_up(gone)
 
     def reserve(self, choose: Callable[[Version, Ranges], Proposal | None]) -> Proposal | None:
         """Choose a compaction by the tables and the settled range deletions; until `release` no ingested
@@ -323,11 +348,23 @@ class Tree:
             self._tables.update(opened)
             gone = [self._tables.pop(number) for number in removed]
             self.retired = tuple(one for one in self.retired if one is not flushed)
-            self.flushed_sequence, self.flushed_now_ms = state.flushed_sequence, state.now_ms
-            self.flushed_replica = state.replica
-            self.log_number = state.log_number
-            self._settle(kept)
-            self._make_view()
+            self._enter(state, kept)
+        self._give_up(gone)
+
+    def _enter(
+        self, state: State, kept: tuple[RangeDeletion, ...], entered: Callable[[], None] | None = None
+    ) -> None:
+        """What the manifest has now is the state; the lock is held."""
+        self.flushed_sequence, self.flushed_now_ms = state.flushed_sequence, state.now_ms
+        self.flushed_replica = state.replica
+        self.log_number = state.log_number
+        self._settle(kept)
+        if entered is not None:
+            entered()
+        self._make_view()
+
+    def _give_up(self, gone: list[Table]) -> None:
+        """The engine has these tables no more: each goes when nobody reads it."""
         while gone:  # one after the other: those that only this held go without staying open together
             table = gone.pop()
             table.discard = partial(self.shared.discard, table.path)

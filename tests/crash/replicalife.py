@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 import random
+import tempfile
+from functools import partial
 
 import storenode.engine as engine_package
-from storenode.engine import Options, ReplicaEngine, Shared
+from storenode.engine import Options, ReplicaEngine, Shared, remove_checkpoint
 from storenode.engine.vfs import Vfs
 from tests.crash.crashlife import (
     ENGINE_ID,
@@ -21,11 +23,12 @@ from tests.crash.crashlife import (
     differences,
     encode,
     random_operation,
+    random_options,
     random_range_deletion,
 )
 from tests.crash.crashvfs import Crash, CrashVfs, Step
 from tests.property.test_engine_model import Operation
-from tests.unit.storenode.engine.replica_counter import count_of
+from tests.unit.storenode.engine.replica_counter import count_of, send
 
 Entry = tuple[int, list[list[Operation]]]
 """(time, the operations of each write)."""
@@ -60,6 +63,7 @@ class ReplicaLife:
     ) -> None:
         self.vfs = vfs
         self.directory = directory
+        self.incoming = os.path.join(directory, "incoming")
         self.options = options
         self.log = list(expected.log)
         self.states = list(expected.states)
@@ -132,6 +136,8 @@ class ReplicaLife:
                 self.entry()
             else:
                 self.maintain(roll)
+            if self.dice.random() < 0.02:
+                self.install()
 
     def maintain(self, roll: float) -> None:
         assert self.engine is not None
@@ -150,6 +156,45 @@ class ReplicaLife:
         self.engine.flush()
         assert self.engine.flushed_state in (state_of(self.applied), b"")
         self.promised = self.applied
+
+    def install(self, more: int | None = None) -> None:
+        """What another node sends, which is so many entries ahead."""
+        self.take_over(self.receive(more))
+
+    def receive(self, more: int | None = None) -> int:
+        """Have a checkpoint in `incoming`; the count of its entries."""
+        remove_checkpoint(self.incoming, self.vfs)
+        ahead = self.applied + (self.dice.choice((0, 1, 5, 20)) if more is None else more)
+        while len(self.log) < ahead:
+            self.log_one()
+        with tempfile.TemporaryDirectory(dir=os.path.dirname(self.directory)) as place:
+            sent = self.checkpoint_of(ahead, place)
+            send(sent, self.incoming, self.vfs, piece_bytes=1 << 14)
+        return ahead
+
+    def take_over(self, ahead: int) -> None:
+        """Install what was received."""
+        assert self.engine is not None
+        self.engine.install(self.incoming)
+        self.applied = self.promised = ahead
+        assert self.engine.state in (state_of(ahead), b"")
+        assert self.engine.flushed_state == self.engine.state
+        self.look()
+        if self.dice.random() < 0.7:
+            remove_checkpoint(self.incoming, self.vfs)
+
+    def checkpoint_of(self, count: int, place: str) -> str:
+        """By another node, of the state after so many entries of the log."""
+        options = random_options(self.dice)
+        path = os.path.join(place, "node")
+        with engine_package.open_replica(path, options=options, engine_id=ENGINE_ID) as other:
+            for done, (now_ms, writes) in enumerate(self.log[:count], start=1):
+                for operations in writes:
+                    other.apply(encode(operations), other.next_sequence, now_ms)
+                other.on_retire = partial(state_of, done)
+                other.end_entry()
+            other.checkpoint(os.path.join(place, "sent"))
+        return os.path.join(place, "sent")
 
     def forget_rest(self) -> None:
         """Another leader: what was not applied yet is replaced."""

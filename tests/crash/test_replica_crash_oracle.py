@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from storenode.engine import open_replica
 from storenode.engine.vfs import Vfs
-from tests.crash.crashlife import random_options
-from tests.crash.crashvfs import Crash, CrashVfs
-from tests.crash.replicalife import Expected, ReplicaLife, nothing_yet
+from tests.crash.crashlife import differences, random_options
+from tests.crash.crashvfs import Crash, CrashVfs, Step
+from tests.crash.replicalife import Expected, ReplicaLife, nothing_yet, state_of
 from tests.crash.test_engine_crash_oracle import place  # noqa: F401 - a fixture
 
 STATES_DEFAULT = 200
@@ -137,3 +138,48 @@ def test_a_crash_at_any_step_of_the_first_opening_and_of_the_first_flush(place: 
         oracle.end(life)
         oracle.descend(life, 1)
         assert oracle.states >= 30
+
+
+def test_a_crash_at_any_step_of_an_installation_leaves_all_old_or_all_new(place: Path) -> None:  # noqa: F811
+    for seed in range(5):
+        oracle = Oracle(seed, place)
+        life = oracle.life(None, nothing_yet(), watch=None)
+        life.open()
+        for _ in range(20):
+            life.entry()
+        life.flush()
+        found = set()
+        ahead = life.receive(more=7)
+        life.watch(1.0, 400)
+        life.take_over(ahead)
+        oracle.end(life)
+        assert len(life.crashes) >= 10
+        for crash, expected in life.crashes:
+            directory = oracle.new_directory()
+            crash.lose_power(directory, oracle.dice)
+            again = ReplicaLife(Vfs(), directory, oracle.options, expected, oracle.dice)
+            again.open()
+            found.add(again.applied)
+            while again.applied < len(again.log):
+                again.entry()
+            again.flush()
+            again.look()
+            again.close()
+            shutil.rmtree(directory)
+        assert found == {20, ahead}
+
+
+def test_what_was_received_is_durable_under_its_name(place: Path) -> None:  # noqa: F811
+    oracle = Oracle(1, place)
+    life = oracle.life(None, nothing_yet(), watch=None)
+    life.open()
+    assert life.receive(more=30) == 30
+    assert isinstance(life.vfs, CrashVfs)
+    crash = life.vfs.crash(Step("after", "receive", ""))
+    life.close()
+    directory = oracle.new_directory()
+    crash.lose_power(directory, oracle.dice, kept=0.0)
+    with open_replica(os.path.join(directory, "incoming")) as received:
+        assert received.state == state_of(30)
+        assert received.verify() == []
+        assert differences(received, life.states[30]) == []

@@ -108,6 +108,48 @@ def test_range_deletions_have_the_documented_bytes_and_count_as_records(written:
     assert first not in stored(written)
 
 
+def test_a_replica_state_has_the_documented_bytes_and_counts_as_a_record(written: Path) -> None:
+    one = (1).to_bytes(4, "little")
+    key = bytes.fromhex("00000004040000000000000000")
+    opened = Manifest(str(written))
+    opened.load(4)
+    opened.commit(4, State(10, 0, 50, 777, (), b""), [], [])
+    assert stored_by(opened)[-2] == key
+    opened.commit(4, State(10, 0, 51, 778, (), b"applied"), [], [])
+    opened.close()
+    assert load(written) == (State(10, 0, 51, 778, (), b"applied"), [TABLE])
+    records = stored(written)
+    assert records[key] == sealed(key, one + b"applied")
+    others = (bytes.fromhex("00000004020000000000000009"), key)
+    digest = sum(codec.hash64(other + records[other]) for other in others) % (1 << 64)
+    state = records[bytes.fromhex("00000004010000000000000000")]
+    assert state[36:52] == (2).to_bytes(8, "little") + digest.to_bytes(8, "little")
+    store(written, key, None)
+    with pytest.raises(Corruption, match="missing or foreign"):
+        load(written)
+    store(written, key, sealed(key, b"\x02\x00\x00\x00applied"))
+    with pytest.raises(Corruption, match="unknown version of a replica state"):
+        load(written)
+
+
+def test_a_replica_state_is_written_only_when_it_changes_and_goes_when_there_is_none(written: Path) -> None:
+    key = bytes.fromhex("00000004040000000000000000")
+    opened = Manifest(str(written))
+    opened.load(4)
+    opened.commit(4, State(10, 0, 50, 777, (), b"large" * 100_000), [], [])
+    pages = opened.stats()["used_bytes"]
+    for sequence in range(51, 60):
+        opened.commit(4, State(10, 0, sequence, 777, (), b"large" * 100_000), [], [])
+    assert opened.stats()["used_bytes"] - pages < 500_000
+    opened.close()
+    opened = Manifest(str(written))
+    opened.load(4)
+    opened.commit(4, State(10, 7, 61, 777), [], [])
+    opened.close()
+    assert key not in stored(written)
+    assert load(written) == (State(10, 7, 61, 777), [TABLE])
+
+
 def test_what_was_committed_is_loaded(written: Path) -> None:
     assert load(written) == (State(10, 7, 50, 777), [TABLE])
     assert load(written, 5) == (None, [])
