@@ -22,7 +22,9 @@ cdef class Core:
     cdef public bint applying
     cdef uint64_t armed_view
     cdef log_window window
+    cdef uint64_t written_back
 
     cpdef void arm(self, View view)
     cpdef void leave_window(self)
+    cpdef void begin_writeback(self)
     cdef bint put_short(self, View view, key, value) except -1

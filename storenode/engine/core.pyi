@@ -40,6 +40,8 @@ class Core:
         """Let short puts write to this view, until it is replaced, and to the room reserved in the log."""
     def leave_window(self) -> None:
         """End short puts until `arm`: the log is about to become shorter, or another one."""
+    def begin_writeback(self) -> None:
+        """Have the disk begin with what is in the log and not durable, if that is much."""
     def moment(self) -> tuple[View, int]:
         """What a read begins with: the view, and the newest sequence that it may see there."""
     def get(self, key: bytes) -> bytes | None:

@@ -30,6 +30,7 @@ from storenode.engine.native cimport (
     trailer_of,
     wal_record_bytes,
     wal_seal_record,
+    writeback_begin,
 )
 from storenode.engine.view cimport View, wall_ms
 
@@ -80,6 +81,12 @@ cdef class Core:
 
     cpdef void leave_window(self):
         log_window_close(&self.window)
+
+    cpdef void begin_writeback(self):
+        if self.written_back < self.synced or self.written_back > self.length:
+            self.written_back = self.synced
+        if self.fd >= 0:
+            writeback_begin(self.fd, &self.written_back, self.length)
 
     cdef bint put_short(self, View view, key, value) except -1:
         """Log and apply a PUT; 0: nothing happened."""

@@ -381,6 +381,10 @@ cdef extern from "log_window.h" nogil:
     void log_window_close(log_window *w)
 
 
+cdef extern from "writeback.h" nogil:
+    void writeback_begin(int fd, uint64_t *begun, uint64_t to)
+
+
 cdef extern from "wal.h" nogil:
     size_t WAL_HEADER_BYTES
     ctypedef struct wal_record:

@@ -160,6 +160,7 @@ class LogWriter:
             self._fail(file.path, "write", error)
         core.length += len(data)
         core.bytes_written += len(data)
+        core.begin_writeback()
         if core.length > core.reserved and len(data) <= RESERVE_RECORD_BYTES_MAX:
             self._reserve(file)
 

@@ -6,6 +6,7 @@
 #define RINGKV_TABLE_WRITER_H
 
 #include "table.h"
+#include "writeback.h"
 
 #define WRITE_BUFFER_BYTES (256u << 10) /* one write call for 64 blocks */
 
@@ -21,6 +22,7 @@ typedef struct {
     size_t block_bytes;
     unsigned bits_per_key;
     uint64_t written; /* bytes that went to the file */
+    uint64_t written_back; /* of them, those that the disk was set to write */
     uint64_t written_before; /* to the files before it */
     buffer pending;   /* bytes that follow them */
     block_builder data;
@@ -71,7 +73,7 @@ static inline void table_writer_begin(table_writer *w, int fd, uint64_t number, 
     w->file_id = file_id;
     w->created_ms = created_ms;
     w->written_before += w->written;
-    w->written = 0;
+    w->written = w->written_back = 0;
     w->pending.size = w->hashes.size = w->smallest.size = w->last.size = w->block_largest.size = 0;
     w->index_due = 0;
     block_builder_reset(&w->data);
@@ -99,6 +101,7 @@ static inline int table_writer_flush(table_writer *w) {
         w->written += (uint64_t)done;
     }
     w->pending.size = 0;
+    writeback_begin(w->fd, &w->written_back, w->written);
     return 0;
 }
 
