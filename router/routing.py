@@ -225,7 +225,7 @@ class Router:
 
     def on_status_reply(self, node: int, token: int, figures: dict[str, Any]) -> None:
         """A store's figures."""
-        self._status.on_reply(node, token, figures)
+        self._status.on_reply(node, token, figures, self._clock.monotonic())
 
     def on_backend(self, node: int, up: bool) -> None:
         """A store of the map can be sent to from now on, or cannot. What it had when it went down is lost."""

@@ -185,7 +185,7 @@ class RouterCore(RuleBasedStateMachine):
     @precondition(lambda self: self.with_stores)
     @rule(victim=st.integers(0, 1000), executed=st.booleans(), which=st.integers(0, 2))
     def a_store_dies(self, victim: int, executed: bool, which: int) -> None:
-        """What it had may have been committed by the others, which are up; its answers are lost in any case."""
+        """What it had may have been committed by the others, which are up; its answers are lost."""
         dead, of = self.with_stores[victim % len(self.with_stores)]
         self.leaders[of.partition] = dead
         for node, item in self.with_stores:
@@ -243,7 +243,7 @@ class RouterCore(RuleBasedStateMachine):
     @precondition(lambda self: self.router.topology.map and not self.router.flight.parts)
     @rule(partition=st.integers(0, PARTITIONS - 1))
     def all_is_well(self, partition: int) -> None:
-        """Whatever the router has been told before: if all are up and know who leads, it learns so at once."""
+        """Whatever the router has been told before: if all are up and know who leads, so does it soon."""
         for node in NODES:
             self.router.on_backend(node, True)
         self._read_responses()

@@ -432,6 +432,8 @@ class TestBudget:
         harness.send(put(b"k"))
         harness.send(protocol.encode_admin("route", b"k"), kind=Kind.ADMIN)
         harness.send(b"", kind=Kind.PING)
+        for node, token in harness.router.outbox_status:
+            harness.router.on_status_reply(node, token, {})
         assert [response.status for response in harness.responses()] == [0, 0]
 
 
