@@ -200,9 +200,10 @@ class StatusRounds:
         ]
 
     def _end_route(self, asker: Asker, key: bytes, figures: Figures, now: float) -> None:
-        known, views = self._topology.map, _views(figures)
+        known = self._topology.map
         assert known is not None
         partition = partition_of(key, known.bits)
+        views = _views(figures, partition)
         row = groups.row(known, partition, views) if views else None
         leader = row["leader"] if row else self._topology.reachable_leader(partition)
         answer: dict[str, Any] = {
@@ -239,9 +240,9 @@ class StatusRounds:
         self._give(asker, Status.UNAVAILABLE, encode_error(f"not ready: {reasons}"))
 
 
-def _views(figures: Figures) -> dict[int, dict[int, groups.Group]]:
-    """What the nodes that know groups say of them."""
-    read = {node: groups.read(said) for node, said in figures.items()}
+def _views(figures: Figures, partition: int | None = None) -> dict[int, dict[int, groups.Group]]:
+    """What the nodes that know groups say of them, or of one of them."""
+    read = {node: groups.read(said, partition) for node, said in figures.items()}
     return {node: view for node, view in read.items() if view is not None}
 
 

@@ -7,10 +7,11 @@ terms; figures of the wrong shape are left out. They were taken at slightly diff
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from shared.clustermap import ClusterMap
+from shared.messages import UINT64_MAX
 
 NOBODY = 0
 
@@ -33,28 +34,36 @@ Views = Mapping[int, Mapping[int, Group]]
 """Node id -> partition -> what that node says of it. Nodes that did not answer are missing."""
 
 
-def read(figures: Mapping[str, Any]) -> dict[int, Group] | None:
-    """The groups in a store's figures; None when it has no such figure: partitions without replication."""
+def read(figures: Mapping[str, Any], partition: int | None = None) -> dict[int, Group] | None:
+    """The groups in a store's figures, or only that of `partition`; None when it has no such figure: its
+    partitions are not replicated.
+    """
     rows = figures.get("groups")
     if type(rows) is not dict:
         return None
-    return {
-        partition: Group(
-            role=role,
-            term=_number(row.get("term")) or 0,
-            leader=_number(row.get("leader")) or NOBODY,
-            commit=_number(row.get("commit")),
-            applied=_number(row.get("applied")),
-            last=_number(row.get("last")),
-            voters=_ids(row.get("voters")),
-            learners=_ids(row.get("learners")),
-            match=_match(row.get("match")),
-        )
-        for name, row in rows.items()
-        if (partition := _number(name)) is not None
-        and type(row) is dict
-        and type(role := row.get("role")) is str
-    }
+    if partition is not None:
+        name = str(partition)
+        rows = {name: rows[name]} if name in rows else {}
+    found = {}
+    for name, fields in rows.items():
+        number = _number(name)
+        if number is not None and type(fields) is dict and type(fields.get("role")) is str:
+            found[number] = _group(fields.get)
+    return found
+
+
+def _group(field: Callable[[str], Any]) -> Group:
+    return Group(
+        field("role"),
+        _number(field("term")) or 0,
+        _number(field("leader")) or NOBODY,
+        _number(field("commit")),
+        _number(field("applied")),
+        _number(field("last")),
+        _ids(field("voters")),
+        _ids(field("learners")),
+        _match(field("match")),
+    )
 
 
 def leader_of(views: Mapping[int, Group]) -> tuple[int, int]:
@@ -117,7 +126,7 @@ def _number(value: object) -> int | None:
     """An unsigned integer of 64 bits, or a map's key that spells one."""
     if type(value) is str and value.isascii() and value.isdecimal() and len(value) <= 20:
         value = int(value)
-    return value if type(value) is int and not value >> 64 else None
+    return value if type(value) is int and 0 <= value <= UINT64_MAX else None
 
 
 def _ids(value: object) -> list[int]:
