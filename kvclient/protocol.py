@@ -112,7 +112,15 @@ _REQUEST_TYPES = (int,) * 8 + (bytes,)
 _HEAD_BYTES_MAX = 5 + 9 * 9
 # Below this, even the worst frame decodes to a few megabytes.
 _LARGE_BYTES = 64 << 10
-_ERROR_FIELDS = {"message": str, "retry_after_ms": int, "limit": int, "size": int, "node": str, "index": int}
+_ERROR_FIELDS = {
+    "message": str,
+    "retry_after_ms": int,
+    "limit": int,
+    "size": int,
+    "node": str,
+    "index": int,
+    "leader": int,
+}
 _BIN_HEADS = (b"\xc4", b"\xc5", b"\xc6")
 
 
@@ -214,8 +222,11 @@ def encode_error(
     size: int | None = None,
     node: str | None = None,
     index: int | None = None,
+    leader: int | None = None,
 ) -> bytes:
-    """The body of a response whose status is not OK."""
+    """The body of a response whose status is not OK. `leader` is a node id and goes with NOT_LEADER, from a
+    store to its router.
+    """
     details = {
         "message": message,
         "retry_after_ms": retry_after_ms,
@@ -223,6 +234,7 @@ def encode_error(
         "size": size,
         "node": node,
         "index": index,
+        "leader": leader,
     }
     return _packb({name: value for name, value in details.items() if value is not None})  # type: ignore[no-any-return]
 

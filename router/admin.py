@@ -1,8 +1,8 @@
 """The operators' commands: `status`, `route`, `ready` (docs/protocol.md section 6).
 
-Owns their arguments and answers, and the rounds of questions that `status` puts to the stores. Must not know
-sockets or the way of ordinary requests; `ready` is a barrier through every partition, so the core runs it as
-any other scattered request.
+Owns their arguments and answers, and the rounds of questions that they put to the stores. Must not know
+sockets or the way of ordinary requests. `ready` refuses when a partition has no leader that answers;
+otherwise a barrier through every partition is the proof, which the core runs as any other scattered request.
 
 Invariant: a round ends when every node has answered or at its deadline, whichever is first; who is silent
 then is `down`.
@@ -11,7 +11,8 @@ then is `down`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from math import inf
 from typing import Any, NamedTuple
 
@@ -19,7 +20,8 @@ import msgpack
 
 from kvclient.errors import InvalidRequest, Status, Unsupported
 from kvclient.protocol import KEY_BYTES_MAX, Kind, encode_error
-from router.topology import Topology
+from router import groups
+from router.topology import Topology, ranges
 from shared.hashing import hashed_part, partition_of
 
 BODY_BYTES_MAX = KEY_BYTES_MAX + 256  # the longest command is `route` with the longest key
@@ -27,6 +29,8 @@ ROUNDS_MAX = 64  # operators and probes, not traffic
 STATUS_SECONDS_MAX = 2.0  # a live store answers in milliseconds; a screen should not wait for a dead one
 
 Respond = Callable[[bytes, int, int, int, bytes], None]  # client, kind, request id, status, body
+Figures = dict[int, dict[str, Any]]  # by node, of those that have answered
+Then = Callable[[Figures, float], None]  # what follows a round, and when it ended
 
 
 class Command(NamedTuple):
@@ -36,12 +40,19 @@ class Command(NamedTuple):
     key: bytes
 
 
-class _Round(NamedTuple):
+class Asker(NamedTuple):
+    """Who gave the command, and until when the answer is of use."""
+
     client: bytes
     request_id: int
     deadline: float
+
+
+class _Round(NamedTuple):
+    deadline: float
     waiting: set[int]
-    figures: dict[int, dict[str, Any]]
+    figures: Figures
+    then: Then
 
 
 def decode_command(body: bytes) -> Command:
@@ -66,25 +77,8 @@ def decode_command(body: bytes) -> Command:
     raise InvalidRequest("an admin command begins with its name")
 
 
-def route(topology: Topology, key: bytes) -> bytes:
-    """Where a key lives: the answer to `route`."""
-    known = topology.map
-    assert known is not None
-    partition = partition_of(key, known.bits)
-    replicas = known.replicas[partition]
-    return _pack(
-        {
-            "partition": partition,
-            "hashed_part": hashed_part(key),
-            "epoch": known.epoch,
-            "replicas": [{"id": node, "name": known.node(node).name} for node in replicas],
-            "state": "up" if topology.reachable_leader(partition) else "down",
-        }
-    )
-
-
 class StatusRounds:
-    """The `status` requests that wait for stores.
+    """The commands that wait for stores.
 
     `questions` is the outbox: (node id, token) for STATUS messages.
     """
@@ -105,24 +99,28 @@ class StatusRounds:
         """Whether any round has not ended yet."""
         return bool(self._rounds)
 
-    def begin(self, client: bytes, request_id: int, now: float, deadline: float) -> None:
-        """Ask every node that is up.
+    def status(self, asker: Asker, now: float) -> None:
+        """Every node that is up is asked; the answer says what they said."""
+        self._ask(asker, self._topology.queues, now, asker.deadline, partial(self._end_status, asker))
 
-        The response follows when they have answered, at once if there is none.
+    def route(self, asker: Asker, key: bytes, now: float) -> None:
+        """Where a key lives: the replicas of its partition are asked who leads."""
+        known = self._topology.map
+        assert known is not None
+        replicas = known.replicas[partition_of(key, known.bits)]
+        asked = [node for node in replicas if node in self._topology.queues]
+        self._ask(asker, asked, now, asker.deadline, partial(self._end_route, asker, key))
+
+    def ready(self, asker: Asker, now: float, proceed: Callable[[float], None]) -> None:
+        """Goes on with `proceed` unless the stores know of a partition that nobody leads.
+
+        Half of the time is kept for what follows.
         """
-        if len(self._rounds) >= ROUNDS_MAX:
-            body = encode_error("too many status requests at once", retry_after_ms=100)
-            self._respond(client, Kind.ADMIN, request_id, Status.BUSY, body)
-            return
-        self._token += 1
-        waiting = set(self._topology.queues)
-        asked = _Round(client, request_id, min(deadline, now + STATUS_SECONDS_MAX), waiting, {})
-        self._rounds[self._token] = asked
-        self.questions.extend((node, self._token) for node in waiting)
-        if not waiting:
-            self._end(self._token)
+        half = (now + asker.deadline) / 2
+        then = partial(self._end_ready, asker, proceed)
+        self._ask(asker, self._topology.queues, now, half, then)
 
-    def on_reply(self, node: int, token: int, figures: dict[str, Any]) -> None:
+    def on_reply(self, node: int, token: int, figures: dict[str, Any], now: float) -> None:
         """A store's figures; a late or uninvited reply is ignored."""
         asked = self._rounds.get(token)
         if asked is None or node not in asked.waiting:
@@ -130,49 +128,144 @@ class StatusRounds:
         asked.waiting.discard(node)
         asked.figures[node] = figures
         if not asked.waiting:
-            self._end(token)
+            self._end(token, now)
 
     def expire(self, now: float) -> None:
-        """Answer the rounds whose deadline has passed with what is known."""
+        """End the rounds whose deadline has passed with what is known."""
         for token in [token for token, asked in self._rounds.items() if asked.deadline <= now]:
-            self._end(token)
+            self._end(token, now)
 
     def next_due(self) -> float:
         """When `expire` has to be called next."""
         return min((asked.deadline for asked in self._rounds.values()), default=inf)
 
-    def _end(self, token: int) -> None:
-        asked = self._rounds.pop(token)
-        self._respond(asked.client, Kind.ADMIN, asked.request_id, Status.OK, _pack(self._answer(asked)))
+    # -- rounds
 
-    def _answer(self, asked: _Round) -> dict[str, Any]:
+    def _ask(self, asker: Asker, nodes: Iterable[int], now: float, deadline: float, then: Then) -> None:
+        """`then` follows when these nodes have answered, at once if there are none."""
+        if len(self._rounds) >= ROUNDS_MAX:
+            body = encode_error("too many status requests at once", retry_after_ms=100)
+            self._give(asker, Status.BUSY, body)
+            return
+        self._token += 1
+        waiting = set(nodes)
+        self._rounds[self._token] = _Round(min(deadline, now + STATUS_SECONDS_MAX), waiting, {}, then)
+        self.questions.extend((node, self._token) for node in waiting)
+        if not waiting:
+            self._end(self._token, now)
+
+    def _end(self, token: int, now: float) -> None:
+        asked = self._rounds.pop(token)
+        asked.then(asked.figures, now)
+
+    def _give(self, asker: Asker, status: int, body: bytes) -> None:
+        self._respond(asker.client, Kind.ADMIN, asker.request_id, status, body)
+
+    # -- answers
+
+    def _end_status(self, asker: Asker, figures: Figures, now: float) -> None:
         known = self._topology.map
         assert known is not None
-        held = Counter(node for replicas in known.replicas for node in replicas)
-        nodes = []
-        for node in known.nodes:
-            figures = asked.figures.get(node.id)
-            nodes.append(
-                {
-                    **(figures or {}),
-                    "id": node.id,
-                    "name": node.name,
-                    "rpc": node.rpc,
-                    "zone": node.zone,
-                    "state": "down" if figures is None else node.state,
-                    "partitions": held[node.id],
-                }
-            )
-        return {
+        answer: dict[str, Any] = {
             "name": known.name,
             "id": known.cluster_id,
             "epoch": known.epoch,
             "router": self._router,
             "partitions": known.partition_count,
             "replicas": known.replication_factor,
-            "nodes": nodes,
+            "nodes": self._nodes(figures),
             "router_figures": self._figures(),
         }
+        views = _views(figures)
+        if views:
+            answer["groups"] = table = groups.table(known, views)
+            _add_totals(answer["nodes"], table)
+        self._give(asker, Status.OK, _pack(answer))
+
+    def _nodes(self, figures: Figures) -> list[dict[str, Any]]:
+        known = self._topology.map
+        assert known is not None
+        held = Counter(node for replicas in known.replicas for node in replicas)
+        return [
+            {name: value for name, value in figures.get(node.id, {}).items() if name != "groups"}
+            | {
+                "id": node.id,
+                "name": node.name,
+                "rpc": node.rpc,
+                "zone": node.zone,
+                "state": node.state if node.id in figures else "down",
+                "partitions": held[node.id],
+            }
+            for node in known.nodes
+        ]
+
+    def _end_route(self, asker: Asker, key: bytes, figures: Figures, now: float) -> None:
+        known = self._topology.map
+        assert known is not None
+        partition = partition_of(key, known.bits)
+        views = _views(figures, partition)
+        row = groups.row(known, partition, views) if views else None
+        leader = row["leader"] if row else self._topology.reachable_leader(partition)
+        answer: dict[str, Any] = {
+            "partition": partition,
+            "hashed_part": hashed_part(key),
+            "epoch": known.epoch,
+            "replicas": [
+                {"id": node, "name": known.node(node).name, "leader": node == leader}
+                for node in known.replicas[partition]
+            ],
+            "state": "up" if leader in self._topology.queues else "down",
+        }
+        if row:
+            answer |= {"term": row["term"], "commit": row["commit"]}
+            for replica, figure in zip(answer["replicas"], row["replicas"], strict=True):
+                replica.update(figure)
+        self._give(asker, Status.OK, _pack(answer))
+
+    def _end_ready(
+        self, asker: Asker, proceed: Callable[[float], None], figures: Figures, now: float
+    ) -> None:
+        known, views = self._topology.map, _views(figures)
+        assert known is not None
+        missing = _unled(groups.table(known, views)) if views else {}
+        if not missing:
+            proceed(now)
+            return
+        reasons = "; ".join(
+            f"{self._topology.describe(leader)}, which leads partition {ranges(partitions)}, does not answer"
+            if leader
+            else f"partition {ranges(partitions)} has no leader"
+            for leader, partitions in sorted(missing.items())
+        )
+        self._give(asker, Status.UNAVAILABLE, encode_error(f"not ready: {reasons}"))
+
+
+def _views(figures: Figures, partition: int | None = None) -> dict[int, dict[int, groups.Group]]:
+    """What the nodes that know groups say of them, or of one of them."""
+    read = {node: groups.read(said, partition) for node, said in figures.items()}
+    return {node: view for node, view in read.items() if view is not None}
+
+
+def _unled(table: list[dict[str, Any]]) -> dict[int, list[int]]:
+    """The partitions without a leader that answers, by the leader that they should have; 0 = nobody."""
+    found: dict[int, list[int]] = {}
+    for row in table:
+        if not any(replica["up"] and replica["id"] == row["leader"] for replica in row["replicas"]):
+            found.setdefault(row["leader"], []).append(row["partition"])
+    return found
+
+
+def _add_totals(nodes: list[dict[str, Any]], table: list[dict[str, Any]]) -> None:
+    """How many partitions a node leads, and the largest lag of its replicas; None if it is silent."""
+    led = Counter(row["leader"] for row in table)
+    lags: dict[int, int] = {}
+    for row in table:
+        for replica in row["replicas"]:
+            if replica["up"] and replica["lag"] is not None:
+                lags[replica["id"]] = max(lags.get(replica["id"], 0), replica["lag"])
+    for node in nodes:
+        node["leads"] = None if node["state"] == "down" else led[node["id"]]
+        node["lag"] = lags.get(node["id"])
 
 
 def _pack(value: object) -> bytes:

@@ -21,12 +21,14 @@ from router.figures import Figures
 from router.flight import NOT_SENT, Flight, Part, Refusal
 from router.responses import Responses
 from router.retries import (
+    HOPS_MAX,
     RETRYABLE,
     delay_seconds,
     final,
     give_up,
     outcome_unknown,
     prepare_resend,
+    reads_anywhere,
 )
 from router.scatter import Gather, Response, refusal_results
 from router.topology import Topology
@@ -66,15 +68,19 @@ class Dispatch:
             self._send_or_park(part, now)
 
     def _send_or_park(self, part: Part, now: float) -> None:
-        node = self._topology.reachable_leader(part.item.partition)
+        item, topology = part.item, self._topology
+        if reads_anywhere(part):
+            node = topology.any_replica(item.partition)
+        else:
+            node = topology.reachable_leader(item.partition)
         if node == NOT_SENT:
             part.refusal = None  # that nobody is there says more than what somebody said before
             self._flight.park(part)
             return
         left = max(1, round((part.deadline - now) * 1000))  # the sweep, not a store, ends what is late
-        part.item = item = make_tuple(Item, (part.token, part.item[1], left, *part.item[3:]))
+        part.item = make_tuple(Item, (part.token, item[1], left, *item[3:]))
         part.node = node
-        self._topology.queues[node].append(item)
+        topology.queues[node].append(part.item)
 
     # -- what may go wrong; the part is not tracked when these are called
 
@@ -86,9 +92,27 @@ class Dispatch:
             return
         if status == Status.WRONG_REPLICA:
             self._topology.suspect(now)
-        if status in (Status.NOT_LEADER, Status.WRONG_REPLICA):
             self._topology.not_leading(part.item.partition, part.node)
+        elif status == Status.NOT_LEADER and self._hop(part, refusal, now):
+            return
         self._try_later(part, refusal, now)
+
+    def _hop(self, part: Part, refusal: Refusal, now: float) -> bool:
+        """Go at once to the node that is known to lead; False if none is, or enough such turns were in vain.
+
+        Then what the store names is not followed but the next replica asked: two stores that name each other
+        must not keep the third from being found.
+        """
+        at_once = part.hops < HOPS_MAX and now < part.deadline
+        named = refusal.leader if at_once else NOT_SENT
+        known = self._topology.not_leading(part.item.partition, part.node, named)
+        if not (known and at_once):
+            return False
+        self._counters[figure.PARTS_REDIRECTED] += 1
+        part.hops += 1
+        part.refusal = refusal
+        self.place(part, now)
+        return True
 
     def unsent(self, node: int, items: Iterable[Item], now: float) -> None:
         """Nobody has these items: the socket did not take them, or the node went down before that."""
@@ -117,8 +141,9 @@ class Dispatch:
     def _try_later(self, part: Part, refusal: Refusal, now: float) -> None:
         part.refusal = refusal
         part.node = NOT_SENT
-        when = now + delay_seconds(part.attempts, refusal.retry_after_ms, self._random)
+        when = now + delay_seconds(part.attempts, refusal, self._random)
         part.attempts += 1
+        part.hops = 0
         if when < part.deadline:
             self._counters[figure.PARTS_RETRIED] += 1
             self._flight.track(part)
@@ -188,4 +213,4 @@ def _decode_refusal(status: int, body: bytes) -> Refusal:
     retry_after_ms = details.get("retry_after_ms")
     if type(retry_after_ms) is not int or retry_after_ms < 0:
         retry_after_ms = None
-    return Refusal(status, details["message"], retry_after_ms)
+    return Refusal(status, details["message"], retry_after_ms, details.get("leader", NOT_SENT))

@@ -23,6 +23,7 @@ STORE_FRAMES_BAD = 11
 RESPONSES_CLIENT_GONE = 12
 RESPONSES_CLIENT_FULL = 13  # the client does not read its responses
 DEFECTS = 14
+PARTS_REDIRECTED = 15  # refused by a store that does not lead, and sent at once to the one that does
 
 _NAMES = (
     "requests_ops",
@@ -40,6 +41,7 @@ _NAMES = (
     "responses_client_gone",
     "responses_client_full",
     "defects",
+    "parts_redirected",
 )
 
 

@@ -35,12 +35,13 @@ SWEEP_SECONDS_PER_PART = 0.000_001
 class Refusal:
     """Why a part, or all of a request, was not served: what the client will read."""
 
-    __slots__ = ("message", "retry_after_ms", "status")
+    __slots__ = ("leader", "message", "retry_after_ms", "status")
 
-    def __init__(self, status: int, message: str, retry_after_ms: int | None = None) -> None:
+    def __init__(self, status: int, message: str, retry_after_ms: int | None = None, leader: int = 0) -> None:
         self.status = status
         self.message = message
         self.retry_after_ms = retry_after_ms
+        self.leader = leader  # the node that leads, says the store that does not; 0 = it knows nobody
 
 
 class Part:
@@ -55,6 +56,7 @@ class Part:
         "client",
         "deadline",
         "gather",
+        "hops",
         "index",
         "item",
         "lost",
@@ -88,7 +90,8 @@ class Part:
         self.node = node  # the store that has this attempt, or NOT_SENT
         self.gather = gather
         self.index = index  # position among the gather's parts
-        self.attempts = 0
+        self.attempts = 0  # pauses so far
+        self.hops = 0  # attempts since the last pause that went where a store pointed to
         self.lost = False  # a store went down with an attempt of ours: this write may have been applied
         self.refusal: Refusal | None = None  # the store's last "no, but try again"
 

@@ -7,6 +7,7 @@ map. Requests that come before the map wait here. Must not know what becomes of 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from math import inf
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from kvclient.protocol import (
     pack,
 )
 from router import figures as figure
-from router.admin import StatusRounds, decode_command, route
+from router.admin import Asker, StatusRounds, decode_command
 from router.dispatch import Dispatch
 from router.figures import Figures
 from router.flight import NOT_SENT, Flight, Part
@@ -250,16 +251,21 @@ class Intake:
 
     def _start_admin(self, caller: Caller, now: float) -> None:
         command = decode_command(caller.request.body)
+        asker = Asker(caller.client, caller.request.request_id, caller.deadline)
         if command.name == "route":
-            self._answer(caller, route(self._topology, command.key))
+            self._status.route(asker, command.key, now)
         elif command.name == "status":
-            self._status.begin(caller.client, caller.request.request_id, now, caller.deadline)
-        elif self._is_full():
-            self._refuse_busy(caller)
+            self._status.status(asker, now)
         else:
-            topology = self._topology
-            ready = {"router": self._name, "epoch": topology.epoch, "partitions": len(topology.leaders)}
-            self._start_barrier(caller, pack(ready), now)
+            self._status.ready(asker, now, partial(self._prove_ready, caller))
+
+    def _prove_ready(self, caller: Caller, now: float) -> None:
+        if self._is_full():
+            self._refuse_busy(caller)
+            return
+        topology = self._topology
+        ready = {"router": self._name, "epoch": topology.epoch, "partitions": len(topology.leaders)}
+        self._start_barrier(caller, pack(ready), now)
 
     def _scatter(
         self, gather: Gather, caller: Caller, pieces: Iterable[tuple[int, bytes]], now: float

@@ -8,7 +8,7 @@ from __future__ import annotations
 from random import Random
 
 from kvclient.errors import Status
-from kvclient.protocol import FLAG_RETRY
+from kvclient.protocol import FLAG_RETRY, LEASE
 from router.flight import NOT_SENT, Part, Refusal
 from router.scatter import is_write
 from router.topology import Topology
@@ -21,15 +21,36 @@ RETRYABLE = frozenset({Status.BUSY, Status.NOT_LEADER, Status.WRONG_REPLICA, Sta
 
 BACK_OFF_SECONDS_FIRST = 0.010
 BACK_OFF_SECONDS_MAX = 0.500
+# While nobody leads: a round of votes takes some milliseconds once it begins, so the second question is worth
+# asking after 20 ms at the earliest; and a new leader is found at most 200 ms after it was elected.
+ELECTION_SECONDS_FIRST = 0.040
+ELECTION_SECONDS_MAX = 0.200
 _ATTEMPTS_TO_MAX = 6  # doublings from the first to the longest pause
 
+# Attempts that go at once where a refusal points to; then a pause. One is enough in a settled group, two when
+# the group has just changed its mind; more is two stores that name each other.
+HOPS_MAX = 2
 
-def delay_seconds(attempts: int, retry_after_ms: int | None, random: Random) -> float:
+
+def delay_seconds(attempts: int, refusal: Refusal, random: Random) -> float:
     """The pause before the next attempt: exponential with jitter, or a little over what the store asked."""
-    if retry_after_ms is not None:
-        return retry_after_ms / 1000 * random.uniform(1.0, 1.25)
-    longest = min(BACK_OFF_SECONDS_MAX, BACK_OFF_SECONDS_FIRST * (1 << min(attempts, _ATTEMPTS_TO_MAX)))
-    return longest * random.uniform(0.5, 1.0)
+    if refusal.retry_after_ms is not None:
+        return refusal.retry_after_ms / 1000 * random.uniform(1.0, 1.25)
+    if refusal.status == Status.NOT_LEADER:
+        first, most = ELECTION_SECONDS_FIRST, ELECTION_SECONDS_MAX
+    else:
+        first, most = BACK_OFF_SECONDS_FIRST, BACK_OFF_SECONDS_MAX
+    return min(most, first * (1 << min(attempts, _ATTEMPTS_TO_MAX))) * random.uniform(0.5, 1.0)
+
+
+def reads_anywhere(part: Part) -> bool:
+    """Whether any replica may serve the part: a read that may be stale, until a replica has refused it.
+
+    Then it goes to the leader, which is never too far behind.
+    """
+    if part.item.read_mode <= LEASE or part.attempts or part.hops:
+        return False
+    return not is_write(part)
 
 
 def prepare_resend(part: Part) -> bool:
@@ -86,5 +107,7 @@ def give_up(part: Part, topology: Topology) -> Refusal:
         return Refusal(Status.UNAVAILABLE, message)
     if part.refusal.status == Status.BUSY:
         return part.refusal
-    message = f"partition {part.item.partition} was not served in time; nothing was applied"
+    nobody_leads = part.refusal.status == Status.NOT_LEADER
+    what = "has no leader that could be reached" if nobody_leads else "was not served"
+    message = f"partition {part.item.partition} {what} in time; nothing was applied"
     return Refusal(Status.UNAVAILABLE, f"{message}: {part.refusal.message}", part.refusal.retry_after_ms)

@@ -24,7 +24,7 @@ from typing import Any
 
 import msgpack
 
-from kvclient.protocol import FLAG_RETRY, VERSION, Kind, Request, pack
+from kvclient.protocol import FLAG_RETRY, LEASE, VERSION, Kind, Request, pack
 from router import figures as figure
 from router.admin import StatusRounds
 from router.dispatch import Dispatch, make_tuple
@@ -163,6 +163,8 @@ class Router:
                     if len(pieces.parts) == 1:
                         partition, ops = pieces.parts[0]
                         node = leaders[partition]
+                        if read_mode > LEASE and not pieces.writes:
+                            node = topology.any_replica(partition)
                         queue = queues.get(node)
                         if queue is not None:
                             token = flight.token = flight.token + 1
@@ -197,7 +199,7 @@ class Router:
         """
         now = self._clock.monotonic()
         flight, outbox, counters = self.flight, self._responses.outbox, self.figures.counters.values
-        parts, observe = flight.parts, self.figures.observe
+        parts, observe, guessed = flight.parts, self.figures.observe, self.topology.guessed
         arrived, together = now, 0  # most answers of a batch are to requests that arrived together
         self.on_epoch(epoch)
         for token, status, body in answers:
@@ -206,6 +208,8 @@ class Router:
                 counters[figure.ANSWERS_STRAY] += 1
                 continue
             del parts[token]
+            if guessed and status == 0 and part.item.read_mode <= LEASE:
+                self.topology.served(part.item.partition, node)
             if status != 0:
                 self._dispatch.refused(part, status, body, now)
             elif part.gather is None:
@@ -221,7 +225,7 @@ class Router:
 
     def on_status_reply(self, node: int, token: int, figures: dict[str, Any]) -> None:
         """A store's figures."""
-        self._status.on_reply(node, token, figures)
+        self._status.on_reply(node, token, figures, self._clock.monotonic())
 
     def on_backend(self, node: int, up: bool) -> None:
         """A store of the map can be sent to from now on, or cannot. What it had when it went down is lost."""

@@ -4,14 +4,19 @@ when to ask again.
 Owns the outbox of each node that is up. Must not know requests or sockets. All of it is belief: stores check,
 and their refusals and epochs correct it.
 
+A leader is believed in because the map prefers it, a store named it, or it answered (known); or because it is
+the next replica in line (guessed), after a refusal that names nobody. What is known yields only to a refusal
+by that very node, as refusals of others may be old; what is guessed yields to any word of a store.
+
 Invariants:
+- `leaders[p]` is a replica of partition p.
 - `queues` has exactly the nodes of the map that are up; a queue holds what goes out at the end of this turn.
 - The epoch never goes back, and a map of another cluster is never taken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import inf
 
 from kvclient.errors import ProtocolError
@@ -25,7 +30,9 @@ MAP_RETRY_SECONDS = 0.25
 
 
 class Topology:
-    """The map and the state of its nodes. `leaders` and `queues` are read by the core's straight line."""
+    """The map and the state of its nodes. `leaders`, `queues` and `guessed` are read by the core's straight
+    lines.
+    """
 
     def __init__(self) -> None:
         self.map: ClusterMap | None = None
@@ -34,6 +41,8 @@ class Topology:
         self.bits = 0
         self.leaders: list[int] = []  # by partition
         self.queues: dict[int, list[Item]] = {}
+        self.guessed: set[int] = set()  # partitions whose leader is a guess
+        self._readers = 0
         self._known: frozenset[int] = frozenset()
         self._asked_at = -inf
         self._next_question = -inf
@@ -54,8 +63,19 @@ class Topology:
         self.epoch = new.epoch
         self.bits = new.bits
         self._known = frozenset(node.id for node in new.nodes)
-        self.leaders = [replicas[0] for replicas in new.replicas]
+        self._keep_leaders(new.replicas)
         return True
+
+    def _keep_leaders(self, table: Sequence[tuple[int, ...]]) -> None:
+        """Who led still leads, unless the partition has left it: a new map moves replicas, not leaders."""
+        before = self.leaders or [0] * len(table)
+        self.leaders = [
+            leader if leader in replicas else replicas[0]
+            for leader, replicas in zip(before, table, strict=True)
+        ]
+        self.guessed = {
+            partition for partition in self.guessed if self.leaders[partition] == before[partition]
+        }
 
     # -- when to ask for a map
 
@@ -99,22 +119,61 @@ class Topology:
         """Nodes that are up and not in the map any more."""
         return [node for node in self.queues if node not in self._known]
 
-    def not_leading(self, partition: int, node: int) -> None:
-        """The node says it does not lead the partition: turn to the next replica, unless done already."""
-        if self.map is not None and self.leaders[partition] == node:
-            replicas = self.map.replicas[partition]
-            following = replicas.index(node) + 1 if node in replicas else 0
-            self.leaders[partition] = replicas[following % len(replicas)]
+    # -- who leads
+
+    def not_leading(self, partition: int, node: int, named: int = 0) -> bool:
+        """`node` says that it does not lead the partition, but `named` does (0: it knows nobody).
+
+        Whether another node that is up is known to lead now; otherwise the next replica is guessed.
+        """
+        assert self.map is not None
+        if self.leaders[partition] != node and partition not in self.guessed:
+            return self.leaders[partition] in self.queues
+        if named != node and named in self.queues and named in self.map.replicas[partition]:
+            self._know(partition, named)
+            return True
+        if self.leaders[partition] == node:
+            self._turn(partition)
+        return False
+
+    def served(self, partition: int, node: int) -> None:
+        """The node has answered as only a leader does.
+
+        That counts against a guess alone: a leader that has been voted out answers what it began before.
+        """
+        assert self.map is not None
+        if partition in self.guessed and node in self.map.replicas[partition]:
+            self._know(partition, node)
+
+    def _know(self, partition: int, node: int) -> None:
+        self.leaders[partition] = node
+        self.guessed.discard(partition)
 
     def reachable_leader(self, partition: int) -> int:
-        """The node to send to: the leader as far as known, else the first replica that is up, else 0."""
-        assert self.map is not None
+        """The node to send to: the leader as far as known, else the next replica that is up, else 0."""
         leader = self.leaders[partition]
-        if leader in self.queues:
-            return leader
-        for node in self.map.replicas[partition]:
+        return leader if leader in self.queues else self._turn(partition)
+
+    def _turn(self, partition: int) -> int:
+        """Guess that the next replica that is up leads; 0 if there is none but the one believed in."""
+        assert self.map is not None
+        replicas = self.map.replicas[partition]
+        following = replicas.index(self.leaders[partition]) + 1
+        for node in (replicas + replicas)[following : following + len(replicas) - 1]:
             if node in self.queues:
                 self.leaders[partition] = node
+                self.guessed.add(partition)
+                return node
+        return 0
+
+    def any_replica(self, partition: int) -> int:
+        """A replica that is up, each in its turn; 0 if there is none."""
+        assert self.map is not None
+        replicas = self.map.replicas[partition]
+        self._readers += 1
+        first = self._readers % len(replicas)
+        for node in replicas[first:] + replicas[:first]:
+            if node in self.queues:
                 return node
         return 0
 

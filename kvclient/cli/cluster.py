@@ -10,34 +10,42 @@ import click
 from kvclient.cli.app import App, current, quit_with
 from kvclient.cli.command import command
 from kvclient.cli.failure import Failure, what_now
+from kvclient.cli.health import is_led, problems
 from kvclient.cli.output import Cell
 from kvclient.cli.retrying import is_transient
 from kvclient.cli.units import DURATION, show_bytes, show_latency, show_seconds
 from kvclient.errors import ConnectError, Exit, InvalidRequest, KVError
 
 _NODE_COLUMNS = ("node", "state", "partitions", "entries", "disk", "memory", "uptime", "address")
-_PARTITIONS_NAMED = 8
+_REPLICATED_COLUMNS = ("node", "state", "leads", "partitions", "lag", *_NODE_COLUMNS[3:])
+_PARTITION_COLUMNS = ("partition", "leader", "term", "commit", "applied", "lag", "replicas")
 
 # Between two tries of `wait`: short for a script, nothing for the cluster.
 _WAIT_PAUSE_SECONDS = 0.1
 
 
 @command("status")
-def status() -> None:
+@click.option("--partitions", is_flag=True, help="A line per partition: leader, term, indexes, replicas.")
+def status(partitions: bool) -> None:
     """Show the cluster, its nodes and its problems. Exit code 11 when there are problems."""
     app = current()
     answer = app.client().admin("status")
-    nodes: list[dict[str, Any]] = answer["nodes"]
-    found = problems(nodes)
+    show_status(app, answer, partitions)
+
+
+def show_status(app: App, answer: dict[str, Any], partitions: bool) -> None:
+    """An answer of the ADMIN command `status`, and what is wrong by it."""
+    found = problems(answer)
     output = app.output
     if output.form in ("json", "jsonl"):
         output.document({"healthy": not found, "problems": found, "cluster": answer})
     else:
         if output.form == "table":
-            output.line(_headline(answer, nodes, found))
-        with output.rows("nodes", _NODE_COLUMNS) as rows:
-            for node in nodes:
-                rows.add(*_node_cells(node))
+            output.line(_headline(answer, found))
+        if partitions:
+            _show_partitions(app, answer)
+        else:
+            _show_nodes(app, answer)
         for problem in found:
             if output.form == "table":
                 output.line(f"problem: {problem}")
@@ -47,15 +55,17 @@ def status() -> None:
         quit_with(Exit.DEGRADED)
 
 
-def _headline(answer: dict[str, Any], nodes: list[dict[str, Any]], found: list[str]) -> str:
+def _headline(answer: dict[str, Any], found: list[str]) -> str:
+    nodes: list[dict[str, Any]] = answer["nodes"]
     live = sum(node["state"] == "up" for node in nodes)
     # Deleted and overwritten entries count until compaction drops them: this is no count of keys.
     entries = sum(node.get("keys", 0) for node in nodes)
+    led = f", {sum(map(is_led, answer['groups']))} led" if "groups" in answer else ""
     parts = [
         f"cluster {answer['name']}",
         "DEGRADED" if found else "healthy",
         f"{live} of {len(nodes)} nodes up",
-        f"{answer['partitions']} partitions, replicas {answer['replicas']}",
+        f"{answer['partitions']} partitions{led}, replicas {answer['replicas']}",
         f"{entries:,} entries stored",
         f"epoch {answer['epoch']}",
         f"via {answer['router']}",
@@ -63,42 +73,52 @@ def _headline(answer: dict[str, Any], nodes: list[dict[str, Any]], found: list[s
     return " · ".join(parts)
 
 
-def _node_cells(node: dict[str, Any]) -> list[Cell]:
+def _show_nodes(app: App, answer: dict[str, Any]) -> None:
+    columns = _REPLICATED_COLUMNS if "groups" in answer else _NODE_COLUMNS
+    with app.output.rows("nodes", columns) as rows:
+        for node in answer["nodes"]:
+            cells = _node_cells(node)
+            rows.add(*(cells[column] for column in columns))
+
+
+def _node_cells(node: dict[str, Any]) -> dict[str, Cell]:
     """A node's row; figures that a node which is down cannot give are None."""
 
     def show(name: str, form: Any) -> Cell:
         value = node.get(name)
         return None if value is None else form(value)
 
-    return [
-        node["name"],
-        node["state"],
-        node["partitions"],
-        show("keys", int),
-        show("disk_bytes", show_bytes),
-        show("memory_bytes", show_bytes),
-        show("uptime_s", show_seconds),
-        node["rpc"],
-    ]
+    return {
+        "node": node["name"],
+        "state": node["state"],
+        "leads": node.get("leads"),
+        "partitions": node["partitions"],
+        "lag": node.get("lag"),
+        "entries": show("keys", int),
+        "disk": show("disk_bytes", show_bytes),
+        "memory": show("memory_bytes", show_bytes),
+        "uptime": show("uptime_s", show_seconds),
+        "address": node["rpc"],
+    }
 
 
-def problems(nodes: list[dict[str, Any]]) -> list[str]:
-    """One sentence for everything that an operator should do something about."""
-    found = []
-    for node in nodes:
-        if node["state"] != "up":
-            found.append(
-                f"{node['name']} is {node['state']}: {node['partitions']} partitions lack it. "
-                f"Start it again at {node['rpc']}"
+def _show_partitions(app: App, answer: dict[str, Any]) -> None:
+    if "groups" not in answer:
+        app.note("the stores say nothing of partitions: they do not replicate")
+        return
+    names = {node["id"]: node["name"] for node in answer["nodes"]}
+    with app.output.rows("partitions", _PARTITION_COLUMNS) as rows:
+        for row in answer["groups"]:
+            replicas: list[dict[str, Any]] = row["replicas"]
+            rows.add(
+                row["partition"],
+                names.get(row["leader"]),
+                row["term"],
+                row["commit"],
+                row["applied"],
+                max((replica["lag"] for replica in replicas if replica["lag"] is not None), default=None),
+                ",".join(names[replica["id"]] + ("" if replica["up"] else "(away)") for replica in replicas),
             )
-        read_only = node.get("read_only") or {}
-        if read_only:
-            reasons = "; ".join(sorted({str(reason) for reason in read_only.values()}))
-            found.append(f"{node['name']} cannot write {len(read_only)} of its partitions: {reasons}")
-    versions = sorted({str(node["version"]) for node in nodes if "version" in node})
-    if len(versions) > 1:
-        found.append(f"nodes run different versions: {', '.join(versions)}")
-    return found
 
 
 @command("route")
@@ -107,25 +127,31 @@ def route(key: str) -> None:
     """Show which partition and which nodes hold a key."""
     app = current()
     name = app.data(key)
-    answer = app.client().admin("route", name)
+    show_route(app, name, app.client().admin("route", name))
+
+
+def show_route(app: App, name: bytes, answer: dict[str, Any]) -> None:
+    """An answer of the ADMIN command `route`."""
     replicas: list[dict[str, Any]] = answer["replicas"]
-    names = ",".join(replica["name"] for replica in replicas)
     if app.output.form in ("json", "jsonl"):
         from kvclient.cli.text import to_json
 
         fields = {"key": to_json(name), "hashed_part": to_json(answer["hashed_part"])}
-        app.output.document(
-            fields | {field: answer[field] for field in ("partition", "replicas", "state", "epoch")}
-        )
+        shown = ("partition", "replicas", "state", "epoch", "term", "commit")
+        app.output.document(fields | {field: answer[field] for field in shown if field in answer})
         return
+    leaders = [replica["name"] for replica in replicas if replica.get("leader")]
     cells: dict[str, Cell] = {
         "key": name,
         "partition": answer["partition"],
-        "nodes": names,
+        "nodes": ",".join(replica["name"] for replica in replicas),
         "state": answer["state"],
         "hashed_part": answer["hashed_part"],
         "epoch": answer["epoch"],
+        "leader": leaders[0] if leaders else None,
     }
+    if "term" in answer:
+        cells["term"] = answer["term"]
     app.output.record(cells, list(cells), header=True)
 
 

@@ -2,6 +2,7 @@
 
 Whatever happens: every request is answered exactly once and in time, the budget comes back to zero, no part
 is left behind, nothing raises, and what a client reads about a write is true of the attempts that were made.
+Each partition has a leader that changes and dies; the others refuse, and name it, another one, or nobody.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from kvclient.protocol import FLAG_BARRIER, FLAG_RETRY, SCAN_COUNT, Kind
 from router.flight import SWEEP_SECONDS
 from router.requests import Budget
 from shared.messages import Item
-from tests.unit.router.conftest import STORES, Harness, changed
+from tests.unit.router.conftest import PARTITIONS, THREE_STORES, Harness, changed
 
-NODES = [node.id for node in STORES]
+NODES = [node.id for node in THREE_STORES]
+# What a store that does not lead names: who does, who did before, one that never did, no node, nothing.
+HINTS = ["right", "right", "stale", "wrong", "stranger", "zero", "missing"]
 # What a store may say of a whole item, and what of that says "not by this attempt, ever".
 REFUSALS = [Status.BUSY, Status.NOT_LEADER, Status.WRONG_REPLICA, Status.UNAVAILABLE]
 FINAL = [Status.TIMEOUT, Status.READ_ONLY, Status.CORRUPTION, Status.INVALID_REQUEST]
@@ -61,9 +64,17 @@ class Asked:
 class RouterCore(RuleBasedStateMachine):
     """Clients and stores around one router."""
 
-    @initialize(replicas=st.sampled_from([1, 2]), with_map=st.booleans(), parts=st.sampled_from([12, 1000]))
+    @initialize(
+        replicas=st.sampled_from([1, 2, 3, 3]),
+        with_map=st.sampled_from([True, True, False]),
+        parts=st.sampled_from([12, 1000]),
+    )
     def start(self, replicas: int, with_map: bool, parts: int) -> None:
-        self.house = Harness(replicas=replicas, with_map=with_map, budget=Budget(parts, BYTES_MAX))
+        self.house = Harness(
+            replicas=replicas, with_map=with_map, budget=Budget(parts, BYTES_MAX), stores=THREE_STORES
+        )
+        self.leaders = [nodes[-1] for nodes in self.house.map.replicas]
+        self.led_before = [nodes[0] for nodes in self.house.map.replicas]
         self.router = self.house.router
         self.asked: dict[int, Asked] = {}
         self.with_stores: list[tuple[int, Item]] = []
@@ -83,8 +94,9 @@ class RouterCore(RuleBasedStateMachine):
         seconds=st.sampled_from([0.001, 0.1, 0.5, 3.0]),
         session=st.booleans(),
         retry=st.booleans(),
+        sent=st.booleans(),
     )
-    def ask(self, ops: list[bool], seconds: float, session: bool, retry: bool) -> None:
+    def ask(self, ops: list[bool], seconds: float, session: bool, retry: bool, sent: bool) -> None:
         """Puts and gets of new keys: the key says whose they are."""
         number = self.house.request_id + 1
         keys = [b"%d.%d" % (number, index) for index in range(len(ops))]
@@ -104,6 +116,8 @@ class RouterCore(RuleBasedStateMachine):
         for key, write in zip(keys, ops, strict=True):
             if write:
                 asked.writes.setdefault(self.house.partition(key), Write(session))
+        if sent:
+            self.end_turn(ALL)
         self._read_responses()
 
     @rule(flags=st.sampled_from([0, SCAN_COUNT]), seconds=st.sampled_from([0.1, 3.0]))
@@ -162,10 +176,99 @@ class RouterCore(RuleBasedStateMachine):
     def _take(self, which: int) -> tuple[int, Item]:
         return self.with_stores.pop(which % len(self.with_stores))
 
+    @rule(partition=st.integers(0, PARTITIONS - 1), which=st.integers(0, 2))
+    def elect(self, partition: int, which: int) -> None:
+        replicas = self.house.map.replicas[partition]
+        self.led_before[partition] = self.leaders[partition]
+        self.leaders[partition] = replicas[which % len(replicas)]
+
+    @precondition(lambda self: self.with_stores)
+    @rule(victim=st.integers(0, 1000), executed=st.booleans(), which=st.integers(0, 2))
+    def a_store_dies(self, victim: int, executed: bool, which: int) -> None:
+        """What it had may have been committed by the others, which are up; its answers are lost."""
+        dead, of = self.with_stores[victim % len(self.with_stores)]
+        self.leaders[of.partition] = dead
+        for node, item in self.with_stores:
+            write = self._write_of(item)
+            if node == dead and executed and write is not None:
+                write.done = True
+        self.with_stores = [pair for pair in self.with_stores if pair[0] != dead]
+        for node in NODES:
+            self.router.on_backend(node, node != dead)
+        self.elect(of.partition, which)
+        self.end_turn(ALL)
+        self._read_responses()
+
+    @precondition(lambda self: self.router.topology.map)
+    @rule(
+        session=st.booleans(),
+        executed=st.booleans(),
+        which=st.integers(0, 2),
+        hints=st.lists(st.sampled_from(HINTS), max_size=4),
+    )
+    def a_leader_dies_with_a_write(self, session: bool, executed: bool, which: int, hints: list[str]) -> None:
+        """The way that random steps rarely take: sent, lost, sent to others that do not lead."""
+        for node in NODES:
+            self.router.on_backend(node, True)
+        self.ask([True], 3.0, session, False, True)
+        if self.with_stores and self._write_of(self.with_stores[-1][1]):
+            self.a_store_dies(-1, executed, which)
+        for hint in hints:
+            if self.with_stores:
+                self.answer_as_replicas(ALL, hint)
+
+    def _hint(self, partition: int, node: int, hint: str) -> int | None:
+        others = [other for other in NODES if other not in (node, self.leaders[partition])]
+        return {
+            "right": self.leaders[partition],
+            "stale": self.led_before[partition],
+            "wrong": others[0],
+            "stranger": 999,
+            "zero": 0,
+            "missing": None,
+        }[hint]
+
+    @precondition(lambda self: self.with_stores)
+    @rule(count=st.sampled_from([1, 5, ALL]), hint=st.sampled_from(HINTS))
+    def answer_as_replicas(self, count: int, hint: str) -> None:
+        """The leaders serve, the others say who leads."""
+        for _ in range(min(count, len(self.with_stores))):
+            node, item = self._take(0)
+            if node == self.leaders[item.partition]:
+                self._serve(node, item)
+            else:
+                self._refuse(node, item, Status.NOT_LEADER, leader=self._hint(item.partition, node, hint))
+        self.end_turn(ALL)
+
+    @precondition(lambda self: self.router.topology.map and not self.router.flight.parts)
+    @rule(partition=st.integers(0, PARTITIONS - 1))
+    def all_is_well(self, partition: int) -> None:
+        """Whatever the router has been told before: if all are up and know who leads, so does it soon."""
+        for node in NODES:
+            self.router.on_backend(node, True)
+        self._read_responses()
+        number = self.house.request_id + 1
+        names = (b"%d.%d" % (number, index) for index in range(10_000))
+        key = next(name for name in names if self.house.partition(name) == partition)
+        self._ask(protocol.encode_put(key, b"v"), 3.0, 1).writes[partition] = Write(True)
+        sent = 0
+        while number in self.asked:
+            ((node, item),) = self.house.items()
+            sent += 1
+            assert sent <= 2, "more than one redirection, though every store knew who leads"
+            self._sent(item)
+            if node == self.leaders[partition]:
+                self._serve(node, item)
+            else:
+                self._refuse(node, item, Status.NOT_LEADER, leader=self.leaders[partition])
+
     @precondition(lambda self: self.with_stores)
     @rule(which=st.integers(0, 1000), resume=st.booleans())
     def serve(self, which: int, resume: bool) -> None:
         node, item = self._take(which)
+        self._serve(node, item)
+
+    def _serve(self, node: int, item: Item) -> None:
         write = self._write_of(item)
         if write is not None:
             write.done = True
@@ -190,10 +293,12 @@ class RouterCore(RuleBasedStateMachine):
     )
     def refuse(self, which: int, status: Status, after: int | None) -> None:
         node, item = self._take(which)
+        self._refuse(node, item, status, **({} if after is None else {"retry_after_ms": after}))
+
+    def _refuse(self, node: int, item: Item, status: Status, **details: int | None) -> None:
         write = self._write_of(item)
         if write is not None and not write.done:
             write.open -= 1
-        details = {} if after is None else {"retry_after_ms": after}
         self.house.refuse(node, item, status, **details)
         self._read_responses()
 

@@ -89,7 +89,8 @@ class Network:
 
     def slice(self, key: bytes, request: protocol.Request) -> list[object]:
         if self.random.random() < self.trouble / 2:
-            return [int(Status.UNAVAILABLE), "no leader"]
+            refusals = (Status.UNAVAILABLE, Status.NOT_LEADER, Status.WRONG_REPLICA)
+            return [int(self.random.choice(refusals)), "no leader"]
         if (key, request.sequence) in self.tables:
             return [0, 1, 1]
         if self.restarts and request.flags & protocol.FLAG_RETRY:

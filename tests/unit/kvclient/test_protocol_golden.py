@@ -111,7 +111,7 @@ def test_responses_round_trip(kind: int, request_id: int, status: int, body: byt
 
 
 def test_errors_round_trip() -> None:
-    body = protocol.encode_error("no", retry_after_ms=5, limit=1, size=2, node="store1", index=0)
+    body = protocol.encode_error("no", retry_after_ms=5, limit=1, size=2, node="store1", index=0, leader=3)
     assert protocol.decode_error(body) == {
         "message": "no",
         "retry_after_ms": 5,
@@ -119,6 +119,7 @@ def test_errors_round_trip() -> None:
         "size": 2,
         "node": "store1",
         "index": 0,
+        "leader": 3,
     }
     assert protocol.decode_error(protocol.encode_error("no")) == {"message": "no"}
     assert protocol.encode_error("no") == bytes.fromhex("81 a7 6d657373616765 a2 6e6f")

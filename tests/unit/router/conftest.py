@@ -22,15 +22,24 @@ from shared.opstream import Limits
 CLIENT = b"\x00abcd"
 PARTITIONS = 8
 BUDGET = Budget(1000, 1 << 20)
-STORES = tuple(
-    Node(id=number, name=f"store{number}", rpc=f"tcp://127.0.0.1:{7190 + 10 * number}") for number in (1, 2)
+THREE_STORES = tuple(
+    Node(id=number, name=f"store{number}", rpc=f"tcp://127.0.0.1:{7190 + 10 * number}")
+    for number in (1, 2, 3)
 )
+STORES = THREE_STORES[:2]
 
 
 class Harness:
     """One router, its clock, and everything it wants to send since the last look."""
 
-    def __init__(self, *, replicas: int = 1, with_map: bool = True, budget: Budget = BUDGET) -> None:
+    def __init__(
+        self,
+        *,
+        replicas: int = 1,
+        with_map: bool = True,
+        budget: Budget = BUDGET,
+        stores: tuple[Node, ...] = STORES,
+    ) -> None:
         self.clock = ManualClock(monotonic=1000.0)
         self.router = Router(
             name="router1",
@@ -41,11 +50,11 @@ class Harness:
             clock=self.clock,
             random=random.Random(7),
         )
-        self.map = ClusterMap.bootstrap("test", PARTITIONS, replicas, STORES)
+        self.map = ClusterMap.bootstrap("test", PARTITIONS, replicas, stores)
         self.request_id = 0
         if with_map:
             self.router.on_map(self.map.encode())
-            for node in STORES:
+            for node in stores:
                 self.router.on_backend(node.id, True)
 
     def send(self, ops: bytes, **fields: Any) -> int:

@@ -12,7 +12,7 @@ from kvclient.errors import Status
 from kvclient.protocol import FLAG_BARRIER, Kind
 from router.admin import ROUNDS_MAX
 from shared.hashing import partition_of
-from tests.unit.router.conftest import PARTITIONS, Harness
+from tests.unit.router.conftest import PARTITIONS, THREE_STORES, Harness
 
 
 def ask(harness: Harness, command: str, *arguments: Any, **fields: Any) -> None:
@@ -31,15 +31,51 @@ def questions(harness: Harness) -> list[tuple[int, int]]:
     return asked
 
 
+def reply(harness: Harness, figures: dict[int, dict[str, Any]] | None = None) -> list[int]:
+    """Every store that is asked says its figures; returns who was asked."""
+    asked = questions(harness)
+    for node, token in asked:
+        harness.router.on_status_reply(node, token, (figures or {}).get(node, {}))
+    return sorted(node for node, _ in asked)
+
+
+def group(role: str, leader: int = 0, term: int = 4, **indexes: Any) -> dict[str, Any]:
+    return {"role": role, "leader": leader, "term": term, "commit": 10, "applied": 10, "last": 11} | indexes
+
+
+def replicated(leader: int, silent: int = 0) -> dict[int, dict[str, Any]]:
+    """Figures of three stores, each with a replica of every partition."""
+    match = {"match": {str(node): 9 for node in (1, 2, 3)}, "voters": [1, 2, 3], "learners": []}
+    return {
+        node: {
+            "keys": node,
+            "groups": {
+                str(partition): group("leader", node, **match)
+                if node == leader
+                else group("follower", leader)
+                for partition in range(PARTITIONS)
+            },
+        }
+        for node in (1, 2, 3)
+        if node != silent
+    }
+
+
+@pytest.fixture
+def three() -> Harness:
+    return Harness(replicas=3, stores=THREE_STORES)
+
+
 class TestRoute:
     def test_says_where_a_key_lives(self, harness: Harness) -> None:
         ask(harness, "route", b"a{tag}b")
         leader = harness.leader(b"tag")
+        assert reply(harness) == [leader], "nobody else knows anything of it"
         assert answer(harness) == {
             "partition": partition_of(b"tag", 3),
             "hashed_part": b"tag",
             "epoch": 1,
-            "replicas": [{"id": leader, "name": f"store{leader}"}],
+            "replicas": [{"id": leader, "name": f"store{leader}", "leader": True}],
             "state": "up",
         }
 
@@ -47,6 +83,23 @@ class TestRoute:
         harness.router.on_backend(harness.leader(b"k"), False)
         ask(harness, "route", b"k")
         assert answer(harness)["state"] == "down"
+
+    def test_says_who_leads_and_since_which_term(self, three: Harness) -> None:
+        ask(three, "route", b"k")
+        assert reply(three, replicated(leader=2)) == [1, 2, 3]
+        found = answer(three)
+        assert (found["term"], found["commit"], found["state"]) == (4, 10, "up")
+        by_id = {replica["id"]: replica for replica in found["replicas"]}
+        assert {node: replica["leader"] for node, replica in by_id.items()} == {1: False, 2: True, 3: False}
+        assert (by_id[1]["role"], by_id[1]["match"], by_id[1]["lag"]) == ("follower", 9, 1)
+
+    def test_a_leader_that_is_away_leaves_the_partition_down(self, three: Harness) -> None:
+        three.router.on_backend(2, False)
+        ask(three, "route", b"k")
+        assert reply(three, replicated(leader=2)) == [1, 3]
+        found = answer(three)
+        assert found["state"] == "down"
+        assert [replica["id"] for replica in found["replicas"] if replica["leader"]] == [2]
 
 
 class TestStatus:
@@ -127,10 +180,27 @@ class TestStatus:
             ask(harness, "status")
         assert harness.response().status == Status.BUSY
 
+    def test_puts_the_groups_together(self, three: Harness) -> None:
+        three.router.on_backend(3, False)
+        ask(three, "status")
+        figures = replicated(leader=2, silent=3)
+        figures[1]["groups"]["0"]["applied"] = 4
+        reply(three, figures)
+        status = answer(three)
+        assert [(node["leads"], node["lag"]) for node in status["nodes"]] == [(0, 6), (8, 1), (None, None)]
+        assert not any("groups" in node for node in status["nodes"]), "what they said is in the table"
+        first = status["groups"][0]
+        assert (first["partition"], first["leader"], first["term"]) == (0, 2, 4)
+        assert (first["commit"], first["applied"], first["voters"]) == (10, 10, [1, 2, 3])
+        by_id = {replica["id"]: (replica["up"], replica["lag"]) for replica in first["replicas"]}
+        assert by_id == {1: (True, 6), 2: (True, 1), 3: (False, 1)}
+        assert len(status["groups"]) == PARTITIONS
+
 
 class TestReady:
     def test_is_ok_when_every_partition_takes_a_write(self, harness: Harness) -> None:
         ask(harness, "ready")
+        reply(harness)
         for node, item in harness.items():
             assert (item.flags, item.ops) == (FLAG_BARRIER, b"")
             harness.answer(node, item, b"")
@@ -140,6 +210,7 @@ class TestReady:
     @pytest.mark.parametrize("status", [Status.READ_ONLY, Status.CORRUPTION])
     def test_names_what_a_store_refused(self, harness: Harness, status: Status) -> None:
         ask(harness, "ready")
+        reply(harness)
         for node, item in harness.items():
             if item.partition == 3:
                 harness.answer(node, item, protocol.encode_error("the disk is full"), status)
@@ -150,6 +221,42 @@ class TestReady:
         message = protocol.decode_error(response.body)["message"]
         assert "partition 3:" in message
         assert "the disk is full" in message
+
+    def test_goes_on_to_the_proof_when_every_partition_is_led(self, three: Harness) -> None:
+        ask(three, "ready")
+        reply(three, replicated(leader=2))
+        assert three.responses() == []
+        items = three.items()
+        assert len(items) == PARTITIONS
+        for node, item in items:
+            three.answer(node, item, b"")
+        assert answer(three)["partitions"] == PARTITIONS
+
+    def test_refuses_at_once_when_a_leader_is_away(self, three: Harness) -> None:
+        three.router.on_backend(2, False)
+        ask(three, "ready")
+        reply(three, replicated(leader=2, silent=2))
+        response = three.response()
+        assert response.status == Status.UNAVAILABLE
+        message = protocol.decode_error(response.body)["message"]
+        assert message == (
+            "not ready: store2 (tcp://127.0.0.1:7210), which leads partition 0-7, does not answer"
+        )
+        assert three.items() == []
+
+    def test_refuses_at_once_when_a_partition_has_no_leader(self, three: Harness) -> None:
+        ask(three, "ready")
+        figures = replicated(leader=2)
+        for node in figures:
+            figures[node]["groups"]["5"] = group("candidate" if node == 1 else "follower", term=5)
+        reply(three, figures)
+        message = protocol.decode_error(three.response().body)["message"]
+        assert message == "not ready: partition 5 has no leader"
+
+    def test_a_store_that_says_nothing_does_not_take_the_time_for_the_proof(self, three: Harness) -> None:
+        ask(three, "ready", timeout_ms=1000)
+        three.pass_time(0.5)
+        assert len(three.items()) == PARTITIONS
 
 
 @pytest.mark.parametrize(

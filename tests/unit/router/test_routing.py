@@ -180,12 +180,12 @@ class TestRetries:
         node, item = harness.item()
         harness.refuse(node, item, status)
         assert harness.items() == [], "not at once"
-        harness.pass_time(0.02)
+        harness.pass_time(0.04)
         again, second = harness.item()
         assert again == node
         assert second.token != item.token
         assert second.flags == 0, "the store said that nothing was applied"
-        assert item.timeout_ms - 25 <= second.timeout_ms < item.timeout_ms
+        assert item.timeout_ms - 45 <= second.timeout_ms < item.timeout_ms
         harness.answer(node, second, ok(1))
         assert harness.results() == [[0, 1]]
         assert harness.count("parts_retried") == 1
@@ -195,7 +195,7 @@ class TestRetries:
         harness.send(put(b"k"), timeout_ms=20_000)
         pauses = []
         for _ in range(12):
-            harness.refuse(*harness.item(), Status.NOT_LEADER)
+            harness.refuse(*harness.item(), Status.BUSY)
             before = harness.clock.monotonic()
             while not any(harness.router.outbox_stores.values()):
                 harness.pass_time(0.001)
@@ -227,16 +227,6 @@ class TestRetries:
         [[status, message]] = harness.results()
         assert status == Status.UNAVAILABLE
         assert f"partition {partition_of(b'k', 3)}" in message
-
-    def test_not_leader_turns_to_the_next_replica(self) -> None:
-        harness = Harness(replicas=2)
-        harness.send(put(b"k"))
-        node, item = harness.item()
-        harness.refuse(node, item, Status.NOT_LEADER)
-        harness.pass_time(0.02)
-        assert harness.item()[0] == 3 - node
-        harness.send(put(b"k"))
-        assert harness.item()[0] == 3 - node, "later requests know it already"
 
     def test_a_wrong_replica_and_a_higher_epoch_ask_for_the_map_but_not_every_time(
         self, harness: Harness
@@ -442,6 +432,8 @@ class TestBudget:
         harness.send(put(b"k"))
         harness.send(protocol.encode_admin("route", b"k"), kind=Kind.ADMIN)
         harness.send(b"", kind=Kind.PING)
+        for node, token in harness.router.outbox_status:
+            harness.router.on_status_reply(node, token, {})
         assert [response.status for response in harness.responses()] == [0, 0]
 
 

@@ -1,0 +1,111 @@
+"""What is wrong with a cluster, in sentences: the judgement of `kvcli status`.
+
+Owns the words and the thresholds. Reads the answer of the ADMIN command `status` (docs/protocol.md section 6)
+and nothing else; figures that a store does not have are passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+# Several seconds' worth of entries of one partition, which has one for each turn of its leader's loop: more
+# is no delay of a busy replica any more. Figures are taken some milliseconds apart.
+LAG_ENTRIES_MAX: Final = 10_000
+
+Row = dict[str, Any]
+
+
+def problems(answer: Row) -> list[str]:
+    """One sentence for everything that an operator should do something about."""
+    nodes: list[Row] = answer["nodes"]
+    names = {node["id"]: node["name"] for node in nodes}
+    table: list[Row] = answer.get("groups", [])
+    return [
+        *(sentence for node in nodes for sentence in _of_node(node)),
+        *_versions(nodes),
+        *_leaders(table, names),
+        *_replicas(table, names),
+        *_lags(table, names),
+    ]
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """`1-3, 7` for 1, 2, 3, 7."""
+    spans: list[list[int]] = []
+    for number in sorted(numbers):
+        if spans and spans[-1][1] == number - 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in spans)
+
+
+def is_led(row: Row) -> bool:
+    """Whether the partition has a leader that answers."""
+    return any(replica["up"] and replica["id"] == row["leader"] for replica in row["replicas"])
+
+
+def _of_node(node: Row) -> list[str]:
+    found = []
+    if node["state"] != "up":
+        found.append(
+            f"{node['name']} is {node['state']}: {node['partitions']} partitions lack it. "
+            f"Start it again at {node['rpc']}"
+        )
+    read_only = node.get("read_only") or {}
+    if read_only:
+        reasons = "; ".join(sorted({str(reason) for reason in read_only.values()}))
+        found.append(f"{node['name']} cannot write {len(read_only)} of its partitions: {reasons}")
+    return found
+
+
+def _versions(nodes: list[Row]) -> list[str]:
+    versions = sorted({str(node["version"]) for node in nodes if "version" in node})
+    return [f"nodes run different versions: {', '.join(versions)}"] if len(versions) > 1 else []
+
+
+def _leaders(table: list[Row], names: dict[int, str]) -> list[str]:
+    unled: dict[int, list[int]] = {}
+    for row in table:
+        if not is_led(row):
+            unled.setdefault(row["leader"], []).append(row["partition"])
+    return [
+        f"{_partitions(found)} {names.get(leader, f'node {leader}')} as leader, which does not answer. "
+        "Another is elected if a majority of the replicas is up"
+        if leader
+        else f"{_partitions(found)} no leader: nothing is written there, and only what may be stale is read, "
+        "until a majority of the replicas is up"
+        for leader, found in sorted(unled.items())
+    ]
+
+
+def _replicas(table: list[Row], names: dict[int, str]) -> list[str]:
+    lacking: dict[tuple[int, int, str], list[int]] = {}
+    for row in table:
+        away = sorted(names[replica["id"]] for replica in row["replicas"] if not replica["up"])
+        if away:
+            total = len(row["replicas"])
+            lacking.setdefault((total - len(away), total, ", ".join(away)), []).append(row["partition"])
+    return [
+        f"{_partitions(found)} {up} of {total} replicas reachable: {away} "
+        f"{'is' if total - up == 1 else 'are'} missing"
+        for (up, total, away), found in sorted(lacking.items())
+    ]
+
+
+def _lags(table: list[Row], names: dict[int, str]) -> list[str]:
+    behind: dict[int, list[tuple[int, int]]] = {}
+    for row in table:
+        for replica in row["replicas"]:
+            if replica["up"] and (replica["lag"] or 0) > LAG_ENTRIES_MAX:
+                behind.setdefault(replica["id"], []).append((row["partition"], replica["lag"]))
+    return [
+        f"{names[node]} is behind by up to {max(lag for _, lag in found):,} entries in partition "
+        f"{ranges(partition for partition, _ in found)}"
+        for node, found in sorted(behind.items())
+    ]
+
+
+def _partitions(found: list[int]) -> str:
+    return f"partition {ranges(found)} has" if len(found) == 1 else f"partitions {ranges(found)} have"

@@ -1,0 +1,162 @@
+"""`kvcli status` and `kvcli route`: what they print of hand-made answers of a router."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvclient.cli.app import App
+from kvclient.cli.cluster import show_route, show_status
+from kvclient.cli.failure import Quit
+from kvclient.cli.health import LAG_ENTRIES_MAX, problems
+from kvclient.cli.output import Output
+from kvclient.errors import Exit
+
+ROUTE = {
+    "partition": 2,
+    "hashed_part": b"k",
+    "epoch": 3,
+    "state": "up",
+    "replicas": [
+        {"id": 1, "name": "store1", "leader": False},
+        {"id": 2, "name": "store2", "leader": True},
+    ],
+}
+
+
+def replica(node: int, **fields: Any) -> dict[str, Any]:
+    role = "leader" if node == 1 else "follower"
+    known = {
+        "up": True,
+        "role": role,
+        "term": 7,
+        "commit": 50,
+        "applied": 50,
+        "last": 51,
+        "match": 50,
+        "lag": 0,
+    }
+    return {"id": node, **known, **fields}
+
+
+def away(node: int, **fields: Any) -> dict[str, Any]:
+    nothing = dict.fromkeys(("role", "term", "commit", "applied", "last", "match", "lag"))
+    return {"id": node, "up": False, **nothing, **fields}
+
+
+def row(partition: int, *replicas: dict[str, Any], leader: int = 1) -> dict[str, Any]:
+    indexes = {"term": 7, "commit": 50, "applied": 50, "last": 51, "voters": [1, 2, 3], "learners": []}
+    return {"partition": partition, "leader": leader, **indexes, "replicas": list(replicas)}
+
+
+def node(number: int, **fields: Any) -> dict[str, Any]:
+    known = {"state": "up", "partitions": 4, "leads": 4 if number == 1 else 0, "lag": 0, "keys": 1000}
+    sizes = {"disk_bytes": 1 << 20, "memory_bytes": 64 << 20, "uptime_s": 3600.0, "version": "1.0"}
+    address = {"name": f"store{number}", "rpc": f"tcp://127.0.0.1:{7190 + 10 * number}"}
+    return {"id": number, **address, **known, **sizes, **fields}
+
+
+def cluster(*groups: dict[str, Any], nodes: list[dict[str, Any]] | None = None) -> dict[str, Any]:
+    about = {"name": "dev", "id": "0" * 16, "epoch": 1, "router": "router1", "partitions": 4, "replicas": 3}
+    return about | {"nodes": nodes or [node(1), node(2), node(3)], "groups": list(groups)}
+
+
+def healthy() -> dict[str, Any]:
+    return cluster(*(row(partition, replica(1), replica(2), replica(3)) for partition in range(4)))
+
+
+def degraded() -> dict[str, Any]:
+    """store3 is down; partition 2 was led by it, partition 3 has one replica left, store2 is slow."""
+    down = {"id": 3, "name": "store3", "rpc": "tcp://127.0.0.1:7220", "state": "down", "partitions": 4}
+    return cluster(
+        row(0, replica(1), replica(2, lag=LAG_ENTRIES_MAX + 1), away(3)),
+        row(1, replica(1), replica(2), away(3)),
+        row(2, replica(1, role="follower"), replica(2), away(3), leader=3),
+        row(3, replica(1, role="follower"), away(2), away(3), leader=0),
+        nodes=[node(1, leads=2), node(2, lag=LAG_ENTRIES_MAX + 1), down | {"leads": None, "lag": None}],
+    )
+
+
+def printed(answer: dict[str, Any], form: str = "table", partitions: bool = False) -> tuple[str, int]:
+    """stdout and the exit code."""
+    app, stream = App(), io.BytesIO()
+    app._output = Output(stream, form, "utf8", False)
+    try:
+        show_status(app, answer, partitions)
+        code = 0
+    except Quit as quit_:
+        code = quit_.exit_code
+    return stream.getvalue().decode(), code
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "partitions", "code"),
+    [
+        ("healthy", healthy(), False, 0),
+        ("degraded", degraded(), False, Exit.DEGRADED),
+        ("partitions", degraded(), True, Exit.DEGRADED),
+    ],
+)
+def test_what_a_person_sees(name: str, answer: dict[str, Any], partitions: bool, code: int) -> None:
+    """The whole screen; change the file only when the change is meant."""
+    golden = Path(__file__).with_name("golden") / f"status_{name}.txt"
+    assert printed(answer, partitions=partitions) == (golden.read_text(), code)
+
+
+def test_plain_rows_go_to_stdout_and_problems_do_not(capsys: pytest.CaptureFixture[str]) -> None:
+    text, code = printed(degraded(), "plain")
+    assert [line.split("\t")[:5] for line in text.splitlines()] == [
+        ["store1", "up", "2", "4", "0"],
+        ["store2", "up", "0", "4", "10001"],
+        ["store3", "down", "-", "4", "-"],
+    ]
+    assert code == Exit.DEGRADED
+    assert "problem: store3 is down" in capsys.readouterr().err
+
+
+def test_json_carries_all() -> None:
+    answer = degraded()
+    text, code = printed(answer, "json")
+    document = json.loads(text)
+    assert document == {"schema": 1, "healthy": False, "problems": problems(answer), "cluster": answer}
+    assert code == Exit.DEGRADED
+
+
+def test_stores_without_groups_have_the_columns_that_they_had() -> None:
+    answer = healthy()
+    del answer["groups"]
+    text, code = printed(answer, "csv")
+    assert text.splitlines()[0] == "node,state,partitions,entries,disk,memory,uptime,address"
+    assert code == 0
+    assert printed(answer, "plain", partitions=True) == ("", 0)
+
+
+def test_a_lag_within_the_bound_is_no_problem() -> None:
+    assert problems(cluster(row(0, replica(1), replica(2, lag=LAG_ENTRIES_MAX)))) == []
+
+
+def shown(answer: dict[str, Any], form: str) -> str:
+    app, stream = App(), io.BytesIO()
+    app._output = Output(stream, form, "utf8", False)
+    show_route(app, b"k", answer)
+    return stream.getvalue().decode()
+
+
+def test_route_marks_the_leader() -> None:
+    assert shown(ROUTE, "plain") == "k\t2\tstore1,store2\tup\tk\t3\tstore2\n"
+    assert shown(ROUTE | {"term": 9, "commit": 4}, "table") == (
+        "KEY  PARTITION  NODES          STATE  HASHED PART  EPOCH  LEADER  TERM\n"
+        "k            2  store1,store2  up     k                3  store2     9\n"
+    )
+    document = json.loads(shown(ROUTE | {"term": 9, "commit": 4}, "json"))
+    assert (document["term"], document["replicas"]) == (9, ROUTE["replicas"])
+
+
+def test_route_of_a_partition_that_nobody_leads() -> None:
+    replicas = [{"id": 1, "name": "store1", "leader": False}]
+    answer = ROUTE | {"state": "down", "replicas": replicas, "term": 9}
+    assert shown(answer, "plain") == "k\t2\tstore1\tdown\tk\t3\t-\t9\n"
