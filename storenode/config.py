@@ -28,6 +28,9 @@ class ListenSection:
     """Where this process listens; other nodes use the addresses in `cluster.nodes`."""
 
     rpc: Endpoint = attrs.field(default=Endpoint("tcp://127.0.0.1:7200"))
+    bus: Endpoint = attrs.field(
+        default=attrs.Factory(lambda listen: next_port(listen.rpc, 1), takes_self=True)
+    )
 
 
 @attrs.frozen
@@ -66,7 +69,10 @@ class ClusterSection:
     name: str = attrs.field(validator=name_like)
     nodes: tuple[NodeEntry, ...]
     partitions: int = attrs.field(default=16, validator=between(1, 4096))
-    replicas: int = attrs.field(default=1, validator=between(1, 7))
+    replicas: int = attrs.field(
+        default=attrs.Factory(lambda cluster: max(1, min(3, len(cluster.nodes))), takes_self=True),
+        validator=between(1, 7),
+    )
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """What is wrong with fields taken together."""
@@ -112,6 +118,15 @@ class EngineSection:
 
 
 @attrs.frozen
+class RaftSection:
+    """The log that all partitions of this node share. Beyond `log_bytes` it is cut, which may take flushes."""
+
+    log_bytes: Size = attrs.field(default=Size(256 << 20), validator=size_between(16 << 20, 1 << 40))
+    segment: Size = attrs.field(default=Size(64 << 20), validator=size_between(1 << 20, 1 << 30))
+    cache: Size = attrs.field(default=Size(32 << 20), validator=size_between(1 << 20, 1 << 40))
+
+
+@attrs.frozen
 class LimitsSection:
     """What a store accepts. Beyond `in_flight_bytes` it answers BUSY, so that bounds its memory."""
 
@@ -134,6 +149,7 @@ class StoreConfig:
     cluster: ClusterSection
     listen: ListenSection = ListenSection()
     engine: EngineSection = EngineSection()
+    raft: RaftSection = RaftSection()
     limits: LimitsSection = LimitsSection()
     log: LogSection = attrs.field(factory=LogSection)
     insecure: bool = False

@@ -9,19 +9,25 @@ import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from shared.clustermap import ClusterMap
 from shared.metrics import Histogram
 from storenode.config import NodeSection
 from storenode.directory import DataDirectory
-from storenode.groupcommit import GroupCommit
+from storenode.bus import Bus
+from storenode.logthread import LogThread
+from storenode.raft import Role
+from storenode.raftlog import RaftLog
 from storenode.replica.budget import Budget
 from storenode.replica.replica import Replica
 from storenode.service import Service
+from storenode.snapshots import Snapshots
 
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _VERSION: Final = version("ringkv")
+
+_ROLES: Final = {Role.FOLLOWER: "follower"}
 
 _TOTALS: Final = (
     "tables", "flushes", "flush_bytes", "compactions", "compaction_bytes_read", "compaction_bytes_written",
@@ -30,21 +36,26 @@ _TOTALS: Final = (
 """Figures of the engines that add up to the node's."""
 
 
-class Figures:
-    """Gathers the figures of one node when asked. `replicas`, `directory` and `budget` stay
-    empty on a no-op store.
-    """
+class Parts(NamedTuple):
+    """What a store has that a no-op store has not."""
 
-    def __init__(
-        self, node: NodeSection, cluster_map: ClusterMap, service: Service, commit: GroupCommit
-    ) -> None:
+    directory: DataDirectory
+    budget: Budget
+    log: RaftLog
+    log_thread: LogThread
+    bus: Bus
+    snapshots: Snapshots
+
+
+class Figures:
+    """Gathers the figures of one node when asked. `replicas` and `parts` stay empty on a no-op store."""
+
+    def __init__(self, node: NodeSection, cluster_map: ClusterMap, service: Service) -> None:
         self.replicas: Mapping[int, Replica] = {}
-        self.directory: DataDirectory | None = None
-        self.budget: Budget | None = None
+        self.parts: Parts | None = None
         self._node = node
         self._map = cluster_map
         self._service = service
-        self._commit = commit
         self._started = time.monotonic()
 
     def snapshot(self) -> dict[str, Any]:
@@ -58,50 +69,67 @@ class Figures:
             "uptime_s": round(time.monotonic() - self._started, 3),
             "memory_bytes": _resident_bytes(),
             "partitions": list(self._map.partitions_of(self._node.id)),
-            "read_only": {
+            "failed": {
                 str(replica.partition): replica.failure
                 for replica in self.replicas.values()
                 if replica.failure
             },
+            "groups": {str(replica.partition): _group(replica) for replica in self.replicas.values()},
             "requests": self._service.counters.snapshot(),
             "answers": self._service.outbox.answered(),
-            **self._log(),
-            **self._data(),
+            **({} if self.parts is None else {**_log(self.parts), **self._data(self.parts)}),
         }
 
-    def _log(self) -> dict[str, Any]:
+    def _data(self, parts: Parts) -> dict[str, Any]:
+        stats = [replica.machine.engine.stats() for replica in self.replicas.values()]
+        sessions = [replica.machine.sessions for replica in self.replicas.values()]
         return {
-            "log_writes": self._commit.writes,
-            "log_entries": self._commit.entries,
-            "log_writes_refused": self._commit.refused,
-            "log_writes_failed": self._commit.failed,
-            "log_write_longest_s": round(self._commit.longest_s(), 3),
-            "append_time": _summary(self._commit.append_time),
-            "apply_time": _summary(self._commit.apply_time),
-        }
-
-    def _data(self) -> dict[str, Any]:
-        if self.directory is None or self.budget is None:
-            return {}
-        stats = [replica.engine.stats() for replica in self.replicas.values()]
-        return {
-            "data_dir": str(self.directory.path),
-            "disk_free_bytes": self.directory.free_bytes(),
+            "data_dir": str(parts.directory.path),
+            "disk_free_bytes": parts.directory.free_bytes(),
             "keys": sum(map(_keys, stats)),
-            "disk_bytes": sum(figures["table_bytes"] + figures["log_bytes"] for figures in stats),
+            "disk_bytes": sum(figures["table_bytes"] for figures in stats) + parts.log.bytes_held,
             "memtable_bytes": sum(
                 figures["memtable_bytes"] + figures["memtables_retired_bytes"] for figures in stats
             ),
-            "in_flight_bytes": self.budget.used,
+            "in_flight_bytes": parts.budget.used,
             "cache": stats[0]["cache"] if stats else {},  # one for all engines
             **{name: sum(figures[name] for figures in stats) for name in _TOTALS},
             "pressure": max((figures["pressure"] for figures in stats), default=0),
             "failing_jobs": sorted({text for figures in stats for text in _failing(figures)}),
             "damage": [figures["damage"] for figures in stats if figures["damage"]],
-            "sessions": sum(len(replica.sessions) for replica in self.replicas.values()),
-            "session_bytes": sum(replica.sessions.bytes for replica in self.replicas.values()),
-            "sessions_evicted": sum(replica.sessions.evicted for replica in self.replicas.values()),
+            "sessions": sum(map(len, sessions)),
+            "session_bytes": sum(table.bytes for table in sessions),
+            "sessions_evicted": sum(table.evicted for table in sessions),
         }
+
+
+def _group(replica: Replica) -> dict[str, Any]:
+    """One replica's place in its group; indexes of the log."""
+    raft, configuration = replica.raft, replica.raft.configuration
+    leads = raft.role is Role.LEADER
+    learner = raft.node in configuration.learners
+    return {
+        "role": "learner" if learner else "leader" if leads else _ROLES.get(raft.role, "candidate"),
+        "term": raft.term,
+        "leader": raft.leader,
+        "commit": raft.commit,
+        "applied": raft.applied_index,
+        "last": raft.last_index,
+        "voters": sorted(configuration.voters),
+        "learners": sorted(configuration.learners),
+        "match": {str(node): one.match for node, one in raft.progress.items()},
+    }
+
+
+def _log(parts: Parts) -> dict[str, Any]:
+    thread = parts.log_thread
+    return {
+        "log": {**parts.log.stats(), "syncs": thread.writes, "entries": thread.entries},
+        "log_write_longest_s": round(thread.longest_s(), 3),
+        "log_write_time": _summary(thread.write_time),
+        "bus": parts.bus.figures(),
+        "snapshots": {"installed": parts.snapshots.installed, "failed": parts.snapshots.failed},
+    }
 
 
 def _keys(stats: Mapping[str, Any]) -> int:

@@ -11,12 +11,12 @@ messages leave. While a batch is being written the loop goes on, and what gather
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from shared import logs
 from shared.clock import Clock
-from storenode.raft import Role, Unstable
-from storenode.raft.messages import EntryKind, Message
+from storenode.raft import Dropped, NotLeader, Role, Unstable
+from storenode.raft.messages import Message
 from storenode.raftlog import RaftLog, Record, Written
 from storenode.replica.replica import Replica
 
@@ -36,6 +36,14 @@ class LogWriter(Protocol):
     def submit(self, records: list[Record], done: Callable[[Written | Exception], object]) -> None: ...
 
 
+class Arrived(NamedTuple):
+    """A snapshot to install: what the engine found in it, and whom to tell: None, or why it was refused."""
+
+    replica: Replica
+    examined: Any
+    done: Callable[[Exception | None], object]
+
+
 class Groups:
     """The replicas of one node."""
 
@@ -52,6 +60,8 @@ class Groups:
         self.replicas: dict[int, Replica] = {}
         self.pinned: Callable[[int], int | None] = lambda group: None
         """The lowest index that a snapshot under way still needs of a group; None: there is no such."""
+        self.on_wanted: Callable[[Replica], None] = lambda replica: None
+        """Called when a replica needs a snapshot."""
         self.strangers = 0
         self._log = log
         self._writer = writer
@@ -62,7 +72,22 @@ class Groups:
         self._dirty: dict[Replica, None] = {}
         self._unwritten: dict[Replica, None] = {}
         self._cuts: list[Record] = []
-        self._last_tick = clock.monotonic()
+        self._arrived: list[Arrived] = []
+        self._installing: dict[Replica, Arrived] = {}
+        self._handing_over = False
+
+    @property
+    def idle(self) -> bool:
+        """Nobody waits for a write, and none is under way."""
+        return not self._writer.busy and all(replica.idle for replica in self.replicas.values())
+
+    @property
+    def leading(self) -> bool:
+        """Whether this node leads a group that others could lead."""
+        return any(
+            replica.raft.role is Role.LEADER and len(replica.raft.configuration.voters) > 1
+            for replica in self.replicas.values()
+        )
 
     # -- what happens during a turn
 
@@ -94,15 +119,17 @@ class Groups:
 
     def end_turn(self) -> bool:
         """Does what is due; whether some is left for a further turn at once."""
+        busy = self._writer.busy
+        if self._arrived and not busy:
+            self._install()
         if not self._dirty and not self._cuts:
             return False
         dirty, self._dirty = self._dirty, {}
         now = self._clock.monotonic()
         batch: list[tuple[Replica, Unstable]] = []
-        busy = self._writer.busy
         left = False
         for replica in dirty:
-            if replica.failure is not None:
+            if replica.failure is not None or replica in self._installing:
                 continue
             raft = replica.raft
             raft.now = now
@@ -114,6 +141,8 @@ class Groups:
                 batch.append((replica, unstable))
             left |= replica.apply(now)
             self._send_all(replica)
+            if raft.snapshot_wanted is not None:
+                self.on_wanted(replica)
         if not busy and (batch or self._cuts):
             self._write(batch)
         return left or bool(self._dirty)
@@ -144,10 +173,57 @@ class Groups:
             replica.raft.now = now
             replica.raft.persisted(unstable)
             self._dirty[replica] = None
+        installing, self._installing = self._installing, {}
+        for arrived in installing.values():
+            arrived.replica.raft.now = now
+            arrived.replica.installed(now)
+            arrived.done(None)
         self._dirty.update(self._unwritten)
         self._unwritten.clear()
 
+    # -- snapshots
+
+    def install(self, arrived: Arrived) -> None:
+        """Puts a snapshot in the place of a replica's state, when no log write is under way."""
+        self._arrived.append(arrived)
+
+    def _install(self) -> None:
+        """Engine first, then the log, which begins anew behind the snapshot; Raft when that is durable."""
+        waiting, self._arrived = self._arrived, []
+        for arrived in waiting:
+            replica = arrived.replica
+            try:
+                replica.machine.install(arrived.examined)
+            except Exception as error:  # noqa: BLE001 - the replica is as it was; the leader offers again
+                arrived.done(error)
+                continue
+            index, term = replica.machine.position
+            self._cuts.append(Record(replica.partition, None, (index, term), index + 1, []))
+            self._installing[replica] = arrived
+
     # -- from time to time
+
+    def hand_over(self) -> None:
+        """Gives all leadership away that somebody else can take; `maintain` and ticks go on with it."""
+        self._handing_over = True
+        for replica in self.replicas.values():
+            raft = replica.raft
+            if raft.role is not Role.LEADER:
+                continue
+            others = [
+                (progress.match, node)
+                for node, progress in raft.progress.items()
+                if node != raft.node and node in raft.configuration.voters and progress.active
+            ]
+            if others:
+                self._transfer(replica, max(others)[1])
+
+    def _transfer(self, replica: Replica, node: int) -> None:
+        try:
+            replica.raft.transfer(node)
+        except (Dropped, NotLeader):
+            return  # a transfer is under way, or that node must catch up by a snapshot first
+        self._dirty[replica] = None
 
     def maintain(self) -> None:
         """Cuts the log when it is long: behind what the engines have in tables. Flushes what pins it."""
@@ -157,8 +233,9 @@ class Groups:
                 if replica is not None and replica.failure is None and not self._cut(replica):
                     replica.machine.engine.flush(wait=False)
         self._log.collect()
-        for replica in self.replicas.values():
-            self._hand_back(replica)
+        if not self._handing_over:
+            for replica in self.replicas.values():
+                self._hand_back(replica)
 
     def _cut(self, replica: Replica) -> bool:
         """Whether the log of this group gets shorter."""
@@ -192,5 +269,4 @@ class Groups:
         if raft.role is Role.LEADER and preferred != raft.node and preferred in raft.progress:
             progress = raft.progress[preferred]
             if progress.active and progress.match == raft.last_index:
-                raft.transfer(preferred)
-                self._dirty[replica] = None
+                self._transfer(replica, preferred)

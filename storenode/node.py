@@ -7,10 +7,15 @@ says what to do.
 
 from __future__ import annotations
 
+import random
+import shutil
 import signal
+import threading
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from kvclient.errors import Corruption
 from shared import logs, sockets
@@ -18,18 +23,26 @@ from shared.clock import SystemClock
 from shared.clustermap import ClusterMap, Node
 from shared.commandline import CannotStart
 from shared.config import ConfigError, Problem
+from shared.hashing import xxh64
 from shared.memory import Trimmer
 from shared.opstream import Limits
 from shared.reactor import Reactor
-from storenode import engine
+from storenode import engine, founding
+from storenode.bulk import BulkClient
+from storenode.bus import Bus
 from storenode.config import StoreConfig
 from storenode.directory import DataDirectory, DirectoryRefused, Identity, open_directory
-from storenode.figures import Figures
-from storenode.groupcommit import GroupCommit
+from storenode.engine.vfs import Vfs
+from storenode.figures import Figures, Parts
+from storenode.groups import MAINTAIN_S, TICK_S, Groups
+from storenode.logthread import LogThread
 from storenode.noop import NoopReplica
+from storenode.raftlog import LogCorrupt, LogRefused, RaftLog
 from storenode.replica.budget import Budget
 from storenode.replica.replica import Replica
 from storenode.service import BATCH_BYTES_MAX, Service
+from storenode.snapshots import Snapshots
+from storenode.snapshotsource import BulkSource
 
 LINGER_MS: Final = 500
 """How long the last answers may take to leave after the loop has ended; a router that does not read gets no
@@ -45,19 +58,19 @@ _log = logs.get("node")
 
 
 def run(config: StoreConfig, *, noop: bool) -> int:
-    """Runs the node until SIGTERM or SIGINT; returns the exit code. ConfigError or CannotStart before it
-    listens. Main thread only.
+    """Runs the node until SIGTERM or SIGINT, or until its log fails; returns the exit code. ConfigError or
+    CannotStart before it listens. Main thread only.
     """
     logs.configure(config.log.level, config.log.format, node=config.node.name)
     cluster_map = _cluster_map(config)
     with ExitStack() as stack:
         try:
             node = StoreNode(config, cluster_map, noop, stack)
-        except (DirectoryRefused, engine.EngineError, Corruption, OSError) as error:
+        except (DirectoryRefused, engine.EngineError, LogCorrupt, LogRefused, Corruption, OSError) as error:
             raise CannotStart(" ".join(str(error).split())) from error
         if node.serve():
             return 0
-        stack.pop_all()  # the log thread still uses the engines: they are left to the next start's recovery
+        stack.pop_all()  # a thread still uses the files, or the log failed: left to the next start's recovery
         return 1
 
 
@@ -70,24 +83,21 @@ class StoreNode:
         self._clock = SystemClock()
         self._reactor = Reactor()
         stack.callback(self._reactor.close)
-        self._commit = GroupCommit(self._clock, self._reactor.wakeup().notify)
-        self._service = Service(
-            self._reactor,
-            cluster_map,
-            config.node.id,
-            Limits(config.limits.value_bytes),
-            self._clock,
-            self._commit,
-        )
-        self._figures = Figures(config.node, cluster_map, self._service, self._commit)
-        partitions = self._noop_partitions() if noop else self._replicas(stack)
+        self._failed = False
+        self._log_thread: LogThread | None = None
         self._context = sockets.context()
+        self._service = Service(
+            self._reactor, cluster_map, config.node.id, Limits(config.limits.value_bytes), self._clock
+        )
+        self._figures = Figures(config.node, cluster_map, self._service)
+        partitions = self._noop_partitions() if noop else self._replicas(stack)
         stack.callback(self._context.destroy, 0)
         # Last: what arrived before the data is there would wait without anybody counting its deadline down.
         socket = sockets.store_router(
             self._context, config.listen.rpc, batch_bytes_max=BATCH_BYTES_MAX, insecure=config.insecure
         )
         self._service.start(socket, partitions, self._figures.snapshot)
+        self._reactor.on_turn_end(self._service.end_turn)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._reactor.on_signal(number, self._service.stop)
         Trimmer(self._reactor.call_later)
@@ -101,39 +111,129 @@ class StoreNode:
         )
 
     def serve(self) -> bool:
-        """Runs until a signal; False if a log write was still under way when the grace for it was over."""
+        """Runs until a signal; False if the log failed, or a write of it was still under way when the grace
+        for it was over.
+        """
         self._reactor.run()
-        finished = self._commit.close(LOG_JOIN_S)
+        finished = self._log_thread is None or self._log_thread.close(LOG_JOIN_S)
         self._context.destroy(LINGER_MS)
         _log.info("stopped", log_write_finished=finished)
-        return finished
+        return finished and not self._failed
 
     def _noop_partitions(self) -> dict[int, NoopReplica]:
         noop = NoopReplica(self._service.outbox.add)
         return dict.fromkeys(self._map.partitions_of(self._config.node.id), noop)
 
     def _replicas(self, stack: ExitStack) -> dict[int, Replica]:
-        identity = Identity(
-            self._map.name, self._map.cluster_id, self._config.node.id, self._map.partition_count
-        )
-        directory = open_directory(Path(self._config.data.dir), identity)
+        config, node = self._config, self._config.node.id
+        identity = Identity(self._map.name, self._map.cluster_id, node, self._map.partition_count)
+        directory = open_directory(Path(config.data.dir), identity)
         stack.callback(directory.close)
-        self._figures.directory = directory
+        vfs = Vfs()
+        log = RaftLog(
+            vfs,
+            str(directory.path / "raft"),
+            node,
+            segment_bytes=config.raft.segment,
+            cache_bytes=config.raft.cache,
+        )
+        stack.callback(log.close)
         shared = self._open_shared(directory)
         stack.callback(shared.close)
-        budget = self._figures.budget = Budget(self._config.limits.in_flight_bytes)
-        options = engine.Options(memtable_bytes=self._config.engine.memtable)
-        replicas = {}
-        for partition in self._map.partitions_of(self._config.node.id):
-            opened = engine.open(
+        thread = self._log_thread = LogThread(log, self._clock, self._reactor.wakeup().notify)
+        bus = Bus(
+            self._reactor,
+            self._context,
+            node,
+            xxh64(self._map.cluster_id.encode()),
+            config.listen.bus,
+            {one.id: one.bus for one in self._map.nodes if one.bus},
+            lambda sender, rows: groups.on_messages(sender, rows),
+            insecure=config.insecure,
+        )
+        stack.callback(bus.close)
+        groups = Groups(
+            log, thread, bus.send, self._clock, self._on_log_failed, log_bytes_max=config.raft.log_bytes
+        )
+        budget = Budget(config.limits.in_flight_bytes)
+        founder = founding.Founder(node, log, groups, self._clock, budget, self._service.outbox.add)
+        options = engine.Options(memtable_bytes=config.engine.memtable)
+        for partition in self._map.partitions_of(node):
+            opened = engine.open_replica(
                 str(directory.partition(partition)), options=options, shared=shared, engine_id=partition
             )
             stack.callback(opened.close)
-            replicas[partition] = Replica(
-                partition, opened, self._clock, budget, self._service.outbox.add, self._commit.dirty
-            )
-        self._figures.replicas = replicas
-        return replicas
+            founder.add(partition, opened, self._map.replicas[partition], random.Random())
+        founder.finish()
+        self._figures.replicas = groups.replicas
+        snapshots = self._snapshots(groups, directory, vfs, stack)
+        self._figures.parts = Parts(directory, budget, log, thread, bus, snapshots)
+        self._drive(groups, bus)
+        return groups.replicas
+
+    def _snapshots(self, groups: Groups, directory: DataDirectory, vfs: Vfs, stack: ExitStack) -> Snapshots:
+        puller = BulkClient(self._reactor, self._context, self._config.node.id, vfs, self._clock)
+        stack.callback(puller.close)
+        snapshots = Snapshots(
+            groups,
+            puller,
+            self._map,
+            str(directory.path / "incoming"),
+            self._beside,
+            lambda path: shutil.rmtree(path, ignore_errors=True),
+        )
+        source = BulkSource(
+            self._reactor,
+            snapshots.make,
+            self._service.send_bulk,
+            str(directory.path / "outgoing"),
+            vfs,
+            self._clock,
+        )
+        stack.callback(source.close)
+        groups.pinned = source.pinned
+        self._service.on_bulk = source.on_request
+        return snapshots
+
+    def _drive(self, groups: Groups, bus: Bus) -> None:
+        reactor = self._reactor
+        self._service.driver = groups
+
+        def end_turn() -> None:
+            if groups.end_turn():
+                reactor.call_later(0, _nothing)
+            bus.flush()
+
+        def tick() -> None:
+            reactor.call_later(TICK_S, tick)
+            groups.tick()
+
+        def maintain() -> None:
+            reactor.call_later(MAINTAIN_S, maintain)
+            groups.maintain()
+
+        reactor.on_turn_end(end_turn)
+        tick()
+        maintain()
+
+    def _beside(self, work: Callable[[], object], done: Callable[[Any], None]) -> None:
+        """Runs `work` on a thread of its own and then `done(its result or the exception)` on the loop."""
+        notify = self._reactor.wakeup().notify
+
+        def run() -> None:
+            try:
+                result: object = work()
+            except Exception as error:  # noqa: BLE001 - the loop decides what it means
+                result = error
+            notify(partial(done, result))
+
+        threading.Thread(target=run, name="examine", daemon=True).start()
+
+    def _on_log_failed(self, error: Exception) -> None:
+        """Nobody can say what is on the disk: this process says nothing more. The others go on."""
+        _log.error("log_failed", error=f"{type(error).__name__}: {error}")
+        self._failed = True
+        self._reactor.stop()
 
     def _open_shared(self, directory: DataDirectory) -> engine.Shared:
         budgets = self._config.engine
@@ -155,3 +255,7 @@ def _cluster_map(config: StoreConfig) -> ClusterMap:
         return ClusterMap.bootstrap(section.name, section.partitions, section.replicas, nodes)
     except ValueError as error:
         raise ConfigError([Problem("", "cluster", str(error))]) from None
+
+
+def _nothing() -> None:
+    """What makes the loop turn once more."""

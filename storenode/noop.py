@@ -35,9 +35,9 @@ class NoopReplica:
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
 
-    def read(self, ops: bytes, count: int) -> bytes:
+    def read(self, route: tuple[bytes, int], ops: bytes, mode: int, deadline: float, now: float) -> None:
         """One fixed result per op."""
-        return _results(ops, count)
+        self._answer(*route, Status.OK, _results(ops))
 
     def propose(
         self,
@@ -45,19 +45,20 @@ class NoopReplica:
         client_id: int,
         sequence: int,
         acked_below: int,
-        retry: bool,
+        flags: int,
         ops: bytes,
-        count: int,
         deadline: float,
         now: float,
     ) -> None:
         """One fixed result per op, at once."""
-        self._answer(*route, Status.OK, _results(ops, count))
+        self._answer(*route, Status.OK, _results(ops))
 
 
-def _results(ops: bytes, count: int) -> bytes:
-    if count == 1:  # the usual stream, and much cheaper than an Unpacker
-        return _RESULTS[msgpack.unpackb(ops)[0]]
+def _results(ops: bytes) -> bytes:
+    try:
+        return _RESULTS[msgpack.unpackb(ops)[0]]  # one op is usual, and this much cheaper than an Unpacker
+    except msgpack.ExtraData:
+        pass
     unpacker = msgpack.Unpacker(raw=False, max_buffer_size=0)
     unpacker.feed(ops)
     return b"".join(_RESULTS[op[0]] for op in unpacker)

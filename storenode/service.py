@@ -4,9 +4,10 @@ Owns the rpc socket. Every message but a FAULT is answered, whatever it holds; n
 can end the loop or the drain. Reads are answered at once, writes go to their partition, and all answers of a
 turn leave at its end, one frame per router. One thread, the reactor's.
 
-Stopping: nothing more is read until the writes taken so far are answered; then what has arrived meanwhile is
-read once more and its writes refused. A write that nobody answers may have been applied, as far as its router
-can tell.
+Stopping: leadership is handed to others first, while requests are still read, so that routers learn where to go.
+Then nothing more is read until the writes taken so far are answered; then what has arrived meanwhile is read
+once more and its writes refused. A write that nobody answers may have been applied, as far as its router can
+tell.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, Final, Protocol
 import zmq
 
 from kvclient.errors import KVError, ProtocolError, Status
-from kvclient.protocol import FLAG_BARRIER, FLAG_RETRY, encode_error
+from kvclient.protocol import FLAG_BARRIER, encode_error
 from shared import logs, messages
 from shared.clock import Clock
 from shared.clustermap import ClusterMap
@@ -26,14 +27,19 @@ from shared.metrics import Counters
 from shared.opstream import Limits, inspect
 from shared.reactor import Reactor, drain_router
 from shared.sockets import send_or_drop
-from storenode.groupcommit import GroupCommit
 from storenode.outbox import Outbox
 
 BATCH_BYTES_MAX: Final = 64 << 20
 """Largest frame a router may send: four of the largest requests. Routers cut their batches far below."""
 
-STOP_GRACE_S: Final = 4.0
-"""How long a stopping store waits for its log write; less than the 5 s and 10 s after which supervisors kill.
+HAND_OVER_S: Final = 1.0
+"""How long a stopping store tries to give its leadership away: a round trip and a vote, unless the others are
+not there either.
+"""
+
+STOP_GRACE_S: Final = 3.0
+"""How long a stopping store then waits for its writes; with HAND_OVER_S less than the 5 s and 10 s after which
+supervisors kill.
 """
 
 STOP_DRAIN_S: Final = 0.5
@@ -59,19 +65,38 @@ _log = logs.get("service")
 class Partition(Protocol):
     """What serves one partition: a `Replica`, or its no-op twin. `propose` answers when it can."""
 
-    def read(self, ops: bytes, count: int) -> bytes: ...
+    def read(self, route: tuple[bytes, int], ops: bytes, mode: int, deadline: float, now: float) -> None: ...
     def propose(
         self,
         route: tuple[bytes, int],
         client_id: int,
         sequence: int,
         acked_below: int,
-        retry: bool,
+        flags: int,
         ops: bytes,
-        count: int,
         deadline: float,
         now: float,
     ) -> None: ...
+
+
+class Driver(Protocol):
+    """What makes partitions answer: `storenode.groups.Groups`, or nothing on a no-op store."""
+
+    @property
+    def idle(self) -> bool: ...
+    @property
+    def leading(self) -> bool: ...
+    def hand_over(self) -> None: ...
+
+
+class NoDriver:
+    """Of partitions that answer at once."""
+
+    idle = True
+    leading = False
+
+    def hand_over(self) -> None:
+        """There is nothing."""
 
 
 class Service:
@@ -84,7 +109,6 @@ class Service:
         node_id: int,
         limits: Limits,
         clock: Clock,
-        commit: GroupCommit,
     ) -> None:
         self.counters = Counters(_COUNTERS)
         self.outbox = Outbox(cluster_map.epoch, self._send)
@@ -93,10 +117,13 @@ class Service:
         self._node_id = node_id
         self._limits = limits
         self._clock = clock
-        self._commit = commit
+        self.driver: Driver = NoDriver()
+        self.on_bulk: Callable[[bytes, bytes], object] | None = None
+        """(peer, body) of a request for a snapshot; None: this store has none to give."""
         self._partitions: Mapping[int, Partition] = {}
         self._figures: Callable[[], dict[str, Any]] = dict
         self._socket: zmq.Socket[bytes] | None = None
+        self._leaving = False
         self._stopping = False
         self._defect_logged_at = float("-inf")
         self._defect_reference = ""
@@ -110,21 +137,28 @@ class Service:
         """Begins to read a bound ROUTER socket. `figures` is what STATUS answers."""
         self._socket, self._partitions, self._figures = socket, partitions, figures
         self._reactor.add_reader(socket, self._on_messages)
-        self._reactor.on_turn_end(self._end_turn)
 
     def stop(self) -> None:
-        """Stops reading. The loop ends when all writes taken so far are logged and answered, or after
-        STOP_GRACE_S.
+        """Hands leadership over, for at most HAND_OVER_S; then stops reading. The loop ends when all writes taken
+        so far are answered, or STOP_GRACE_S later.
         """
+        if self._socket is not None and not self._leaving:
+            self._leaving = True
+            self.driver.hand_over()
+            self._reactor.call_later(HAND_OVER_S, self._stop_reading)
+
+    def _stop_reading(self) -> None:
         if self._socket is not None and not self._stopping:
             self._stopping = True
             self._reactor.remove_reader(self._socket)
             self._reactor.call_later(STOP_GRACE_S, self._reactor.stop)
 
-    def _end_turn(self) -> None:
-        self._commit.flush()
+    def end_turn(self) -> None:
+        """Sends what was answered; call at the end of each turn, after what answers."""
+        if self._leaving and not self.driver.leading:
+            self._stop_reading()
         self.outbox.flush()
-        if self._stopping and self._commit.idle:
+        if self._stopping and self.driver.idle:
             self._refuse_unread()
             self._reactor.stop()
 
@@ -160,6 +194,10 @@ class Service:
             self._send(router, messages.encode_status_reply(request.token, self._figures()))
         elif isinstance(request, messages.Ping):
             self._send(router, messages.encode_pong(request.token, self._node_id, self._map.epoch))
+        elif isinstance(request, messages.BulkRequest):
+            if self.on_bulk is None:
+                raise ProtocolError("this store has no snapshots to give")
+            self.on_bulk(router, request.body)
         else:  # not answered, or two sides that do not understand each other would go on for ever
             self.counters.values[FAULTS_RECEIVED] += 1
 
@@ -178,7 +216,7 @@ class Service:
                 answer(router, item[0], Status.INTERNAL, encode_error(self._defect()))
 
     def _serve_item(self, router: bytes, item: messages.Item, arrived: float, now: float) -> None:
-        token, number, timeout_ms, _, flags, client_id, sequence, acked_below, ops = item
+        token, number, timeout_ms, mode, flags, client_id, sequence, acked_below, ops = item
         partition = self._partitions.get(number)
         if partition is None:
             body = encode_error(
@@ -193,16 +231,14 @@ class Service:
                 self.outbox.add(router, token, Status.UNAVAILABLE, _STOPPING)
                 return
             self.counters.values[WRITES] += 1
-            retry = flags & FLAG_RETRY != 0
-            route = (router, token)
-            partition.propose(route, client_id, sequence, acked_below, retry, ops, shape.count, deadline, now)
+            partition.propose((router, token), client_id, sequence, acked_below, flags, ops, deadline, now)
         elif now >= deadline:
             self.outbox.add(router, token, Status.TIMEOUT, _TIMEOUT)
         elif not ops:
             self.outbox.add(router, token, Status.INVALID_REQUEST, _EMPTY)
         else:
             self.counters.values[READS] += 1
-            self.outbox.add(router, token, Status.OK, partition.read(ops, shape.count))
+            partition.read((router, token), ops, mode, deadline, now)
 
     def _defect(self) -> str:
         """Logs the exception at hand under a reference; returns the text for the other side, which names it.
@@ -219,6 +255,10 @@ class Service:
         return (
             f"internal error of the store; its log has the details under reference {self._defect_reference}"
         )
+
+    def send_bulk(self, peer: bytes, body: bytes) -> None:
+        """Answers a request for a snapshot."""
+        self._send(peer, messages.encode_bulk_reply(body))
 
     def _send(self, router: bytes, frame: bytes) -> None:
         """Queues a frame for a router. One that is gone, or does not read, asks again when it is back: its

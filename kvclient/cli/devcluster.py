@@ -168,12 +168,12 @@ class DevCluster:
         nodes = [self._node(number, store) for number, store in enumerate(self.stores, 1)]
         return {
             "node": {"id": self.stores.index(member) + 1, "name": member.name},
-            "listen": {"rpc": endpoint(member.ports[0])},
+            "listen": {"rpc": endpoint(member.ports[0]), "bus": endpoint(member.ports[1])},
             "data": {"dir": str(self.directory / "data" / member.name)},
             "cluster": {
                 "name": CLUSTER_NAME,
                 "partitions": self.shape.partitions,
-                "replicas": 1,
+                "replicas": min(3, self.shape.stores),
                 "nodes": nodes,
             },
         }

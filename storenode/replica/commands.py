@@ -30,9 +30,7 @@ class Command(NamedTuple):
 
 def encode(stamp_ms: int, session_ms: int, proposals: Sequence[Proposal]) -> bytes:
     """The data of one entry."""
-    writes = [
-        (one.client_id, one.sequence, one.acked_below, one.flags, one.ops) for one in proposals
-    ]
+    writes = [(one.client_id, one.sequence, one.acked_below, one.flags, one.ops) for one in proposals]
     packed: bytes = _pack((stamp_ms, session_ms, writes))
     return packed
 

@@ -74,6 +74,7 @@ class Replica:
     def __init__(
         self,
         partition: int,
+        preferred: int,
         raft: Raft,
         machine: StateMachine,
         clock: Clock,
@@ -81,7 +82,9 @@ class Replica:
         answer: Answer,
         on_dirty: Callable[[Replica], None],
     ) -> None:
+        """`preferred`: the node that should lead when it can."""
         self.partition = partition
+        self.preferred = preferred
         self.raft = raft
         self.machine = machine
         self.failure: str | None = None
@@ -99,6 +102,11 @@ class Replica:
         self._stamp = 0
         self._heard_at = float("-inf")
         self._heard_commit = 0
+
+    @property
+    def idle(self) -> bool:
+        """Nobody waits for a write."""
+        return not self._pending and not self._logged
 
     # -- from routers
 
@@ -239,14 +247,14 @@ class Replica:
                 self._cancel(proposal, Status.TIMEOUT, _TIMEOUT)
 
     def apply(self, now: float) -> bool:
-        """Applies what is committed, answers, serves the reads that are due. Whether more is left to apply."""
+        """Applies what is committed, answers, serves the reads that are due. Whether there may be more."""
         raft = self.raft
         index, entries = raft.take_committed(APPLY_BYTES_MAX)
         try:
             for entry in entries:
                 self._apply_entry(index, *entry)
                 index += 1
-        except Exception as error:  # noqa: BLE001 - whatever it is, this replica's state is not the others' any more
+        except Exception as error:  # noqa: BLE001 - whatever it is, this state is not the others' any more
             self._fail(error)
             return False
         if entries:
@@ -329,11 +337,20 @@ class Replica:
         except KVError as error:
             return error.status, encode_error(error.message, **error.details)
 
+    def installed(self, now: float) -> None:
+        """A snapshot is in the state machine and the log is cut behind it."""
+        machine = self.machine
+        self.raft.restore(*machine.position, machine.configuration)
+        self._lose_sight()
+        self._finish_reads()
+        self._on_dirty(self)
+
     # -- the end of things
 
     def _fail(self, error: Exception) -> None:
-        self.failure = f"partition {self.partition} is out of service on this store: {type(error).__name__}: {error}"
-        _log.error("replica_failed", partition=self.partition, error=f"{type(error).__name__}: {error}", exc_info=True)
+        reason = f"{type(error).__name__}: {error}"
+        self.failure = f"partition {self.partition} is out of service on this store: {reason}"
+        _log.error("replica_failed", partition=self.partition, error=reason, exc_info=True)
         self._lose_sight()
         pending, self._pending = self._pending, []
         body = self._not_leader()

@@ -135,7 +135,9 @@ class SessionTable:
             return Verdict.UNKNOWN
         return Verdict.EXECUTE
 
-    def record(self, client_id: int, sequence: int, acked_below: int, results: bytes, session_ms: int) -> None:
+    def record(
+        self, client_id: int, sequence: int, acked_below: int, results: bytes, session_ms: int
+    ) -> None:
         """Keeps the results of a sequence that was executed after EXECUTE."""
         session = self._sessions.get(client_id)
         if session is None:
@@ -158,8 +160,7 @@ class SessionTable:
     def dump(self) -> list[Any]:
         """What `load` takes: numbers, bytes and lists of them, in the order of last use."""
         sessions = [
-            [one.client_id, one.floor, one.used, list(one.results.items())]
-            for one in self._sessions.values()
+            [one.client_id, one.floor, one.used, list(one.results.items())] for one in self._sessions.values()
         ]
         return [self.horizon, sessions]
 

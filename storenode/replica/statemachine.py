@@ -43,7 +43,6 @@ class EngineFace(Protocol):
     """What a replica needs of an unlogged `storenode.engine.Engine`."""
 
     on_retire: Callable[[], bytes]
-    damage: Corruption | None
 
     @property
     def state(self) -> bytes: ...
@@ -56,7 +55,8 @@ class EngineFace(Protocol):
     def read(self, ops: bytes, now_ms: int) -> bytes: ...
     def pressure(self) -> int: ...
     def flush(self, wait: bool = True) -> None: ...
-    def install(self, directory: str) -> None: ...
+    def examine(self, directory: str) -> Any: ...
+    def install(self, checkpoint: Any) -> None: ...
     def checkpoint(self, directory: str) -> None: ...
     def stats(self) -> dict[str, Any]: ...
 
@@ -68,6 +68,10 @@ class Position(NamedTuple):
     term: int
 
 
+FOUNDED: Final = Position(1, 0)
+"""Where a group begins: its first configuration is state, not an entry (storenode/raft/__init__.py)."""
+
+
 class StateMachine:
     """One partition's state. One thread."""
 
@@ -75,7 +79,7 @@ class StateMachine:
         """`founders`: the configuration of a partition in which nothing ever happened."""
         self.engine = engine
         self.sessions = SessionTable()
-        self.position = Position(0, 0)
+        self.position = FOUNDED
         self.configuration = founders
         self.session_ms = 0
         self.stamp_ms = 0
@@ -92,8 +96,6 @@ class StateMachine:
             self.stamp_ms, self.session_ms = command.stamp_ms, command.session_ms
             for write in command.writes:
                 outcomes.append(self._execute(*write))
-            if self.engine.damage is not None:
-                raise self.engine.damage
         self.position = Position(index, term)
         self.engine.end_entry()
         return outcomes
@@ -123,11 +125,11 @@ class StateMachine:
     def durable(self) -> Position:
         """What the engine's tables hold: what the log need not keep for this replica."""
         recorded = self.engine.flushed_state
-        return _position(recorded) if recorded else Position(0, 0)
+        return _position(recorded) if recorded else FOUNDED
 
-    def install(self, directory: str) -> None:
-        """Becomes what a checkpoint of another replica holds."""
-        self.engine.install(directory)
+    def install(self, examined: Any) -> None:
+        """Becomes what a checkpoint of another replica holds, which `engine.examine` has looked at."""
+        self.engine.install(examined)
         self._load(self.engine.state)
 
     # -- the replica state

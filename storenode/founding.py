@@ -1,0 +1,90 @@
+"""How the replicas of a node come to life: engine and log are brought together, or the group begins.
+
+Owns the rules for what a start finds. Everybody begins a group in the same way, without asking anybody: its
+first configuration is what the cluster map said when the cluster was founded, its log is cut at index 1 of
+term 0. The loop thread, before it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from random import Random
+from typing import Final
+
+from kvclient.errors import Corruption
+from shared.clock import Clock
+from storenode.groups import TICK_S, Groups
+from storenode.raft import Raft, Settings
+from storenode.raft.messages import Configuration
+from storenode.raftlog import RaftLog, Record
+from storenode.replica.budget import Budget
+from storenode.replica.replica import Answer, Replica
+from storenode.replica.statemachine import EngineFace, StateMachine
+
+CLOCK_DRIFT: Final = 0.05
+"""Bound on how much faster one node's clock may run than another's: a hundred times that of a bad quartz."""
+
+_ELECTION_TICKS: Final = 10
+
+SETTINGS: Final = Settings(
+    election_ticks=_ELECTION_TICKS, lease_seconds=(_ELECTION_TICKS - 1) * TICK_S * (1 - CLOCK_DRIFT)
+)
+
+
+class Founder:
+    """Makes the replicas of node `node`: `add` each of them, then `finish`, before anything else happens."""
+
+    def __init__(
+        self, node: int, log: RaftLog, groups: Groups, clock: Clock, budget: Budget, answer: Answer
+    ) -> None:
+        self._node = node
+        self._log = log
+        self._groups = groups
+        self._clock = clock
+        self._budget = budget
+        self._answer = answer
+        self._cuts: list[Record] = []
+        self._found: list[tuple[int, StateMachine, int, Random]] = []
+
+    def add(self, partition: int, engine: EngineFace, founders: Sequence[int], random: Random) -> None:
+        """A partition whose engine is open. Corruption: its log and its engine do not belong together."""
+        machine = StateMachine(engine, Configuration(frozenset(founders)))
+        log = self._log.group(partition)
+        index, term = machine.position
+        if index < log.first_index - 1:
+            raise Corruption(
+                f"partition {partition}: the data ends with entry {index}, but the log begins with "
+                f"{log.first_index}: entries between them are lost. Give this store an empty data.dir under a "
+                "new node id"
+            )
+        if index > log.last_index or log.term(index) != term:
+            # A group that begins; or a snapshot was installed, and the process died before its log was cut.
+            self._cuts.append(Record(partition, None, (index, term), index + 1, []))
+        self._found.append((partition, machine, founders[0], random))
+
+    def finish(self) -> None:
+        """Make durable how the groups begin, and let the replicas live."""
+        if self._cuts:
+            self._log.installed(self._log.write(self._cuts))
+        groups = self._groups
+        for partition, machine, preferred, random in self._found:
+            raft = Raft(
+                self._node,
+                self._log.group(partition),
+                machine.configuration,
+                machine.position.index,
+                SETTINGS,
+                random,
+            )
+            groups.replicas[partition] = Replica(
+                partition,
+                preferred,
+                raft,
+                machine,
+                self._clock,
+                self._budget,
+                self._answer,
+                groups.dirty,
+            )
+            if preferred == self._node:
+                raft.campaign()

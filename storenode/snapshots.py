@@ -1,0 +1,111 @@
+"""Snapshots between nodes: which replica needs one, and what becomes of it (docs/raft.md section 6).
+
+Owns the order in which a pulled snapshot takes the place of what was there: engine, then log, then Raft.
+Loop thread. Must not know chunks or sockets; `BulkClient` pulls, `BulkSource` gives away.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from kvclient.errors import Unavailable
+from shared import logs
+from shared.clustermap import ClusterMap
+from storenode.groups import Arrived, Groups
+from storenode.replica.replica import Replica
+from storenode.snapshotpull import Done, Failed
+from storenode.snapshotsource import Made
+
+Beside = Callable[[Callable[[], object], Callable[[Any], None]], None]
+
+_log = logs.get("snapshots")
+
+
+class Puller(Protocol):
+    """`storenode.bulk.BulkClient`, or its twin in simulations."""
+
+    def pull(
+        self, group: int, endpoint: str, at_least: int, target: str, on_done: Callable[[Any], None]
+    ) -> None: ...
+    def pulling(self) -> set[int]: ...
+
+
+class Snapshots:
+    """Of one node. `directory` is where pulls lie until they are installed."""
+
+    def __init__(
+        self,
+        groups: Groups,
+        puller: Puller,
+        cluster_map: ClusterMap,
+        directory: str,
+        beside: Beside,
+        remove: Callable[[str], None],
+    ) -> None:
+        """`beside(work, done)` runs `work` on another thread and then, on the loop, `done(its result or the
+        exception)`.
+        """
+        self.installed = 0
+        self.failed = 0
+        self._groups = groups
+        self._puller = puller
+        self._map = cluster_map
+        self._directory = directory
+        self._beside = beside
+        self._remove = remove
+        groups.on_wanted = self.want
+
+    def make(self, group: int, directory: str) -> Made:
+        """A checkpoint of this node's replica, for another node."""
+        replica = self._groups.replicas.get(group)
+        if replica is None or replica.failure is not None:
+            raise Unavailable(f"this store has no sound replica of partition {group}")
+        replica.machine.engine.checkpoint(directory)
+        return Made(replica.machine.durable().index, replica.machine.engine.flushed_state)
+
+    def want(self, replica: Replica) -> None:
+        """The leader has no entries any more that this replica needs."""
+        wanted = replica.raft.snapshot_wanted
+        if wanted is None or replica.partition in self._puller.pulling():
+            return
+        leader, index, _ = wanted
+        _log.info("snapshot_wanted", partition=replica.partition, leader=leader, index=index)
+        self._puller.pull(
+            replica.partition,
+            self._map.node(leader).rpc,
+            index,
+            self._target(replica.partition),
+            lambda outcome: self._pulled(replica, outcome),
+        )
+
+    def _target(self, group: int) -> str:
+        return os.path.join(self._directory, f"{group:04}")
+
+    def _pulled(self, replica: Replica, outcome: Done | Failed) -> None:
+        if isinstance(outcome, Failed):
+            self._failed(replica, outcome.reason)
+            return
+        directory = outcome.directory
+
+        def examined(found: Any) -> None:
+            if isinstance(found, Exception):
+                finished(found)
+            else:
+                self._groups.install(Arrived(replica, found, finished))
+
+        def finished(error: Exception | None) -> None:
+            self._remove(directory)
+            if error is not None:
+                self._failed(replica, f"{type(error).__name__}: {error}")
+                return
+            self.installed += 1
+            _log.info("snapshot_installed", partition=replica.partition, index=replica.machine.position.index)
+
+        self._beside(lambda: replica.machine.engine.examine(directory), examined)
+
+    def _failed(self, replica: Replica, reason: str) -> None:
+        self.failed += 1
+        replica.raft.snapshot_wanted = None  # the leader says it again
+        _log.warning("snapshot_failed", partition=replica.partition, reason=reason)
