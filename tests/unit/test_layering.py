@@ -90,6 +90,24 @@ def test_only_vfs_opens_files_in_the_engine() -> None:
     assert not offenders
 
 
+def test_the_raft_log_knows_files_checksums_and_shapes_only() -> None:
+    allowed = (
+        "storenode.raftlog",
+        "storenode.engine.vfs",
+        "storenode.engine.codec",
+        "storenode.raft.messages",
+        "storenode.raft.storage",
+        *PUBLIC_PROTOCOL,
+    )
+    for path in sources("storenode/raftlog"):
+        assert outside(path, allowed) <= {"storenode.engine"}, (
+            path
+        )  # as in `from storenode.engine import codec`
+        assert not {name for name in imports(path) if name.split(".")[0] in {"zmq", "threading", "time"}}, (
+            path
+        )
+
+
 def test_only_the_shells_touch_zmq() -> None:
     shells = {
         "kvclient/transport.py",
