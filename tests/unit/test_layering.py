@@ -79,10 +79,10 @@ def test_the_engine_knows_neither_sockets_nor_the_cluster() -> None:
         )
 
 
-def test_only_vfs_opens_files_in_the_engine() -> None:
+def test_only_vfs_opens_files_in_the_engine_and_in_the_raft_log() -> None:
     offenders = [
         f"{path.relative_to(ROOT)}:{number}"
-        for path in sources("storenode/engine")
+        for path in [*sources("storenode/engine"), *sources("storenode/raftlog")]
         if path.name != "vfs.py"
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if FILE_CALLS.search(line.split("#")[0]) and not line.lstrip().startswith(("def ", "cpdef ", "cdef "))
