@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from kvclient.errors import Corruption
 from storenode.engine.vfs import File, Vfs
 from storenode.raft.messages import Entry
 from storenode.raftlog.names import segment_path
-from storenode.raftlog.records import Record, decode
+from storenode.raftlog.records import Record, records_of, unpack
 from storenode.raftlog.segment import decode_batch
 
 ENTRY_OVERHEAD_BYTES: Final = 160
@@ -66,12 +66,15 @@ class SegmentReader:
         self._directory = directory
         self._files: dict[int, File] = {}
         self._place = (0, 0)
-        self._records: list[Record] = []  # of the batch read last: followers of several groups lag alike
+        self._payload: Any = None  # of the batch read last: followers of several groups lag alike
 
-    def records(self, segment: int, offset: int, size: int) -> list[Record]:
-        """What a batch says. Corruption: it is not the one that was written there."""
-        if self._place == (segment, offset):
-            return self._records
+    def records(self, group: int, segment: int, offset: int, size: int) -> list[Record]:
+        """What a batch says of a group. Corruption: it is not the one that was written there."""
+        if self._place != (segment, offset):
+            self._read(segment, offset, size)
+        return records_of(group, self._payload)
+
+    def _read(self, segment: int, offset: int, size: int) -> None:
         file = self._files.get(segment)
         if file is None:
             file = self._files[segment] = self._vfs.open(segment_path(self._directory, segment))
@@ -82,13 +85,12 @@ class SegmentReader:
                 "give it an empty data directory and a new id, and let its peers fill it"
             )
         self.reads += 1
-        self._place, self._records = (segment, offset), decode(batch.payload).records
-        return self._records
+        self._place, self._payload = (segment, offset), unpack(batch.payload)
 
     def drop(self, segment: int) -> None:
         """The segment goes, or becomes another one."""
         if self._place[0] == segment:
-            self._place, self._records = (0, 0), []
+            self._place, self._payload = (0, 0), None
         if segment in self._files:
             self._files.pop(segment).close()
 

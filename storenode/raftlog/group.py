@@ -97,8 +97,8 @@ class GroupLog:
         place = self._places[run]
         segment, offset = place >> OFFSET_BITS, place & _OFFSET_MASK
         held: dict[int, Entry] = {}
-        for record in self._reader.records(segment, offset, self._sizes[run]):
-            if record.group == self.number and record.entries:
+        for record in self._reader.records(self.number, segment, offset, self._sizes[run]):
+            if record.entries:
                 held.update(enumerate(record.entries, record.first_index))
         try:
             return [held[at] for at in range(index, min(stop, end))]

@@ -51,12 +51,22 @@ class Payload(NamedTuple):
 
 def decode(payload: bytes) -> Payload:
     try:
-        oldest, summaries, records = msgpack.unpackb(payload, use_list=False)
+        oldest, summaries, records = unpack(payload)
         return Payload(
             _uint(oldest), [_summary(*each) for each in summaries], [_record(*each) for each in records]
         )
     except (TypeError, ValueError, msgpack.UnpackException) as error:
         raise ValueError(f"a batch that holds no records: {error}") from None
+
+
+def unpack(payload: bytes) -> tuple[Any, Any, Any]:
+    """The three parts of a payload, as they come."""
+    return msgpack.unpackb(payload, use_list=False)  # type: ignore[no-any-return]
+
+
+def records_of(group: int, payload: tuple[Any, Any, Any]) -> list[Record]:
+    """Those of one group only; nobody looks at the others."""
+    return [_record(*each) for each in payload[2] if each[0] == group]
 
 
 def _uint(value: Any) -> int:

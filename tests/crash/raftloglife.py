@@ -92,7 +92,7 @@ def observed(log: RaftLog) -> Model:
 
 
 class Allowed(NamedTuple):
-    """The states that a crash may lead to, and which of them held when the last write returned."""
+    """What a crash may lead to: the state when the last write returned, and that of a write under way."""
 
     models: list[Model]
 

@@ -79,15 +79,33 @@ def test_the_engine_knows_neither_sockets_nor_the_cluster() -> None:
         )
 
 
-def test_only_vfs_opens_files_in_the_engine() -> None:
+def test_only_vfs_opens_files_in_the_engine_and_in_the_raft_log() -> None:
     offenders = [
         f"{path.relative_to(ROOT)}:{number}"
-        for path in sources("storenode/engine")
+        for path in [*sources("storenode/engine"), *sources("storenode/raftlog")]
         if path.name != "vfs.py"
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if FILE_CALLS.search(line.split("#")[0]) and not line.lstrip().startswith(("def ", "cpdef ", "cdef "))
     ]
     assert not offenders
+
+
+def test_the_raft_log_knows_files_checksums_and_shapes_only() -> None:
+    allowed = (
+        "storenode.raftlog",
+        "storenode.engine.vfs",
+        "storenode.engine.codec",
+        "storenode.raft.messages",
+        "storenode.raft.storage",
+        *PUBLIC_PROTOCOL,
+    )
+    for path in sources("storenode/raftlog"):
+        assert outside(path, allowed) <= {"storenode.engine"}, (
+            path
+        )  # as in `from storenode.engine import codec`
+        assert not {name for name in imports(path) if name.split(".")[0] in {"zmq", "threading", "time"}}, (
+            path
+        )
 
 
 def test_only_the_shells_touch_zmq() -> None:

@@ -58,7 +58,9 @@ def test_the_checksum_of_a_batch_is_made_as_the_page_says() -> None:
 
 @pytest.mark.parametrize(("number", "offset"), [(4, 64), (3, 72)])
 def test_a_batch_of_another_segment_or_place_never_passes(number: int, offset: int) -> None:
-    assert segment.decode_batch(bytes(offset) + BATCH, number, offset) is None
+    batch = segment.encode_batch(3, 64, 41, 40, packed(PAYLOAD))
+    assert segment.decode_batch(bytes(64) + batch, 3, 64) is not None
+    assert segment.decode_batch(bytes(offset) + batch, number, offset) is None
 
 
 def test_no_flipped_bit_passes() -> None:

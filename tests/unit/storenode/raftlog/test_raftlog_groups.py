@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from queue import SimpleQueue
 
 import pytest
 
 from kvclient.errors import Corruption
+from storenode.engine import codec
 from storenode.engine.vfs import Vfs
 from storenode.raft.messages import Entry, HardState
 from storenode.raft.storage import Compacted, Storage
-from storenode.raftlog import LogFailed, LogRefused, RaftLog, Record
+from storenode.raftlog import LogFailed, LogRefused, RaftLog, Record, Written
 
 EVERYTHING = 1 << 30
 
@@ -290,6 +293,59 @@ def test_another_nodes_log_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LogRefused, match="written by node 1, this is node 2"):
         opened(tmp_path, node=2)
     opened(tmp_path, node=1).close()
+
+
+def test_a_later_version_is_refused(tmp_path: Path) -> None:
+    opened(tmp_path).close()
+    path = tmp_path / "raft" / "00000001.log"
+    content = path.read_bytes()
+    head = content[:8] + (2).to_bytes(4, "little") + content[12:60]
+    path.write_bytes(head + codec.masked_crc32c(head).to_bytes(4, "little") + content[64:])
+    with pytest.raises(LogRefused, match="version 2, known is 1"):
+        opened(tmp_path)
+
+
+def test_the_loop_reads_while_the_log_thread_writes(tmp_path: Path) -> None:
+    """Two real threads, small segments, no cache: what was installed stays readable through all of it."""
+    log = opened(tmp_path, cache_bytes=0, segment_bytes=2000)
+    todo: SimpleQueue[list[Record] | None] = SimpleQueue()
+    done: SimpleQueue[Written] = SimpleQueue()
+
+    def run() -> None:
+        while (records := todo.get()) is not None:
+            done.put(log.write(records))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    waiting = 0
+
+    def take() -> None:
+        log.installed(done.get(timeout=30))
+        view = log.group(1)
+        first, stop = max(view.first_index, view.last_index - 15), view.last_index + 1
+        found = [entry.data for entry in view.entries(first, stop, EVERYTHING)]
+        assert found == [b"%d" % index for index in range(first, stop)]
+
+    for index in range(1, 400):
+        todo.put([Record(1, None, None, index, [Entry(1, 0, b"%d" % index)])])
+        waiting += 1
+        if index % 20 == 0:
+            todo.put([cut(index - 10, 1)])
+            waiting += 1
+            log.collect()
+        while waiting > 5:
+            take()
+            waiting -= 1
+    for _ in range(waiting):
+        take()
+    assert log.stats()["segments"] < 15
+    todo.put(None)
+    thread.join()
+    assert log.group(1).first_index == 371
+    log.close()
+    again = opened(tmp_path, segment_bytes=2000)
+    assert terms(again) == [1] * 29
+    again.close()
 
 
 def test_nothing_is_written_behind_close(tmp_path: Path) -> None:
