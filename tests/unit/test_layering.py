@@ -79,6 +79,18 @@ def test_the_engine_knows_neither_sockets_nor_the_cluster() -> None:
         )
 
 
+def test_raft_is_pure() -> None:
+    """Neither sockets, files, threads nor clocks; of `random` the class only, for its state is handed in."""
+    allowed = ("storenode.raft", "shared.frames", *PUBLIC_PROTOCOL)
+    impure = {"zmq", "asyncio", "socket", "threading", "time", "os", "io", "pathlib", "random", "select"}
+    for path in sources("storenode/raft"):
+        assert not outside(path, allowed), path
+        names = set(imports(path)) - {"random.Random"}
+        if "from random import Random" in path.read_text():
+            names.discard("random")
+        assert not {name for name in names if name.split(".")[0] in impure}, path
+
+
 def test_only_vfs_opens_files_in_the_engine_and_in_the_raft_log() -> None:
     offenders = [
         f"{path.relative_to(ROOT)}:{number}"

@@ -98,6 +98,19 @@ def test_a_vote_leaves_when_it_is_durable_and_is_remembered_after_a_crash() -> N
     assert (reply.to, reply.flag) == (2, 1)
 
 
+def test_who_gave_its_vote_waits_a_whole_timeout_for_the_candidate() -> None:
+    cluster = Cluster(3)
+    raft = cluster[3]
+    raft.term = 5  # of the term of the vote already, so that nothing else begins the wait anew
+    for _ in range(E - 1):
+        raft.tick()
+    raft._election.release()
+    raft.step(Message(3, 1, Kind.VOTE, 5, 1, 0))
+    for _ in range(E - 1):
+        raft.tick()
+    assert raft.role is Role.FOLLOWER
+
+
 def test_a_vote_that_was_not_durable_was_never_told() -> None:
     cluster = Cluster(3)
     node = cluster.nodes[3]
@@ -160,6 +173,19 @@ def test_a_leader_without_a_quorum_steps_down() -> None:
     assert cluster[1].role is not Role.LEADER
 
 
+def test_a_leader_that_stepped_down_owes_loyalty_to_nobody() -> None:
+    cluster = Cluster(3)
+    cluster.elect(1)
+    cluster.tick()
+    cluster[1].transfer(2)
+    cluster.settle()
+    raft = cluster[2]
+    assert raft.role is Role.LEADER
+    raft.step(Message(2, 3, Kind.APPEND_REPLY, raft.term + 1, 0, flag=1))
+    raft.step(Message(2, 3, Kind.PRE_VOTE, raft.term + 1, 99, raft.term))
+    assert [message.kind for message in raft.pending_replies] == [Kind.PRE_VOTE_REPLY]
+
+
 def test_the_node_that_reaches_a_quorum_is_elected_under_a_partial_partition() -> None:
     """Cloudflare 2020-11-02: all links of five nodes are gone but those of node 1; node 2 was the leader."""
     cluster = Cluster(5)
@@ -184,7 +210,7 @@ def test_a_leader_that_one_follower_cannot_hear_stays() -> None:
 
 
 def test_a_follower_of_a_higher_term_is_not_left_without_a_leader() -> None:
-    """etcd#8501, #8243: it refuses the leader's messages, and pre-vote would never raise the leader's term."""
+    """etcd#8501, #8243: it refuses the leader's messages, and pre-vote never raises the leader's term."""
     cluster = Cluster(3)
     cluster.elect(1)
     cluster[3].term += 3
@@ -269,7 +295,7 @@ def test_pre_votes_in_a_joint_configuration_end_with_a_leader() -> None:
 
 
 def test_answers_to_requests_for_votes_free_a_candidate_that_missed_a_commit() -> None:
-    """Voters 1 2 3 to 3 alone: 3 has the entry that leaves the joint configuration but never heard that it was
+    """Voters 1 2 3 to 3 alone: 3 has the entry that leaves the joint configuration but never heard that it is
     committed; 1 and 2 know, are no voters any more, and have longer logs.
     """
     cluster = Cluster(3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from storenode.raft import Role, Settings
-from storenode.raft.messages import EVERYBODY, Kind, Message
+from storenode.raft.messages import EVERYBODY, Change, Kind, Message, Operation, Transition
 from storenode.raft.read_only import NEVER
 from tests.unit.storenode.raft.harness import Cluster
 
@@ -201,3 +201,15 @@ def test_there_is_no_lease_during_a_transfer_nor_after_the_order_has_left() -> N
     cluster.tick(times=E + 2)
     assert raft.role is Role.LEADER
     assert raft.lease_until == NEVER, "a late copy of the order may still depose it"
+
+
+def test_a_change_of_configuration_voids_the_lease_until_the_next_round() -> None:
+    """Those who confirmed it may be no voters any more."""
+    cluster = led(settings=LEASE)
+    raft = cluster[1]
+    raft.propose_change(Change(Transition.AUTO, ((Operation.REMOVE, 3),)))
+    cluster.settle()
+    assert 3 not in raft.configuration.voters
+    assert raft.lease_until == NEVER
+    cluster.tick()
+    assert raft.lease_until > raft.now

@@ -220,9 +220,9 @@ def test_a_follower_commits_only_what_a_message_verified() -> None:
     cluster = led()
     raft = cluster[2]
     last, term = raft.last_index, raft.term
+    raft.log.append([normal(term), normal(term)])
     raft.step(Message(2, 1, Kind.APPEND, term, last, term, last + 50, 0, 0, [normal(term)]))
-    assert raft.commit == last + 1
-    raft.log.append([normal(term)])  # a tail that this leader has not confirmed
+    assert raft.commit == last + 1, "what is beyond the message's entries it has not verified"
     raft.step(Message(2, 1, Kind.HEARTBEAT, term, last + 2, term + 1, context=9))
     assert raft.commit == last + 1
     raft.step(Message(2, 1, Kind.HEARTBEAT, term, last + 2, 0, context=10))
@@ -316,6 +316,7 @@ def diverged(tail: list[int], head: list[int]) -> Cluster:
         ([1] * 3 + [4] * 4, [1] * 3 + [4] * 2 + [5] * 2 + [6] * 3),
         ([1] * 3 + [2] * 3 + [3] * 5, [1] * 3 + [4] * 2 + [5] * 2 + [6] * 3),
         ([1] + [2] * 500, [1] + [3] * 500),
+        ([1] + [3] * 300, [1] + [2] * 300 + [5]),
         ([1] * 5 + [2] * 300 + [4] * 300, [1] * 5 + [3] * 300 + [5] * 400),
     ],
 )
@@ -340,6 +341,15 @@ def test_a_stale_rejection_is_ignored() -> None:
     raft.unreachable(2)
     raft.step(Message(1, 2, Kind.APPEND_REPLY, raft.term, member.match - 1, 1, 0, flag=1))
     assert member.next == member.match + 1
+    cluster = diverged([1] * 9, [1] * 9)
+    lose_all(cluster)
+    raft = cluster.elect(1)
+    member = raft.progress[2]
+    member.match, member.next, member.state = 0, 10, ProgressState.PROBE
+    raft.step(Message(1, 2, Kind.APPEND_REPLY, raft.term, 5, 4, 1, flag=1))
+    assert member.next == 10
+    raft.step(Message(1, 2, Kind.APPEND_REPLY, raft.term, 9, 4, 1, flag=1))
+    assert member.next == 5
 
 
 def test_a_reply_beyond_the_end_of_the_log_is_ignored() -> None:
@@ -347,6 +357,21 @@ def test_a_reply_beyond_the_end_of_the_log_is_ignored() -> None:
     raft = cluster[1]
     raft.step(Message(1, 2, Kind.APPEND_REPLY, raft.term, raft.last_index + 5))
     assert raft.progress[2].match == raft.last_index
+
+
+def test_a_probe_that_is_not_answered_is_not_repeated_before_a_heartbeat_is() -> None:
+    cluster = led()
+    lose_all(cluster)
+    cluster[1].unreachable(2)
+    cluster.sent.clear()
+    for _ in range(5):
+        cluster[1].propose(b"a")
+        cluster.settle()
+    assert len([message for message in of_kind(cluster.sent, Kind.APPEND) if message.to == 2]) == 1
+    cluster.drop = lambda to, message: message.kind == Kind.APPEND
+    cluster.tick(times=5)
+    probes = len([message for message in of_kind(cluster.sent, Kind.APPEND) if message.to == 2])
+    assert 3 <= probes <= 1 + 5
 
 
 def test_a_follower_behind_rejects_one_broadcast_per_tick_and_each_append_of_its_own() -> None:
@@ -398,6 +423,18 @@ def test_a_follower_acknowledges_what_is_durable_only() -> None:
     assert cluster[2].last_index == cluster[1].last_index
 
 
+def test_appends_of_a_turn_are_acknowledged_by_one_reply_with_the_highest_match() -> None:
+    cluster = led()
+    raft, node = cluster[2], cluster.nodes[2]
+    last, term = raft.last_index, raft.term
+    for previous, count in ((last, 3), (last, 1)):
+        entries = [normal(term)] * count
+        raft.step(Message(2, 1, Kind.APPEND, term, previous, term, 1, 0, 0, entries))
+    node.turn()
+    node.sync()
+    assert [reply.a for reply in node.turn()] == [last + 3]
+
+
 # snapshots
 
 
@@ -437,15 +474,17 @@ def test_any_snapshot_that_lets_the_log_go_on_ends_the_snapshot_state() -> None:
     """etcd#10308, raft#110: the one that was named may never come."""
     cluster = led()
     cut_off(cluster, 3)
+    cut = cluster.disks[1].cut_index
+    cluster.propose(1, b"d", b"e")
     cluster.drop = lambda to, message: message.kind == Kind.SNAPSHOT
     cluster.tick(times=6)
-    cluster.propose(1, b"d", b"e")
     member = cluster[1].progress[3]
-    cluster[1].step(Message(1, 3, Kind.APPEND_REPLY, cluster[1].term, cluster.disks[1].cut_index - 1))
+    assert member.snapshot_index > cut
+    cluster[1].step(Message(1, 3, Kind.APPEND_REPLY, cluster[1].term, cut - 1))
     assert member.state is ProgressState.SNAPSHOT
-    cluster[1].step(Message(1, 3, Kind.APPEND_REPLY, cluster[1].term, cluster.disks[1].cut_index))
+    cluster[1].step(Message(1, 3, Kind.APPEND_REPLY, cluster[1].term, cut))
     assert member.state is ProgressState.REPLICATE
-    assert member.next == cluster.disks[1].cut_index + 1
+    assert member.next == cut + 1
 
 
 def test_a_pull_that_failed_is_asked_for_again() -> None:
