@@ -43,9 +43,9 @@ class ReplicaEngine(EngineBase):
         super().__init__(options, shared, recovered, owns_shared=owns_shared)
         self._in_entry = False
         self._checks_budget = False
-        self.on_retire: Callable[[], bytes] = lambda: self.state
+        self.on_retire: Callable[[], bytes] = self._unchanged
         """Asked by the applying thread, between two entries, for the replica state that belongs to everything
-        applied so far."""
+        applied so far. Must be set before anything is applied."""
         self.on_flushed: Callable[[], None] = _nothing
         """Called by a worker when `flushed_state` has moved. Must be quick and not raise."""
         self.state = self.flushed_state
@@ -190,6 +190,12 @@ class ReplicaEngine(EngineBase):
 
     def _after_flush(self) -> None:
         self.on_flushed()
+
+    def _unchanged(self) -> bytes:
+        """The state as long as nobody applies anything."""
+        if self.next_sequence - 1 != self.tree.flushed_sequence:
+            raise RuntimeError("on_retire must be set before anything is applied")
+        return self.state
 
     def _break(self, why: str) -> None:
         """Let nothing of what is applied into tables any more."""

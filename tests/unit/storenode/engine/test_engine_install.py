@@ -300,6 +300,21 @@ def test_damaged_checkpoints_are_refused(
         refused(engine, arrived, Corruption, match)
 
 
+def test_an_examination_without_blocks_reads_footers_and_properties_only(
+    tmp_path: Path, arrived: str
+) -> None:
+    """For who has checked the files otherwise."""
+    first, second, *_ = sorted(Path(arrived).glob("*.sst"))
+    flip(first, 10)
+    with opened(tmp_path / "follower") as engine:
+        assert len(engine.examine(arrived, blocks=False).tables) >= 2
+        with pytest.raises(Corruption, match="checksum mismatch"):
+            engine.examine(arrived)
+        flip(second, -10)
+        with pytest.raises(Corruption, match="footer"):
+            engine.examine(arrived, blocks=False)
+
+
 def test_tables_that_are_newer_than_their_manifest_or_not_what_it_says_are_refused(
     tmp_path: Path, arrived: str
 ) -> None:

@@ -158,6 +158,17 @@ def test_a_memtable_never_ends_in_the_middle_of_an_entry(tmp_path: Path) -> None
         assert not (tmp_path / "copy").exists()
 
 
+def test_who_applies_has_to_tell_the_state(tmp_path: Path) -> None:
+    """Otherwise the old one would be recorded with what is new."""
+    with opened(tmp_path) as engine:
+        engine.compact()
+        engine.apply(encode_put(b"a", b"1"), 1, NOW_MS)
+        engine.end_entry()
+        with pytest.raises(RuntimeError, match="on_retire must be set"):
+            engine.flush()
+        assert (engine.flushed_state, tables(engine)) == (b"", 0)
+
+
 def test_the_budget_of_all_engines_takes_the_state_of_the_one_whose_memtable_ends(tmp_path: Path) -> None:
     shared = Shared(str(tmp_path), memtable_bytes=1 << 20)
     with contextlib.closing(shared):
