@@ -1,4 +1,5 @@
-"""Router <-> store messages, version 1: one MessagePack frame each (docs/architecture.md section 3).
+"""Router <-> store messages, version 1: one MessagePack frame each (docs/architecture.md section 3); and what
+stores say to each other on the same socket.
 
 Owns the numbers and the bytes of the messages. Knows nothing of sockets, maps or ops: `ops` and `body` are
 bytes that pass through. Encoders trust their caller; decoders trust nobody, check every field once and raise
@@ -30,10 +31,12 @@ class Kind(enum.IntEnum):
     MAP = 2
     STATUS = 3
     PING = 4
+    BULK = 5
     BATCH_REPLY = 65
     MAP_REPLY = 66
     STATUS_REPLY = 67
     PONG = 68
+    BULK_REPLY = 69
     FAULT = 127
 
 
@@ -113,16 +116,29 @@ class Pong(NamedTuple):
     epoch: int
 
 
+class BulkRequest(NamedTuple):
+    """Store to store: a request for a snapshot or a part of one (docs/raft.md section 6)."""
+
+    body: bytes
+
+
+class BulkReply(NamedTuple):
+    """Store to store: the answer to a BulkRequest."""
+
+    body: bytes
+
+
 class Fault(NamedTuple):
     """Either way: the last frame was not understood."""
 
     message: str
 
 
-ToStore = Batch | MapRequest | StatusRequest | Ping | Fault
+ToStore = Batch | MapRequest | StatusRequest | Ping | BulkRequest | Fault
 ToRouter = BatchReply | MapReply | StatusReply | Pong | Fault
+ToPeer = BulkReply | Fault
 
-Decoders = dict[int, Callable[[tuple[Any, ...]], ToStore | ToRouter]]
+Decoders = dict[int, Callable[[tuple[Any, ...]], ToStore | ToRouter | ToPeer]]
 
 _ITEM_TYPES = (int,) * 8 + (bytes,)
 _ANSWER_TYPES = (int, int, bytes)
@@ -171,6 +187,16 @@ def encode_pong(token: int, node_id: int, epoch: int) -> bytes:
     return _pack((VERSION, Kind.PONG, token, node_id, epoch))
 
 
+def encode_bulk_request(body: bytes) -> bytes:
+    """BULK."""
+    return _pack((VERSION, Kind.BULK, body))
+
+
+def encode_bulk_reply(body: bytes) -> bytes:
+    """BULK_REPLY."""
+    return _pack((VERSION, Kind.BULK_REPLY, body))
+
+
 def encode_fault(message: str) -> bytes:
     """FAULT."""
     return _pack((VERSION, Kind.FAULT, message))
@@ -185,6 +211,12 @@ def decode_to_store(frame: bytes) -> ToStore:
 def decode_to_router(frame: bytes) -> ToRouter:
     """A message that a router may get from a store; ProtocolError for any other bytes."""
     message: ToRouter = _decode(frames.decode(frame), _TO_ROUTER)
+    return message
+
+
+def decode_to_peer(frame: bytes) -> ToPeer:
+    """A message that a store may get from a store it asked; ProtocolError for any other bytes."""
+    message: ToPeer = _decode(frames.decode(frame), _TO_PEER)
     return message
 
 
@@ -286,6 +318,13 @@ def _pong(fields: Sequence[Any]) -> Pong:
     )
 
 
+def _body_only(make: Callable[[bytes], Any], fields: Sequence[Any]) -> Any:
+    _arity(fields, 3, "the message")
+    if type(fields[2]) is not bytes:
+        raise ProtocolError("the body of the message must be bin")
+    return make(fields[2])
+
+
 def _fault(fields: Sequence[Any]) -> Fault:
     _arity(fields, 3, "FAULT")
     if type(fields[2]) is not str:
@@ -298,6 +337,7 @@ _TO_STORE: Decoders = {
     Kind.MAP: partial(_token_only, MapRequest),
     Kind.STATUS: partial(_token_only, StatusRequest),
     Kind.PING: partial(_token_only, Ping),
+    Kind.BULK: partial(_body_only, BulkRequest),
     Kind.FAULT: _fault,
 }
 _TO_ROUTER: Decoders = {
@@ -305,5 +345,9 @@ _TO_ROUTER: Decoders = {
     Kind.MAP_REPLY: _map_reply,
     Kind.STATUS_REPLY: _status_reply,
     Kind.PONG: _pong,
+    Kind.FAULT: _fault,
+}
+_TO_PEER: Decoders = {
+    Kind.BULK_REPLY: partial(_body_only, BulkReply),
     Kind.FAULT: _fault,
 }
