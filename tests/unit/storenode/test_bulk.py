@@ -138,8 +138,10 @@ def test_a_damaged_chunk_is_asked_for_again(world: World) -> None:
     world.start_source()
     left = spoil_chunks(world, 2)
     world.pull()
+    pull = world.client._jobs[7].pull
     assert isinstance(world.outcome(), Done)
     assert left == [0]
+    assert pull.bytes_pulled == world.size, "the damaged ones were not taken"
     assert files_below(world.target()) == world.files
 
 

@@ -188,6 +188,7 @@ def test_answers_out_of_order_never_leave_a_hole(talk: Talk) -> None:
     talk.answer(flying[1])
     talk.run()
     assert files_below(talk.target) == FILES
+    assert talk.pull.bytes_pulled == sum(map(len, FILES.values())), "what came too early was taken"
 
 
 @pytest.mark.parametrize("what", ["closed", "short", "long", "opened"])
