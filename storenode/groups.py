@@ -213,7 +213,7 @@ class Groups:
             others = [
                 (progress.match, node)
                 for node, progress in raft.progress.items()
-                if node != raft.node and node in raft.configuration.voters and progress.active
+                if node != raft.node and node in raft.configuration.voters and progress.recent_active
             ]
             if others:
                 self._transfer(replica, max(others)[1])
@@ -259,7 +259,7 @@ class Groups:
         limit = self.pinned(replica.partition)
         needed = replica.raft.last_index if limit is None else limit
         if replica.raft.role is Role.LEADER and self._log.bytes_held <= 2 * self._log_bytes_max:
-            matches = [one.match for one in replica.raft.progress.values() if one.active]
+            matches = [one.match for one in replica.raft.progress.values() if one.recent_active]
             needed = min(needed, *matches) if matches else needed
         return needed
 
@@ -268,5 +268,5 @@ class Groups:
         raft, preferred = replica.raft, replica.preferred
         if raft.role is Role.LEADER and preferred != raft.node and preferred in raft.progress:
             progress = raft.progress[preferred]
-            if progress.active and progress.match == raft.last_index:
+            if progress.recent_active and progress.match == raft.last_index:
                 self._transfer(replica, preferred)

@@ -49,7 +49,7 @@ class LogThread:
         assert self._since is None, "one log write at a time"
         self._since = self._clock.monotonic()
         self.writes += 1
-        self.entries += sum(len(record.entries) for record in records)
+        self.entries += sum(len(record.entries or ()) for record in records)
         self._work.put((records, done))
 
     def close(self, timeout_s: float) -> bool:

@@ -36,10 +36,11 @@ from storenode.raft.configuration import (
     encode_change,
     encode_configuration,
 )
-from storenode.raft.contract import Compacted, Dropped, NotLeader, Settings, Storage, Unstable
+from storenode.raft.contract import Dropped, NotLeader, Settings, Unstable
 from storenode.raft.core import Raft
 from storenode.raft.progress import Progress, ProgressState
 from storenode.raft.state import Role
+from storenode.raft.storage import Compacted, Storage
 
 __all__ = [
     "Raft",

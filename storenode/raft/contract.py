@@ -5,39 +5,13 @@ Owns no state. Everything here is shared by the files of this room and by those 
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 import attrs
 
 from storenode.raft.messages import Entry, HardState, Message
 
 MIB: Final = 1 << 20
-
-
-class Storage(Protocol):
-    """The durable log of one group. The core only reads it; what it gets to write comes from `take_unstable`.
-
-    `first_index` is the cut index + 1; `last_index` is `first_index - 1` when the log is empty.
-    """
-
-    @property
-    def hard_state(self) -> HardState: ...
-
-    @property
-    def first_index(self) -> int: ...
-
-    @property
-    def last_index(self) -> int: ...
-
-    def term(self, index: int) -> int:
-        """Term of the entry at `index`, `first_index - 1` to `last_index`. Raises `Compacted` below,
-        IndexError above.
-        """
-
-    def entries(self, first: int, stop: int, bytes_max: int) -> list[Entry]:
-        """Entries `first` to `stop - 1`, or as many of them as have `bytes_max` bytes of data together; at
-        least one if `first < stop`. Raises `Compacted` and IndexError as `term` does.
-        """
 
 
 @attrs.frozen
@@ -96,7 +70,3 @@ class NotLeader(Exception):
 
 class Dropped(Exception):
     """The leader does not take this now; nothing of it is in the log. Ask again later."""
-
-
-class Compacted(Exception):
-    """The log has been cut behind this index."""

@@ -164,7 +164,7 @@ def test_malformed_items_are_refused(row: Any) -> None:
         ([True, 4, 0], "begins with version and kind"),
         ([1, "4", 0], "begins with version and kind"),
         ([2, 4, 0], "message version 2 is not understood, this side speaks 1"),
-        ([1, 5, 0], "kind 5"),
+        ([1, 6, 0], "kind 6"),
         ([1, -1, 0], "kind -1"),
         ([1, 1, 4], "BATCH is an array of 4, not 3"),
         ([1, 1, 4, [], 0], "BATCH is an array of 4, not 5"),

@@ -25,6 +25,7 @@ class CuttableLink:
         self.endpoint = f"tcp://127.0.0.1:{self._listener.getsockname()[1]}"
         self.connections = 0
         self.limit_bytes: int | None = None
+        self._cut = threading.Event()
         self.passed_bytes = 0
         self._up = True
         self._lock = threading.Lock()
@@ -36,14 +37,16 @@ class CuttableLink:
         """Reset all connections, and every new one, until `mend`."""
         with self._lock:
             self._up = False
+            self._cut.set()
             for one in self._open:
                 with contextlib.suppress(OSError):
                     one.shutdown(socket.SHUT_RDWR)
             self._open.clear()
 
-    def cut_after(self, count: int) -> None:
-        """Cut when that many more bytes of answers have passed."""
+    def hold_after(self, count: int) -> None:
+        """Let that many more bytes of answers pass, and no others until it is cut and mended."""
         self.passed_bytes, self.limit_bytes = 0, count
+        self._cut.clear()
 
     def mend(self) -> None:
         """Let new connections pass."""
@@ -89,7 +92,7 @@ class CuttableLink:
                 if counted:
                     self.passed_bytes += len(content)
                     if self.limit_bytes is not None and self.passed_bytes > self.limit_bytes:
-                        self.cut()
+                        self._cut.wait()
                         break
                 target.sendall(content)
         for one in (source, target):
