@@ -119,7 +119,7 @@ class EngineSection:
 
 @attrs.frozen
 class RaftSection:
-    """The log that all partitions of this node share. Beyond `log_bytes` it is cut, which may take flushes."""
+    """The log that all partitions share. Beyond `log_bytes` it is cut, which may take flushes."""
 
     log_bytes: Size = attrs.field(default=Size(256 << 20), validator=size_between(16 << 20, 1 << 40))
     segment: Size = attrs.field(default=Size(64 << 20), validator=size_between(1 << 20, 1 << 30))

@@ -13,9 +13,9 @@ from typing import Any, Final, NamedTuple
 
 from shared.clustermap import ClusterMap
 from shared.metrics import Histogram
+from storenode.bus import Bus
 from storenode.config import NodeSection
 from storenode.directory import DataDirectory
-from storenode.bus import Bus
 from storenode.logthread import LogThread
 from storenode.raft import Role
 from storenode.raftlog import RaftLog

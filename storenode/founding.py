@@ -50,12 +50,12 @@ class Founder:
         """A partition whose engine is open. Corruption: its log and its engine do not belong together."""
         machine = StateMachine(engine, Configuration(frozenset(founders)))
         log = self._log.group(partition)
-        index, term = machine.position
+        index, term = machine.position.index, machine.position.term
         if index < log.first_index - 1:
             raise Corruption(
                 f"partition {partition}: the data ends with entry {index}, but the log begins with "
-                f"{log.first_index}: entries between them are lost. Give this store an empty data.dir under a "
-                "new node id"
+                f"{log.first_index}: entries between them are lost. Give this store an empty data.dir under "
+                "a new node id"
             )
         if index > log.last_index or log.term(index) != term:
             # A group that begins; or a snapshot was installed, and the process died before its log was cut.

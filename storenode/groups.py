@@ -197,8 +197,8 @@ class Groups:
             except Exception as error:  # noqa: BLE001 - the replica is as it was; the leader offers again
                 arrived.done(error)
                 continue
-            index, term = replica.machine.position
-            self._cuts.append(Record(replica.partition, None, (index, term), index + 1, []))
+            at = replica.machine.position
+            self._cuts.append(Record(replica.partition, None, (at.index, at.term), at.index + 1, []))
             self._installing[replica] = arrived
 
     # -- from time to time
@@ -240,7 +240,8 @@ class Groups:
     def _cut(self, replica: Replica) -> bool:
         """Whether the log of this group gets shorter."""
         group = self._log.group(replica.partition)
-        index, term = replica.machine.durable()
+        durable = replica.machine.durable()
+        index, term = durable.index, durable.term
         needed = self._needed_by_others(replica)
         if needed < index:
             index = needed

@@ -101,11 +101,7 @@ class Incoming:
         self.offset += len(data)
 
     def finish(self, file: FileMeta) -> bool:
-<<<<<<< HEAD
-        """Give the open file, which has all its bytes, its name. False, and it is removed: its sum is wrong."""
-=======
         """Give the open file, which has all its bytes, its name. False: its sum is wrong, it is removed."""
->>>>>>> eb97758b1595d6b10252a48f982957735343731d
         assert self._file is not None
         path = self._partial(file.name)
         whole = mask(self._crc) == file.crc

@@ -2,8 +2,8 @@
 
 Owns that thread, and the one write that may be under way. Knows no socket and no rule of Raft.
 
-Loop thread: `submit`, `busy`, `longest_s`, `close`; what `submit` was given to call runs there as well. Log thread:
-`RaftLog.write`, nothing else.
+Loop thread: `submit`, `busy`, `longest_s`, `close`; what `submit` was given to call runs there as well. Log
+thread: `RaftLog.write`, nothing else.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@ Owns the rpc socket. Every message but a FAULT is answered, whatever it holds; n
 can end the loop or the drain. Reads are answered at once, writes go to their partition, and all answers of a
 turn leave at its end, one frame per router. One thread, the reactor's.
 
-Stopping: leadership is handed to others first, while requests are still read, so that routers learn where to go.
-Then nothing more is read until the writes taken so far are answered; then what has arrived meanwhile is read
-once more and its writes refused. A write that nobody answers may have been applied, as far as its router can
-tell.
+Stopping: leadership is handed to others first, while requests are still read, so that routers learn where to
+go. Then nothing more is read until the writes taken so far are answered; then what has arrived meanwhile is
+read once more and its writes refused. A write that nobody answers may have been applied, as far as its router
+can tell.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ not there either.
 """
 
 STOP_GRACE_S: Final = 3.0
-"""How long a stopping store then waits for its writes; with HAND_OVER_S less than the 5 s and 10 s after which
-supervisors kill.
+"""How long a stopping store then waits for its writes; with HAND_OVER_S less than the 5 s and 10 s after
+which supervisors kill.
 """
 
 STOP_DRAIN_S: Final = 0.5
@@ -139,8 +139,8 @@ class Service:
         self._reactor.add_reader(socket, self._on_messages)
 
     def stop(self) -> None:
-        """Hands leadership over, for at most HAND_OVER_S; then stops reading. The loop ends when all writes taken
-        so far are answered, or STOP_GRACE_S later.
+        """Hands leadership over, for at most HAND_OVER_S; then stops reading. The loop ends when all writes
+        taken so far are answered, or STOP_GRACE_S later.
         """
         if self._socket is not None and not self._leaving:
             self._leaving = True

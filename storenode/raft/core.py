@@ -16,7 +16,7 @@ from typing import Final
 
 from storenode.raft import following
 from storenode.raft.configuration import apply_change
-from storenode.raft.contract import NotLeader, Settings, Storage, Unstable
+from storenode.raft.contract import NotLeader, Settings, Unstable
 from storenode.raft.election import Election
 from storenode.raft.leadership import Leadership
 from storenode.raft.messages import NOBODY, Change, Configuration, Entry, HardState, Kind, Message
@@ -24,6 +24,7 @@ from storenode.raft.progress import Progress
 from storenode.raft.quorum import VoteResult
 from storenode.raft.read_only import NEVER, ForwardedReads
 from storenode.raft.state import GroupState, Role
+from storenode.raft.storage import Storage
 
 _FROM_LEADER: Final = frozenset({int(Kind.APPEND), int(Kind.HEARTBEAT), int(Kind.SNAPSHOT)})
 _REQUESTS_FOR_VOTES: Final = frozenset({int(Kind.PRE_VOTE), int(Kind.VOTE)})

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from storenode.raft.contract import Storage
 from storenode.raft.messages import Entry, EntryKind
+from storenode.raft.storage import Storage
 
 
 class LogView:

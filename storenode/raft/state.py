@@ -9,9 +9,10 @@ from __future__ import annotations
 import enum
 from random import Random
 
-from storenode.raft.contract import Settings, Storage
+from storenode.raft.contract import Settings
 from storenode.raft.log_view import LogView
 from storenode.raft.messages import NOBODY, Configuration, Kind, Message
+from storenode.raft.storage import Storage
 
 
 class Role(enum.IntEnum):

@@ -46,6 +46,6 @@ def decode(data: bytes) -> Command:
                 raise ValueError("a write begins with four integers")
             if type(ops) is not bytes:
                 raise ValueError("the ops of a write are bytes")
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is no command
+    except Exception as error:
         raise Corruption(f"an entry of the log is no command that this software knows: {error}") from error
     return command

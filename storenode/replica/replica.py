@@ -41,8 +41,8 @@ LEASE: Final = 1
 """The read mode; 0 is linearizable, n >= 2 stale by at most n milliseconds."""
 
 ENTRY_BYTES_MAX: Final = 1 << 20
-"""Writes are gathered into one entry up to this; a larger one is an entry of its own. An append of one entry is
-one message, and heartbeats wait behind it.
+"""Writes are gathered into one entry up to this; a larger one is an entry of its own. An append of one entry
+is one message, and heartbeats wait behind it.
 """
 
 APPLY_BYTES_MAX: Final = 8 << 20
@@ -340,7 +340,7 @@ class Replica:
     def installed(self, now: float) -> None:
         """A snapshot is in the state machine and the log is cut behind it."""
         machine = self.machine
-        self.raft.restore(*machine.position, machine.configuration)
+        self.raft.restore(machine.position.index, machine.position.term, machine.configuration)
         self._lose_sight()
         self._finish_reads()
         self._on_dirty(self)

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from struct import Struct
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
+import attrs
 import msgpack
 
 from kvclient.errors import Corruption, Status
 from kvclient.protocol import FLAG_RETRY, encode_error
-from storenode.raft.messages import Configuration
 from storenode.raft.configuration import decode_configuration, encode_configuration
+from storenode.raft.messages import Configuration
 from storenode.replica import commands
 from storenode.replica.sessions import SessionTable, Verdict
 
@@ -61,7 +62,8 @@ class EngineFace(Protocol):
     def stats(self) -> dict[str, Any]: ...
 
 
-class Position(NamedTuple):
+@attrs.frozen
+class Position:
     """How far the state machine is: the entry applied last, and its term."""
 
     index: int
@@ -138,7 +140,7 @@ class StateMachine:
         """The replica state of now."""
         configuration = encode_configuration(self.configuration)
         rest: bytes = msgpack.packb((configuration, self.stamp_ms, self.session_ms, self.sessions.dump()))
-        return _HEAD.pack(STATE_VERSION, *self.position) + rest
+        return _HEAD.pack(STATE_VERSION, self.position.index, self.position.term) + rest
 
     def _load(self, state: bytes) -> None:
         if not state:
