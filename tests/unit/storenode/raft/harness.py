@@ -11,7 +11,16 @@ from collections.abc import Callable, Iterable
 from random import Random
 
 from storenode.raft import Compacted, Raft, Role, Settings, Unstable, decode_change
-from storenode.raft.messages import EVERYBODY, Change, Configuration, Entry, EntryKind, HardState, Message
+from storenode.raft.messages import (
+    EVERYBODY,
+    Change,
+    Configuration,
+    Entry,
+    EntryKind,
+    HardState,
+    Kind,
+    Message,
+)
 
 NORMAL = EntryKind.NORMAL
 
@@ -280,3 +289,28 @@ class Cluster:
         """(index, term) of all entries of a node, durable or not."""
         log = self[number].log
         return [(index, log.term(index)) for index in range(log.first_index, log.last_index + 1)]
+
+
+def normal(term: int, data: bytes = b"") -> Entry:
+    return Entry(term, EntryKind.NORMAL, data)
+
+
+def of_kind(messages: list[Message], kind: Kind) -> list[Message]:
+    return [message for message in messages if message.kind == kind]
+
+
+def led(nodes: int = 3, settings: Settings | None = None) -> Cluster:
+    """Node 1 leads, all others replicate, everything is committed everywhere."""
+    cluster = Cluster(nodes, settings=settings)
+    cluster.elect(1)
+    cluster.tick()
+    cluster.sent.clear()
+    return cluster
+
+
+def lose_all(cluster: Cluster) -> None:
+    cluster.drop = lambda to, message: True
+
+
+def lose_none(cluster: Cluster) -> None:
+    cluster.drop = lambda to, message: False
