@@ -11,12 +11,14 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.benchmark.cluster_bench import etcd, redis
+from tests.benchmark.cluster_bench.ours import OurCluster
 from tests.benchmark.cluster_bench.points import WORKLOADS, Point, Sample, sample
 from tests.benchmark.cluster_bench.rounds import Rounds
 
@@ -112,6 +114,20 @@ def test_what_there_is_not_is_refused_with_what_there_is(arguments: tuple[str, s
     assert "there are" in run.stderr
 
 
+def test_ops_that_fail_are_no_ops_per_second(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        cluster = OurCluster(stack, tmp_path / "ours", replicas=1)  # without a key to be found
+        found = cluster.run(Point("get", 300), 0.05)
+        assert found.ops == 0
+        assert found.failed >= 300
+        for point in (Point("get", 1), Point("lease_get", 200, 100)):
+            with pytest.raises(RuntimeError, match="not there"):
+                cluster.run(point, 0.05)
+        cluster.stores[3].stop()
+        with pytest.raises(RuntimeError, match="store3 ended while waiting"):
+            cluster.wait_ready()
+
+
 class Scripted:
     """A system whose runs are given; None stands for a run that fails."""
 
@@ -159,6 +175,28 @@ def test_percentiles_are_of_the_requests() -> None:
     assert sample(1000, 2.0, [number / 1000 for number in range(100, 0, -1)]) == Sample(
         1000, 2.0, 51.0, 100.0
     )
+
+
+@pytest.mark.parametrize(
+    ("point", "revisions", "data", "error"),
+    [
+        (Point("put", 64), 999, 9000, "999 revisions of 1000 puts"),
+        (Point("put", 1600, 100), 100_000, 9000, "100000 revisions of 1000 puts"),
+        (Point("mixed", 64), 400, 200_000, "400 revisions of 500 puts"),
+        (Point("get", 64), 0, 99_999, "too small"),
+        (Point("get", 1600, 100), 0, 9_999_999, "too small"),
+        (Point("get", 64), 0, 121_000, None),
+        (Point("put", 64), 1000, 9000, None),
+        (Point("mixed", 64), 510, 70_000, None),
+    ],
+)
+def test_what_http_calls_a_success_counts_only_if_etcd_did_it(
+    point: Point, revisions: int, data: int, error: str | None
+) -> None:
+    text = f"requests: 1000 done, 1000 succeeded, 0 failed, 0 errored\ntraffic: ({data}) data"
+    output = subprocess.CompletedProcess([], 0, text, "")
+    with pytest.raises(RuntimeError, match=error) if error else nullcontext():
+        etcd.check(point, 1000, 16, output, revisions)
 
 
 def test_etcd_requests_are_what_its_protobuf_schema_says() -> None:

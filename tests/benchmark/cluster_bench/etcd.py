@@ -21,7 +21,6 @@ import base64
 import json
 import re
 import subprocess
-import urllib.error
 import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
@@ -45,6 +44,9 @@ LAST_KEY = b"y%015d" % 0
 KEYS = [b"k%015d" % number for number in range(PIPELINE_OPS)]
 END = b"z" + value(0)[1:]
 """A value, and greater than all keys."""
+
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Whatever proxy the environment names."""
 
 
 def varint(number: int) -> bytes:
@@ -170,36 +172,12 @@ class Etcd:
             timeout=LOAD_SECONDS_MAX,
             check=False,
         )
-        self._check(point, requests, connections, output, self._revision(leader) - before)
+        check(point, requests, connections, output, self._revision(leader) - before)
         seconds = re.search(r"finished in ([\d.]+)(us|ms|s)", output.stdout)
         assert seconds is not None
         took = float(seconds[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1.0}[seconds[2]]
         latencies = [int(line.rpartition("\t")[2]) / 1e6 for line in log.read_text().splitlines()]
         return sample(requests * point.batch, took, latencies)
-
-    @staticmethod
-    def _check(
-        point: Point,
-        requests: int,
-        connections: int,
-        output: subprocess.CompletedProcess[str],
-        revisions: int,
-    ) -> None:
-        """RuntimeError if not all requests did what they should."""
-        done = re.search(r"(\d+) succeeded, (\d+) failed, (\d+) errored", output.stdout)
-        if done is None or [int(number) for number in done.groups()] != [requests, 0, 0]:
-            raise RuntimeError(f"h2load: {output.stdout[-500:]}{output.stderr[-500:]}")
-        # Each connection alternates on its own, so it may have sent one put more than gets.
-        puts = {"put": requests, "mixed": requests // (2 if point.batch == 1 else 1)}.get(point.workload, 0)
-        slack = connections if point.workload == "mixed" and point.batch == 1 else 0
-        if abs(revisions - puts) > slack:
-            raise RuntimeError(f"etcd made {revisions} revisions of {puts} puts")
-        gets = {"put": 0, "mixed": requests * point.batch // 2 - slack}.get(
-            point.workload, requests * point.batch
-        )
-        data = re.search(r"\((\d+)\) data", output.stdout)
-        if data is None or int(data[1]) < gets * VALUE_BYTES:
-            raise RuntimeError(f"answers to {gets} gets are too small: {data and data[0]}")
 
     def _revision(self, port: int) -> int:
         return int(self._call(port, "kv/range", key=_text(LAST_KEY))["header"]["revision"])
@@ -209,7 +187,7 @@ class Etcd:
         for port in self._ports:
             try:
                 status = self._call(port, "maintenance/status")
-            except (urllib.error.URLError, OSError):
+            except OSError:
                 continue
             if status["header"]["member_id"] == status.get("leader"):
                 return port
@@ -221,9 +199,33 @@ class Etcd:
         request = urllib.request.Request(
             f"http://127.0.0.1:{port}/v3/{name}", data=json.dumps(fields).encode()
         )
-        with urllib.request.urlopen(request, timeout=CALL_SECONDS) as answer:
+        with _DIRECT.open(request, timeout=CALL_SECONDS) as answer:
             result: dict[str, Any] = json.load(answer)
         return result
+
+
+def check(
+    point: Point,
+    requests: int,
+    connections: int,
+    output: subprocess.CompletedProcess[str],
+    revisions: int,
+) -> None:
+    """RuntimeError if not all requests did what they should."""
+    done = re.search(r"(\d+) succeeded, (\d+) failed, (\d+) errored", output.stdout)
+    if done is None or [int(number) for number in done.groups()] != [requests, 0, 0]:
+        raise RuntimeError(f"h2load: {output.stdout[-500:]}{output.stderr[-500:]}")
+    # Each connection alternates on its own, so it may have sent one put more than gets.
+    puts = {"put": requests, "mixed": requests // (2 if point.batch == 1 else 1)}.get(point.workload, 0)
+    slack = connections if point.workload == "mixed" and point.batch == 1 else 0
+    if abs(revisions - puts) > slack:
+        raise RuntimeError(f"etcd made {revisions} revisions of {puts} puts")
+    gets = {"put": 0, "mixed": requests * point.batch // 2 - slack}.get(
+        point.workload, requests * point.batch
+    )
+    data = re.search(r"\((\d+)\) data", output.stdout)
+    if data is None or int(data[1]) < gets * VALUE_BYTES:
+        raise RuntimeError(f"answers to {gets} gets are too small: {data and data[0]}")
 
 
 def _text(content: bytes) -> str:

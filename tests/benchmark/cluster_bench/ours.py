@@ -20,6 +20,7 @@ STORES = 3
 PARTITIONS = 16
 READY_SECONDS = 90.0
 """Of a start on a busy machine, with the log to be read and a leader to be found for every partition."""
+REPLICATED_SECONDS = 30.0
 CALL_SECONDS = 5.0
 FILL_CHUNK = 5000
 
@@ -81,13 +82,30 @@ class OurCluster:
             return None
         return sum(int(count["syncs"]) for count in counts if count)
 
+    def keys(self) -> dict[int, int]:
+        """How many keys each store holds, as it tells; without those that do not answer."""
+        try:
+            figures = self.figures()
+        except KVError:
+            return {}
+        return {node: int(told["keys"]) for node, told in figures.items() if "keys" in told}
+
     def fill(self) -> None:
-        """Every key of the load, once."""
+        """Every key of the load, once. TimeoutError if they do not come to all replicas: it would be another
+        cluster than the one that is to be measured.
+        """
         for first in range(0, data.KEYS, FILL_CHUNK):
             chunk = range(first, min(first + FILL_CHUNK, data.KEYS))
             self.client.put_many(
                 (data.key(number), data.value(number)) for number in chunk
             ).raise_for_errors()
+        wanted = self.replicas * data.KEYS
+        wait_until(
+            lambda: sum(self.keys().values()) >= wanted,
+            REPLICATED_SECONDS,
+            f"{self.replicas} replicas of {data.KEYS:,} keys (without replication: --replicas 1)",
+            [*self.stores.values(), self.router],
+        )
 
     def prepare(self, point: Point) -> bool:
         self.run(point, 0.1)
