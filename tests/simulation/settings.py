@@ -24,6 +24,8 @@ class Settings(NamedTuple):
     lanes: int
     """Requests that a client has under way at once."""
     keys: int
+    key_life: float
+    """After so long clients turn to new keys."""
     think: float
     """Longest pause of a lane between two requests."""
     timeout: float
@@ -61,6 +63,7 @@ def draw(random: Random) -> Settings:
         clients=random.randint(2, 6),
         lanes=random.choice((1, 1, 2, 3)),
         keys=random.choice((1, 3, 6)),
+        key_life=random.choice((2.0, 6.0, 1000.0)),
         think=random.choice((0.1, 0.3, 0.8)),
         timeout=random.choice((1.0, 3.0, 5.0)),
         latency=random.choice((0.0005, 0.002, 0.01, 0.03)),
