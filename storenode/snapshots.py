@@ -29,7 +29,6 @@ class Puller(Protocol):
     def pull(
         self, group: int, endpoint: str, at_least: int, target: str, on_done: Callable[[Any], None]
     ) -> None: ...
-    def pulling(self) -> set[int]: ...
 
 
 class Snapshots:
@@ -55,6 +54,7 @@ class Snapshots:
         self._directory = directory
         self._beside = beside
         self._remove = remove
+        self._under_way: set[int] = set()  # from the pull's beginning until it is installed or has failed
         groups.on_wanted = self.want
 
     def make(self, group: int, directory: str) -> Made:
@@ -68,15 +68,18 @@ class Snapshots:
     def want(self, replica: Replica) -> None:
         """The leader has no entries any more that this replica needs."""
         wanted = replica.raft.snapshot_wanted
-        if wanted is None or replica.partition in self._puller.pulling():
+        if wanted is None or replica.partition in self._under_way:
             return
         leader, index, _ = wanted
+        self._under_way.add(replica.partition)
         _log.info("snapshot_wanted", partition=replica.partition, leader=leader, index=index)
+        target = self._target(replica.partition)
+        self._remove(target)  # whole, but an earlier process died before it was installed
         self._puller.pull(
             replica.partition,
             self._map.node(leader).rpc,
             index,
-            self._target(replica.partition),
+            target,
             lambda outcome: self._pulled(replica, outcome),
         )
 
@@ -100,6 +103,7 @@ class Snapshots:
             if error is not None:
                 self._failed(replica, f"{type(error).__name__}: {error}")
                 return
+            self._under_way.discard(replica.partition)
             self.installed += 1
             _log.info("snapshot_installed", partition=replica.partition, index=replica.machine.position.index)
 
@@ -107,5 +111,6 @@ class Snapshots:
 
     def _failed(self, replica: Replica, reason: str) -> None:
         self.failed += 1
+        self._under_way.discard(replica.partition)
         replica.raft.snapshot_wanted = None  # the leader says it again
         _log.warning("snapshot_failed", partition=replica.partition, reason=reason)
