@@ -44,6 +44,10 @@ class Arrived(NamedTuple):
     done: Callable[[Exception | None], object]
 
 
+class Outdated(Exception):
+    """A snapshot that came too late to be of use."""
+
+
 class Groups:
     """The replicas of one node."""
 
@@ -192,6 +196,9 @@ class Groups:
         waiting, self._arrived = self._arrived, []
         for arrived in waiting:
             replica = arrived.replica
+            if not replica.takes(arrived.examined):
+                arrived.done(Outdated("the replica has caught up without it"))
+                continue
             try:
                 replica.machine.install(arrived.examined)
             except Exception as error:  # noqa: BLE001 - the replica is as it was; the leader offers again

@@ -20,7 +20,7 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from kvclient.errors import KVError, Status
 from kvclient.protocol import FLAG_RETRY, encode_error
@@ -336,6 +336,12 @@ class Replica:
             return Status.OK, self.machine.engine.read(ops, self._clock.wall_ms())
         except KVError as error:
             return error.status, encode_error(error.message, **error.details)
+
+    def takes(self, examined: Any) -> bool:
+        """Whether a snapshot may take the place of what is here: it is newer, and this node neither leads nor
+        could win a vote before the snapshot is in the log.
+        """
+        return self.raft.role < Role.CANDIDATE and self.machine.is_behind(examined)
 
     def installed(self, now: float) -> None:
         """A snapshot is in the state machine and the log is cut behind it."""
