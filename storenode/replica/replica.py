@@ -193,8 +193,10 @@ class Replica:
         raft = self.raft
         raft.step(message)
         if message.kind in (Kind.APPEND, Kind.HEARTBEAT) and message.term == raft.term:
+            # The leader's own index: this log may lack the entries, and then this replica is not fresh.
+            commit = message.c if message.kind == Kind.APPEND else message.a
             self._heard_at = now
-            self._heard_commit = raft.commit
+            self._heard_commit = max(self._heard_commit, commit)
         self._on_dirty(self)
 
     def tick(self) -> None:
