@@ -73,11 +73,13 @@ class Client:
         self.done = 0
         self._network = network
         self._settings = settings
-        self._routers = routers
+        self._routers = world.random.sample(routers, len(routers))  # in the order of its preference
+        self._places = {router.number: place for place, router in enumerate(self._routers)}
         self._book = book
         self._keys = keys
         self._random = Random(world.random.getrandbits(64))
-        self._session = Session([router.name for router in routers], number + 1, self._random, world.now)
+        names = [router.name for router in self._routers]
+        self._session = Session(names, number + 1, self._random, world.now)
         self._event: Event | None = None
         self._count = 0
         self._active = False
@@ -106,11 +108,11 @@ class Client:
         self._flush()
 
     def receive(self, router: int, frame: bytes) -> None:
-        self._session.receive(router, [frame], self.world.now)
+        self._session.receive(self._places[router], [frame], self.world.now)
         self._flush()
 
     def connection(self, router: int, connected: bool) -> None:
-        self._session.connection(router, connected, self.world.now)
+        self._session.connection(self._places[router], connected, self.world.now)
         self._flush()
 
     def _flush(self) -> None:

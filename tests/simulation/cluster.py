@@ -226,7 +226,7 @@ class Cluster:
         counts = dict.fromkeys(Outcome, 0)
         for operation in self.book.recorder.history():
             counts[operation.outcome] += 1
-        installed = sum(store.snapshots_installed + store.snapshots.installed for store in self.stores.values())
+        installed = sum(store.snapshots_taken for store in self.stores.values())
         return (
             f"{counts[Outcome.OK]} ok, {counts[Outcome.FAIL]} failed, {counts[Outcome.UNKNOWN]} unknown, "
             f"{len(self.book.stale)} stale reads, {self.nemesis.begun} faults, {installed} snapshots, "
@@ -236,8 +236,7 @@ class Cluster:
     def close(self) -> None:
         for store in self.stores.values():
             if store.up:
-                store.end_life()
-                store._stack.close()
+                store.close()
 
 
 def simulate(

@@ -58,7 +58,7 @@ class Network:
         for _ in range(copies):
             delay = ahead + self._latency * (0.2 + random.expovariate(1.0))
             if random.random() < 0.01:
-                delay += random.choice((self._latency * 20, 0.5))
+                delay += random.choice((self._latency * 20, 0.5, 2.0))
             if self._fifo or stream:
                 last = self._last.get((source, target), 0.0)
                 when = self._last[source, target] = max(last, self._world.now + delay)

@@ -64,7 +64,7 @@ class SimulatedStore(Machine):
         self.peers: dict[int, SimulatedStore] = {}
         self.to_router: Callable[[SimulatedStore, str, bytes], None]
         self.on_death: Callable[[SimulatedStore], None]
-        self.snapshots_installed = 0
+        self._installed_before = 0
         self._network = network
         self._settings = settings
         self._map = cluster_map
@@ -100,11 +100,19 @@ class SimulatedStore(Machine):
             return
         self.world.note(f"{self.name} dies: {why}")
         crash = self.disk.freeze()
-        self.end_life()
-        self.snapshots_installed += self.snapshots.installed
-        self._stack.close()
+        self.close()
         self.disk.survive(crash, power_lost)
         self.on_death(self)
+
+    def close(self) -> None:
+        """Nobody uses the files any more."""
+        self.end_life()
+        self._installed_before += self.snapshots.installed
+        self._stack.close()
+
+    @property
+    def snapshots_taken(self) -> int:
+        return self._installed_before + (self.snapshots.installed if self.up else 0)
 
     def after_event(self) -> None:
         """Power was lost at a step of the disk within this event, perhaps."""
