@@ -73,9 +73,9 @@ class OurCluster:
         return {node["id"]: node for node in self.client.admin("status")["nodes"]}
 
     def leader(self, key: bytes) -> int:
-        """The node that leads the key's partition, as the router knows it."""
+        """The node that leads the key's partition, as the stores tell; 0 while nobody does."""
         replicas = self.client.admin("route", key)["replicas"]
-        return next((int(each["id"]) for each in replicas if each.get("leader")), 0)
+        return next((int(replica["id"]) for replica in replicas if replica["leader"]), 0)
 
     def syncs(self) -> int | None:
         counts = [figures.get("log") for figures in self.figures().values()]
