@@ -18,6 +18,7 @@ from typing import Any
 import kvclient
 from kvclient.errors import KVError
 from tests.benchmark.cluster_bench.processes import Server, free_ports
+from tests.integration.faults.replicas import SEGMENT_BYTES
 from tests.integration.faults.space import MORTAL, ROOT
 
 STORES = (1, 2, 3)
@@ -31,7 +32,7 @@ STOP_SECONDS = 20.0
 
 _SMALL = {
     "engine": {"memtable": "1MiB", "memtables_total": "4MiB"},
-    "raft": {"segment": "1MiB", "log_bytes": "16MiB"},
+    "raft": {"segment": SEGMENT_BYTES, "log_bytes": "16MiB"},
 }
 """So that a run of seconds flushes, cuts the log, and needs new segments."""
 
@@ -148,7 +149,9 @@ class Cluster:
                     return
             except KVError as error:
                 problem = str(error)
-            assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s. {problem}\n{self.tails()}"
+            assert time.monotonic() < deadline, (
+                f"{what}: not within {seconds:.0f} s. {problem}\n{self.tails()}"
+            )
             time.sleep(0.02)
 
     def stop(self) -> None:

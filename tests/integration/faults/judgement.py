@@ -35,7 +35,7 @@ def _judge_counters(workload: Workload, client: kvclient.Client[bytes]) -> None:
         acknowledged = workload.increments[key, "ok"]
         possible = acknowledged + workload.increments[key, "unknown"]
         assert acknowledged <= total <= possible, (
-            f"{key!r} is {total}, but {acknowledged} increments were acknowledged, {possible} may have been made"
+            f"{key!r} is {total}; {acknowledged} increments were acknowledged, {possible} may have been made"
         )
     told = Counter(
         (operation.key, operation.result)

@@ -21,6 +21,9 @@ from storenode.raftlog import RaftLog
 from storenode.raftlog.group import GroupLog
 from storenode.replica.statemachine import StateMachine
 
+SEGMENT_BYTES = 1 << 20
+"""As the stores were configured: opening the log reserves it, also on a small disk."""
+
 _PAGE = 10_000
 _ENTRIES_BYTES = 8 << 20
 
@@ -58,7 +61,7 @@ def contents(
 ) -> dict[int, Content]:
     """What one stopped store holds, by partition. Changes the log's end, as each start does."""
     with ExitStack() as stack:
-        log = RaftLog(Vfs(), str(directory / "raft"), node)
+        log = RaftLog(Vfs(), str(directory / "raft"), node, segment_bytes=SEGMENT_BYTES)
         stack.callback(log.close)
         shared = engine.Shared(str(directory))
         stack.callback(shared.close)
@@ -71,9 +74,7 @@ def contents(
         return found
 
 
-def _content(
-    machine: StateMachine, opened: engine.ReplicaEngine, log: GroupLog, applied: int
-) -> Content:
+def _content(machine: StateMachine, opened: engine.ReplicaEngine, log: GroupLog, applied: int) -> Content:
     assert opened.verify() == []
     assert log.last_index >= applied, f"the log ends at {log.last_index}, but {applied} was applied"
     for index, (term, kind, data) in _entries(log, machine.position.index + 1):
@@ -115,5 +116,9 @@ def _difference(mine: Any, theirs: Any) -> str:
     if isinstance(mine, list) and isinstance(theirs, list):
         for one, other in itertools.zip_longest(mine, theirs):
             if one != other:
-                return f"{str(one):.300} and {str(other):.300}"
-    return f"{str(mine):.300} and {str(theirs):.300}"
+                return _shown(one, other)
+    return _shown(mine, theirs)
+
+
+def _shown(one: Any, other: Any) -> str:
+    return " and ".join(str(value)[:300] for value in (one, other))

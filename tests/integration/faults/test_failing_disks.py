@@ -1,4 +1,4 @@
-"""Disks that are full, and disks that cannot say that data is safe: that store stops, and the others go on."""
+"""Disks that are full, and disks that cannot say that data is safe: that store stops, the others go on."""
 
 from __future__ import annotations
 
@@ -77,7 +77,9 @@ def fail_to_sync_where_it_counts(trial: Trial, disks: dict[int, FailingSync]) ->
     ended(trial, failing)
     trial.hold(SILENCE_SECONDS)
     late = trial.workload.last_acknowledged - began
-    assert late <= 0, f"a write was acknowledged that began {late / 1e6:.1f} ms after two of three disks were gone"
+    assert late <= 0, (
+        f"a write was acknowledged that began {late / 1e6:.1f} ms after two of three disks were gone"
+    )
     trial.store(paused).resume()
     trial.workload.wait_for_writes()
     disks[failing].end()

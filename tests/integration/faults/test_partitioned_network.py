@@ -1,5 +1,5 @@
-"""Networks that lose what some hosts send to others: in one direction, in both, for one store, for the leader,
-between stores only, between routers and stores only.
+"""Networks that lose what some hosts send to others: in one direction or both, for one store or the leader,
+between stores only, between routers and a store only.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ CUT_SECONDS = 2.0
 """How long a cut lasts after which nothing has to happen: elections and leases end earlier."""
 
 PROBE_SECONDS = 20.0
-SEND = "import socket, sys; socket.socket(type=socket.SOCK_DGRAM).sendto(sys.argv[3].encode(), (sys.argv[1], int(sys.argv[2])))"
+SEND = """
+import socket, sys
+address, port, text = sys.argv[1:]
+socket.socket(type=socket.SOCK_DGRAM).sendto(text.encode(), (address, int(port)))
+"""
 
 
 def faults_of(network: Network) -> list[Fault]:

@@ -11,8 +11,8 @@ from tests.integration.faults.cluster import Cluster
 from tests.integration.faults.trial import LONG, SHORT, Trial, endure
 
 PAUSE_SECONDS = 2.5
-"""Longer than election timeout (1 to 2 s) and lease; shorter than a client's calls, so that what lay in a paused
-process meets those who still wait for it."""
+"""Longer than election timeout (1 to 2 s) and lease; shorter than a client's calls, so that what lay in a
+paused process meets those who still wait for it."""
 
 
 def pause_a_follower(trial: Trial) -> None:

@@ -58,7 +58,7 @@ Fault = Callable[[Trial], None]
 
 
 def endure(trial: Trial, faults: Sequence[Fault], seconds: float) -> None:
-    """All faults in any order under load, again and again for `seconds`, at least once; then the judgement."""
+    """All faults in any order under load, again for `seconds` and at least once; then the judgement."""
     deadline = time.monotonic() + seconds
     rounds = 0
     print(f"seed {trial.seed}")
