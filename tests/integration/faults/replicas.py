@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from kvclient.protocol import Entry as Pair
 from kvclient.protocol import decode_entries, decode_results, encode_scan
 from storenode import engine
 from storenode.engine.vfs import Vfs
@@ -31,7 +32,7 @@ _ENTRIES_BYTES = 8 << 20
 class Content(NamedTuple):
     """All that has to be equal. `entries` are (key, value, version)."""
 
-    entries: list[tuple[bytes, bytes, int]]
+    entries: list[Pair]
     next_sequence: int
     stamp_ms: int
     session_ms: int
@@ -100,8 +101,8 @@ def _entries(log: GroupLog, first: int) -> Iterator[tuple[int, Entry]]:
             first += 1
 
 
-def _scan(opened: engine.ReplicaEngine) -> list[tuple[bytes, bytes, int]]:
-    found: list[tuple[bytes, bytes, int]] = []
+def _scan(opened: engine.ReplicaEngine) -> list[Pair]:
+    found: list[Pair] = []
     start: bytes | None = b""
     while start is not None:
         result = decode_results(opened.read(encode_scan(start, None, _PAGE), 0))[0]
