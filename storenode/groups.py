@@ -50,6 +50,10 @@ class Arrived(NamedTuple):
     done: Callable[[Exception | None], object]
 
 
+class Outdated(Exception):
+    """A snapshot that came too late to be of use."""
+
+
 class Groups:
     """The replicas of one node."""
 
@@ -221,6 +225,9 @@ class Groups:
         waiting, self._arrived = self._arrived, []
         for arrived in waiting:
             replica = arrived.replica
+            if not replica.takes(arrived.examined):
+                arrived.done(Outdated("the replica has caught up without it"))
+                continue
             try:
                 self._check(replica)
                 replica.machine.install(arrived.examined)

@@ -56,7 +56,7 @@ class Snapshots:
         self._directory = directory
         self._beside = beside
         self._remove = remove
-        self._under_way: set[int] = set()
+        self._under_way: set[int] = set()  # from the pull's beginning until it is installed or has failed
         groups.on_wanted = self.want
 
     def make(self, group: int, directory: str) -> Made:
@@ -115,6 +115,7 @@ class Snapshots:
             if error is not None:
                 self._failed(replica, f"{type(error).__name__}: {error}")
                 return
+            self._under_way.discard(replica.partition)
             self.installed += 1
             _log.info("snapshot_installed", partition=replica.partition, index=replica.machine.position.index)
 
@@ -122,5 +123,6 @@ class Snapshots:
 
     def _failed(self, replica: Replica, reason: str) -> None:
         self.failed += 1
+        self._under_way.discard(replica.partition)
         replica.raft.snapshot_wanted = None  # the leader says it again
         _log.warning("snapshot_failed", partition=replica.partition, reason=reason)
