@@ -248,8 +248,8 @@ def start(names: tuple[str, ...], directory: Path) -> None:
 
 
 def _watch_start(started: list[Any], children: devrun.Children) -> None:
-    """With parts of the cluster down nothing can be written; that a process has not ended after a moment must
-    do.
+    """With parts of the cluster down there may be partitions without a majority; that a process has not ended
+    after a moment must do.
     """
     deadline = time.monotonic() + 1.0
     while time.monotonic() < deadline:

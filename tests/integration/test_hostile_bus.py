@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import socket as sockets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
