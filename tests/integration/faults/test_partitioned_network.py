@@ -7,16 +7,17 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.integration.faults.cluster import STORES, Cluster
+from tests.integration.faults.cluster import ROUTERS, STORES, Cluster
 from tests.integration.faults.network import HERE, Network
 from tests.integration.faults.trial import LONG, SHORT, Fault, Trial, endure
 
-CUT_SECONDS = 2.0
+CUT_SECONDS = 1.5
 """How long a cut lasts after which nothing has to happen: elections and leases end earlier."""
 
 PROBE_SECONDS = 20.0
@@ -47,9 +48,20 @@ def faults_of(network: Network) -> list[Fault]:
         trial.hold(CUT_SECONDS)
         network.heal()
 
+    def part_the_leader_and_a_router_from_all_others(trial: Trial) -> None:
+        """Clients of that router find nobody else to ask, while the others write elsewhere."""
+        router = trial.dice.choice(ROUTERS)
+        tag = trial.dice.choice(trial.workload.tags)
+        node = trial.cluster.leader(tag)
+        rest = [host_of(other) for other in ROUTERS if other != router]
+        network.part([node, host_of(router)], [*trial.others(node), *rest])
+        trial.workload.wait_for_writes([tag])
+        trial.hold(CUT_SECONDS)
+        network.heal()
+
     def part_a_store_from_routers_only(trial: Trial) -> None:
         """It may lead, which nobody can help then."""
-        network.part([HERE], [trial.dice.choice(STORES)])
+        network.part(map(host_of, ROUTERS), [trial.dice.choice(STORES)])
         trial.hold(CUT_SECONDS)
         network.heal()
 
@@ -72,6 +84,7 @@ def faults_of(network: Network) -> list[Fault]:
         nobody_hears_the_leader,
         the_leader_hears_nobody,
         part_the_leader_from_stores_only,
+        part_the_leader_and_a_router_from_all_others,
         part_a_store_from_routers_only,
         one_store_does_not_hear_another,
         everybody_is_alone,
@@ -87,15 +100,31 @@ def _another_has_to_lead(trial: Trial, network: Network, *, outgoing: bool, inco
     network.heal()
 
 
+def host_of(router: str) -> int:
+    """The hosts behind those of the stores, which have the numbers of their nodes."""
+    return len(STORES) + 1 + ROUTERS.index(router)
+
+
+def spread(
+    stack: ExitStack, directory: Path, prefixes: Mapping[int, list[str]] | None = None
+) -> tuple[Cluster, Network]:
+    """A cluster with a host for each process; `prefixes` in front of the stores' commands."""
+    network = Network(stack, len(STORES) + len(ROUTERS))
+    hosts: dict[int | str, int] = {node: node for node in STORES}
+    hosts |= {router: host_of(router) for router in ROUTERS}
+    before: dict[int | str, list[str]] = {**(prefixes or {})}
+    cluster = Cluster(
+        stack,
+        directory,
+        hosts={name: network.address(host) for name, host in hosts.items()},
+        prefixes={name: network.prefix(host) + before.get(name, []) for name, host in hosts.items()},
+    )
+    return cluster, network
+
+
 def run(directory: Path, seconds: float) -> None:
     with ExitStack() as stack:
-        network = Network(stack, len(STORES))
-        cluster = Cluster(
-            stack,
-            directory,
-            hosts={node: network.address(node) for node in STORES},
-            prefixes={node: network.prefix(node) for node in STORES},
-        )
+        cluster, network = spread(stack, directory)
         endure(Trial(cluster), faults_of(network), seconds)
 
 
