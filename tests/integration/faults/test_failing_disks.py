@@ -17,7 +17,7 @@ DISK_MEGABYTES = 64
 
 PRESS_BYTES = 64 << 10
 PRESS_SECONDS = 30.0
-SILENCE_SECONDS = 1.5
+SILENCE_SECONDS = 1.0
 """How long it is watched that nothing is acknowledged."""
 
 NODE = 2
