@@ -109,20 +109,19 @@ class Snapshots:
                 self._groups.install(Arrived(replica, found, finished))
 
         def finished(error: Exception | None) -> None:
+            if error is None:
+                self.installed += 1
+                index = replica.machine.position.index
+                _log.info("snapshot_installed", partition=replica.partition, index=index)
+            else:
+                self._failed(replica, f"{type(error).__name__}: {error}")
             self._beside(
                 lambda: self._remove(directory), lambda _: self._under_way.discard(replica.partition)
             )
-            if error is not None:
-                self._failed(replica, f"{type(error).__name__}: {error}")
-                return
-            self._under_way.discard(replica.partition)
-            self.installed += 1
-            _log.info("snapshot_installed", partition=replica.partition, index=replica.machine.position.index)
 
         self._beside(lambda: replica.machine.engine.examine(directory), examined)
 
     def _failed(self, replica: Replica, reason: str) -> None:
         self.failed += 1
-        self._under_way.discard(replica.partition)
         replica.raft.snapshot_wanted = None  # the leader says it again
         _log.warning("snapshot_failed", partition=replica.partition, reason=reason)
