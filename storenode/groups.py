@@ -50,10 +50,6 @@ class Arrived(NamedTuple):
     done: Callable[[Exception | None], object]
 
 
-class Outdated(Exception):
-    """A snapshot that came too late to be of use."""
-
-
 class Groups:
     """The replicas of one node."""
 
@@ -225,9 +221,6 @@ class Groups:
         waiting, self._arrived = self._arrived, []
         for arrived in waiting:
             replica = arrived.replica
-            if not replica.takes(arrived.examined):
-                arrived.done(Outdated("the replica has caught up without it"))
-                continue
             try:
                 self._check(replica)
                 replica.machine.install(arrived.examined)
@@ -247,8 +240,8 @@ class Groups:
             raise ValueError(replica.failure)
         if replica in self._installing:
             raise ValueError("another snapshot is being installed")
-        if replica.raft.role is Role.LEADER:
-            raise ValueError("the replica leads its group by now: it has all that a snapshot could bring")
+        if replica.raft.role >= Role.CANDIDATE:
+            raise ValueError("the replica stands for leadership, and could win it before the log is cut")
 
     def _installed(self, arrived: Arrived, now: float) -> None:
         try:

@@ -22,7 +22,7 @@ Invariants
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from kvclient.errors import KVError, Status
 from kvclient.protocol import FLAG_RETRY, encode_error
@@ -397,12 +397,6 @@ class Replica:
         except Exception as error:  # noqa: BLE001 - the disk refuses; one read must not cost the others
             _log.error("read_failed", partition=self.partition, error=f"{type(error).__name__}: {error}")
             return Status.INTERNAL, encode_error(f"the read failed on this store: {error}")
-
-    def takes(self, examined: Any) -> bool:
-        """Whether a snapshot may take the place of what is here: it is newer, and this node neither leads nor
-        could win a vote before the snapshot is in the log.
-        """
-        return self.raft.role < Role.CANDIDATE and self.machine.is_behind(examined)
 
     def installed(self, now: float) -> None:
         """A snapshot is in the state machine and the log is cut behind it."""

@@ -131,10 +131,6 @@ class StateMachine:
         recorded = self.engine.flushed_state
         return _position(recorded) if recorded else FOUNDED
 
-    def is_behind(self, examined: Any) -> bool:
-        """Whether a checkpoint that `engine.examine` has looked at holds more than was applied here."""
-        return _position(examined.replica).index > self.position.index
-
     def install(self, examined: Any) -> None:
         """Becomes what a checkpoint of another replica holds, which `engine.examine` has looked at.
 
