@@ -13,7 +13,6 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from shared import messages
 from shared.clustermap import ClusterMap
 from shared.hashing import xxh64
 from shared.opstream import Limits
