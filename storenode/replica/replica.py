@@ -127,7 +127,7 @@ class Replica:
             self._serve(Read(route, ops, deadline))
         elif raft.role is not Role.LEADER:
             self._refuse(route)
-        elif mode >= LEASE and self._led_term == raft.term and raft.lease_until > now:
+        elif mode >= LEASE and raft.lease_until > now:
             self._serve_leased(Read(route, ops, deadline))
         else:
             self._confirm(Read(route, ops, deadline))
