@@ -44,7 +44,13 @@ class Network:
         self.loss = self.duplication = 0.0
 
     def send(
-        self, source: str, target: str, arrive: Callable[[], object], ahead: float = 0.0, *, stream: bool = False
+        self,
+        source: str,
+        target: str,
+        arrive: Callable[[], object],
+        ahead: float = 0.0,
+        *,
+        stream: bool = False,
     ) -> None:
         """`ahead`: leaves so much later. `stream`: by a connection that keeps the order and loses nothing
         but by a cut.

@@ -57,6 +57,11 @@ def test_a_seed_is_the_same_run_each_time() -> None:
         )
         environment = dict(os.environ, PYTHONHASHSEED=hash_seed)
         printed = subprocess.run(
-            [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+            [sys.executable, "-c", program],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         assert printed.stdout.strip() == first.digest, summary
