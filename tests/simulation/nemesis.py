@@ -46,6 +46,8 @@ class Nemesis:
         """Everything is well from now on: links, disks, loops; who is down comes back."""
         self._active = False
         self._network.calm()
+        for router in self._routers:
+            router.paused_until = 0.0
         for store in self._stores:
             store.slow_disk = 1.0
             store.disk.steps_until_death = 0

@@ -19,6 +19,7 @@ class Network:
         """(from, to) -> how many faults cut this direction."""
         self.loss = settings.loss
         self.duplication = settings.duplication
+        self._hiccups = 0.0005 if settings.fifo else 0.01  # all that comes behind one waits as well, or not
         self._world = world
         self._latency = settings.latency
         self._fifo = settings.fifo
@@ -41,7 +42,7 @@ class Network:
     def calm(self) -> None:
         """All is well from now on; what is under way arrives."""
         self.cut.clear()
-        self.loss = self.duplication = 0.0
+        self.loss = self.duplication = self._hiccups = 0.0
 
     def send(
         self,
@@ -63,7 +64,7 @@ class Network:
         copies = 2 if not stream and self.duplication and random.random() < self.duplication else 1
         for _ in range(copies):
             delay = ahead + self._latency * (0.2 + random.expovariate(1.0))
-            if random.random() < 0.01:
+            if random.random() < self._hiccups:
                 delay += random.choice((self._latency * 20, 0.5, 2.0))
             if self._fifo or stream:
                 last = self._last.get((source, target), 0.0)

@@ -54,7 +54,11 @@ def draw(random: Random) -> Settings:
     stores = random.choice((3, 3, 3, 3, 3, 5, 5, 1))
     calm = random.random() < 0.1
     likely = random.choice((0.15, 0.4, 0.6))
-    faults = () if calm else tuple(fault for fault in FAULTS if random.random() < likely)
+    faults = (
+        ()
+        if calm
+        else tuple(fault for fault in FAULTS if random.random() < (0.7 if fault == "partition" else likely))
+    )
     segment = random.choice((600, 1500, 4000, 16000))
     return Settings(
         stores=stores,
@@ -78,7 +82,7 @@ def draw(random: Random) -> Settings:
         log_bytes_max=segment * random.choice((1, 1, 2)),
         log_cache_bytes=random.choice((0, 2000, 1 << 20)),
         faults=faults,
-        fault_interval=random.choice((0.5, 1.5, 4.0)),
-        restart=random.choice((0.2, 1.0, 4.0)),
+        fault_interval=random.choice((1.0, 2.0, 4.0)),
+        restart=random.choice((0.2, 0.5, 3.0)),
         stale_ms=random.choice((50, 300, 2000)),
     )
