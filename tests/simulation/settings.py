@@ -82,7 +82,7 @@ def draw(random: Random) -> Settings:
         log_bytes_max=segment * random.choice((1, 1, 2)),
         log_cache_bytes=random.choice((0, 2000, 1 << 20)),
         faults=faults,
-        fault_interval=random.choice((1.0, 2.0, 4.0)),
+        fault_interval=random.choice((0.6, 1.2, 3.0)),
         restart=random.choice((0.2, 0.5, 3.0)),
         stale_ms=random.choice((50, 300, 2000)),
     )
