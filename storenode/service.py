@@ -5,8 +5,8 @@ can end the loop or the drain. Reads are answered at once, writes go to their pa
 turn leave at its end, one frame per router. One thread, the reactor's.
 
 Stopping: leadership is handed to others first, while requests are still read, so that routers learn where to
-go. Then nothing more is read until the writes taken so far are answered; then what has arrived meanwhile is
-read once more and its writes refused. A write that nobody answers may have been applied, as far as its router
+go. Then nothing more is read until what was taken so far is answered; then what has arrived meanwhile is read
+once more and refused. A write that nobody answers may have been applied, as far as its router
 can tell.
 """
 
@@ -38,7 +38,7 @@ not there either.
 """
 
 STOP_GRACE_S: Final = 3.0
-"""How long a stopping store then waits for its writes; with HAND_OVER_S less than the 5 s and 10 s after
+"""How long a stopping store then waits for its answers; with HAND_OVER_S less than the 5 s and 10 s after
 which supervisors kill.
 """
 
@@ -139,8 +139,8 @@ class Service:
         self._reactor.add_reader(socket, self._on_messages)
 
     def stop(self) -> None:
-        """Hands leadership over, for at most HAND_OVER_S; then stops reading. The loop ends when all writes
-        taken so far are answered, or STOP_GRACE_S later.
+        """Hands leadership over, for at most HAND_OVER_S; then stops reading. The loop ends when all that was
+        taken so far is answered, or STOP_GRACE_S later.
         """
         if self._socket is not None and not self._leaving:
             self._leaving = True
@@ -224,12 +224,12 @@ class Service:
             )
             self.outbox.add(router, token, Status.WRONG_REPLICA, body)
             return
+        if self._stopping:
+            self.outbox.add(router, token, Status.UNAVAILABLE, _STOPPING)
+            return
         shape = inspect(ops, self._limits)
         deadline = arrived + timeout_ms / 1000
         if shape.writes or (not ops and flags & FLAG_BARRIER):
-            if self._stopping:
-                self.outbox.add(router, token, Status.UNAVAILABLE, _STOPPING)
-                return
             self.counters.values[WRITES] += 1
             partition.propose((router, token), client_id, sequence, acked_below, flags, ops, deadline, now)
         elif now >= deadline:
