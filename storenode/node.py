@@ -1,5 +1,5 @@
-"""One store node, put together: cluster map, data directory, engines, replicas, group commit, service; and
-taken apart again in order.
+"""One store node, put together: cluster map, data directory, log, engines, replicas, bus, service; and taken
+apart again in order.
 
 Knows every part and the inside of none. What goes wrong before the loop runs is a CannotStart, one line that
 says what to do.
