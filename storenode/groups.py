@@ -240,8 +240,8 @@ class Groups:
             raise ValueError(replica.failure)
         if replica in self._installing:
             raise ValueError("another snapshot is being installed")
-        if replica.raft.role is Role.LEADER:
-            raise ValueError("the replica leads its group by now: it has all that a snapshot could bring")
+        if replica.raft.role >= Role.CANDIDATE:
+            raise ValueError("the replica stands for leadership, and could win it before the log is cut")
 
     def _installed(self, arrived: Arrived, now: float) -> None:
         try:

@@ -5,9 +5,9 @@ can end the loop or the drain. Reads are answered at once, writes go to their pa
 turn leave at its end, one frame per router. One thread, the reactor's.
 
 Stopping: leadership is handed to others first, while requests are still read, so that routers learn where to
-go. Then nothing more is read until what was taken so far is answered; then what has arrived meanwhile is read
-once more and refused. A write that nobody answers may have been applied, as far as its router
-can tell.
+go. Then nothing more is read until all that was taken so far is answered; then what has arrived meanwhile is
+read once more: its writes are refused, its reads served. A write that nobody answers may have been applied,
+as far as its router can tell.
 """
 
 from __future__ import annotations
@@ -125,6 +125,7 @@ class Service:
         self._socket: zmq.Socket[bytes] | None = None
         self._leaving = False
         self._stopping = False
+        self._refused = False
         self._defect_logged_at = float("-inf")
         self._defect_reference = ""
 
@@ -159,8 +160,12 @@ class Service:
             self._stop_reading()
         self.outbox.flush()
         if self._stopping and self.driver.idle:
-            self._refuse_unread()
-            self._reactor.stop()
+            if self._refused:
+                self._reactor.stop()
+            else:
+                self._refused = True
+                self._refuse_unread()
+                self._reactor.call_later(0, _nothing)  # reads take at least a turn of the driver
 
     def _refuse_unread(self) -> None:
         """Answers what has arrived since `stop`."""
@@ -224,12 +229,12 @@ class Service:
             )
             self.outbox.add(router, token, Status.WRONG_REPLICA, body)
             return
-        if self._stopping:
-            self.outbox.add(router, token, Status.UNAVAILABLE, _STOPPING)
-            return
         shape = inspect(ops, self._limits)
         deadline = arrived + timeout_ms / 1000
         if shape.writes or (not ops and flags & FLAG_BARRIER):
+            if self._stopping:
+                self.outbox.add(router, token, Status.UNAVAILABLE, _STOPPING)
+                return
             self.counters.values[WRITES] += 1
             partition.propose((router, token), client_id, sequence, acked_below, flags, ops, deadline, now)
         elif now >= deadline:
@@ -272,3 +277,7 @@ class Service:
             return
         if dropped is not None:
             self.counters.values[DROPPED_FULL if dropped == "full" else DROPPED_GONE] += 1
+
+
+def _nothing() -> None:
+    """What makes the loop turn once more."""

@@ -56,7 +56,7 @@ class Snapshots:
         self._directory = directory
         self._beside = beside
         self._remove = remove
-        self._under_way: set[int] = set()
+        self._under_way: set[int] = set()  # from the pull's beginning until it is installed or has failed
         groups.on_wanted = self.want
 
     def make(self, group: int, directory: str) -> Made:
@@ -109,14 +109,15 @@ class Snapshots:
                 self._groups.install(Arrived(replica, found, finished))
 
         def finished(error: Exception | None) -> None:
+            if error is None:
+                self.installed += 1
+                index = replica.machine.position.index
+                _log.info("snapshot_installed", partition=replica.partition, index=index)
+            else:
+                self._failed(replica, f"{type(error).__name__}: {error}")
             self._beside(
                 lambda: self._remove(directory), lambda _: self._under_way.discard(replica.partition)
             )
-            if error is not None:
-                self._failed(replica, f"{type(error).__name__}: {error}")
-                return
-            self.installed += 1
-            _log.info("snapshot_installed", partition=replica.partition, index=replica.machine.position.index)
 
         self._beside(lambda: replica.machine.engine.examine(directory), examined)
 
