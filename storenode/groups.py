@@ -241,7 +241,7 @@ class Groups:
         if replica in self._installing:
             raise ValueError("another snapshot is being installed")
         if replica.raft.role >= Role.CANDIDATE:
-            raise ValueError("the replica stands for leadership, and could win it before the log is cut")
+            raise ValueError("the replica leads, or could win an election before its log is cut")
 
     def _installed(self, arrived: Arrived, now: float) -> None:
         try:
