@@ -482,7 +482,7 @@ def test_who_leads_or_could_win_installs_nothing(world: World) -> None:
         store.turn()
         assert store.groups.replicas[3].machine.dump() == before
         assert store.groups.replicas[3].failure is None
-    assert ["stands for leadership" in str(outcome) for outcome in outcomes] == [True, True]
+    assert [type(outcome) for outcome in outcomes] == [ValueError, ValueError]
     follower.groups.replicas[3].raft.role = Role.FOLLOWER
 
 
