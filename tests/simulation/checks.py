@@ -82,9 +82,8 @@ class Checks:
         agreed, raft = self.agreed[replica.partition], replica.raft
         last = max(agreed, default=0)
         if raft.last_index < last:
-            raise Violation(
-                f"{store.name} leads p{replica.partition} with a log up to {raft.last_index}; {last} was applied"
-            )
+            had = f"its log ends at {raft.last_index}"
+            raise Violation(f"{store.name} leads p{replica.partition}; {had}, {last} was applied")
         first = max(last - LOOK_BACK, store.log.group(replica.partition).first_index)
         for index in range(first, last + 1):
             if index in agreed and raft.log.term(index) != agreed[index][0]:

@@ -134,7 +134,9 @@ class Machine:
     def call_later(self, seconds: float, callback: Callable[[], object]) -> SimulatedTimer:
         """As of the reactor: seconds of this machine's clock."""
         timer = SimulatedTimer(callback)
-        timer.event = self.later(self.clock.ahead + seconds / self.clock.rate, lambda: self.deliver("timer", timer))
+        timer.event = self.later(
+            self.clock.ahead + seconds / self.clock.rate, lambda: self.deliver("timer", timer)
+        )
         return timer
 
     def wakeup(self) -> SimulatedWakeup:
