@@ -127,7 +127,7 @@ class StateMachine:
     def durable(self) -> Position:
         """What the engine's tables hold: what the log need not keep for this replica."""
         recorded = self.engine.flushed_state
-        return _position(recorded) if recorded else FOUNDED
+        return position_of(recorded) if recorded else FOUNDED
 
     def install(self, examined: Any) -> None:
         """Becomes what a checkpoint of another replica holds, which `engine.examine` has looked at."""
@@ -145,7 +145,7 @@ class StateMachine:
     def _load(self, state: bytes) -> None:
         if not state:
             return
-        self.position = _position(state)
+        self.position = position_of(state)
         configuration, self.stamp_ms, self.session_ms, sessions = msgpack.unpackb(
             state[_HEAD.size :], use_list=False
         )
@@ -153,7 +153,8 @@ class StateMachine:
         self.sessions.load(sessions)
 
 
-def _position(state: bytes) -> Position:
+def position_of(state: bytes) -> Position:
+    """How far the content is that a replica state belongs to."""
     version, index, term = _HEAD.unpack_from(state)
     if version != STATE_VERSION:
         raise Corruption(
