@@ -111,7 +111,8 @@ class Writer:
         try:
             return self._write(records)
         except OSError as error:
-            path = error.filename or segment_path(self._directory, self.segment)
+            assert self._file is not None  # the one at hand, which may be a segment that was being begun
+            path = error.filename or self._file.path
             self.fail(
                 f"{path}: {error.strerror}; nobody can say what of it is on the disk: end the process, and "
                 "start it anew when the disk is sound and has room"

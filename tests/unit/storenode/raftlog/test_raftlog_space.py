@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from storenode.engine.vfs import File, Vfs
 from storenode.raft.messages import Entry, HardState
-from storenode.raftlog import RaftLog, Record
+from storenode.raftlog import LogFailed, RaftLog, Record
 
 SEGMENT_BYTES = 1024
 
@@ -39,6 +41,28 @@ def test_segments_have_their_whole_size_from_the_start(tmp_path: Path) -> None:
     fill(log, 1, 20)
     assert len(names(tmp_path)) > 3
     assert {each.stat().st_size for each in (tmp_path / "raft").iterdir()} == {SEGMENT_BYTES}
+    log.close()
+
+
+class FullFile(File):
+    """There is no room for it; the kernel's error names no file."""
+
+    def reserve(self, size: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_without_room_for_a_new_segment_that_one_is_named(tmp_path: Path) -> None:
+    class FullDisk(Vfs):
+        def create(self, path: str) -> File:
+            whole = super().create(path)
+            return FullFile(path, whole.detach())
+
+    log = opened(tmp_path)
+    fill(log, 1, 2)
+    log.close()
+    log = opened(tmp_path, vfs=FullDisk())
+    with pytest.raises(LogFailed, match=r"00000002\.log: No space left on device"):
+        fill(log, 2, 10)
     log.close()
 
 

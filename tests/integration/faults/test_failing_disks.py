@@ -1,0 +1,162 @@
+"""Disks that are full, and disks that cannot say that data is safe: that store stops, the others go on."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+import kvclient
+from tests.integration.faults.cluster import STOP_SECONDS, STORES, Cluster
+from tests.integration.faults.disk import FailingSync, SmallDisk
+from tests.integration.faults.trial import LONG, SHORT, Fault, Trial, endure
+
+DISK_MEGABYTES = 64
+"""What a store of this room needs for minutes, and little enough to be filled at once."""
+
+PRESS_BYTES = 64 << 10
+PRESS_SECONDS = 30.0
+SILENCE_SECONDS = 1.5
+"""How long it is watched that nothing is acknowledged."""
+
+NODE = 2
+"""Whose disk is small."""
+
+
+def ended(trial: Trial, node: int) -> str:
+    """Waits until the store has ended as one whose disk fails must; what it said of it."""
+    store = trial.store(node)
+    assert store.wait(STOP_SECONDS) == 1, store.tail()
+    said = store.said("log_failed")
+    assert said, store.tail()
+    return str(said[-1]["error"])
+
+
+def fill_the_disk(trial: Trial, disk: SmallDisk) -> None:
+    """The segment at hand still has room; large values use it up."""
+    disk.fill()
+    store = trial.store(NODE)
+    deadline = time.monotonic() + PRESS_SECONDS
+    with kvclient.connect(trial.cluster.url) as client:
+        while store.running:
+            assert time.monotonic() < deadline, "the store goes on without room"
+            for tag in trial.workload.tags:
+                client.put(tag + b"press", trial.dice.randbytes(PRESS_BYTES))
+    said = ended(trial, NODE)
+    assert "No space left on device" in said, said
+    trial.workload.wait_for_writes()
+    store.start()
+    assert store.wait(STOP_SECONDS) == 1, "it started on a full disk"
+    assert "No space left on device" in store.output(), store.tail()
+    disk.make_room()
+    store.start()
+    trial.cluster.wait_whole()
+
+
+def fail_to_sync(trial: Trial, disks: dict[int, FailingSync], node: int) -> None:
+    disks[node].begin()
+    assert "Input/output error" in ended(trial, node)
+    trial.workload.wait_for_writes()
+    disks[node].end()
+    trial.store(node).start()
+    trial.cluster.wait_whole()
+
+
+def fail_to_sync_where_it_counts(trial: Trial, disks: dict[int, FailingSync]) -> None:
+    """One store is paused and another one cannot sync: the third is no majority, so that whoever acknowledges
+    has counted a disk that failed.
+    """
+    paused, failing = trial.others(trial.leader())
+    if trial.dice.random() < 0.5:
+        failing = next(node for node in STORES if node not in (paused, failing))
+    trial.store(paused).pause()
+    disks[failing].begin()
+    began = time.monotonic_ns()
+    ended(trial, failing)
+    trial.hold(SILENCE_SECONDS)
+    late = trial.workload.last_acknowledged - began
+    assert late <= 0, (
+        f"a write was acknowledged that began {late / 1e6:.1f} ms after two of three disks were gone"
+    )
+    trial.store(paused).resume()
+    trial.workload.wait_for_writes()
+    disks[failing].end()
+    trial.store(failing).start()
+    trial.cluster.wait_whole()
+
+
+def fail_to_sync_everywhere(trial: Trial, disks: dict[int, FailingSync]) -> None:
+    for disk in disks.values():
+        disk.begin()
+    began = time.monotonic_ns()
+    for node in STORES:
+        ended(trial, node)
+    late = trial.workload.last_acknowledged - began
+    assert late <= 0, f"a write was acknowledged that began {late / 1e6:.1f} ms after all disks were gone"
+    for node in STORES:
+        disks[node].end()
+        trial.store(node).start()
+    trial.cluster.wait_whole()
+
+
+def run_full(directory: Path, seconds: float) -> None:
+    with ExitStack() as stack:
+        disk = SmallDisk(stack, directory / "small", DISK_MEGABYTES)
+        data = disk.path / "data"
+        cluster = Cluster(stack, directory, places={NODE: data}, prefixes={NODE: disk.prefix})
+        cluster.directories[NODE] = disk.outside / "data"
+
+        def full_disk(trial: Trial) -> None:
+            fill_the_disk(trial, disk)
+
+        endure(Trial(cluster), [full_disk], seconds)
+
+
+def run_failing(directory: Path, seconds: float) -> None:
+    with ExitStack() as stack:
+        disks = {node: FailingSync(directory, f"store{node}") for node in STORES}
+        cluster = Cluster(stack, directory, prefixes={node: disk.prefix for node, disk in disks.items()})
+        endure(Trial(cluster), sync_faults(disks), seconds)
+
+
+def sync_faults(disks: dict[int, FailingSync]) -> list[Fault]:
+    def sync_fails_at_the_leader(trial: Trial) -> None:
+        fail_to_sync(trial, disks, trial.leader())
+
+    def sync_fails_at_a_follower(trial: Trial) -> None:
+        fail_to_sync(trial, disks, trial.others(trial.leader())[0])
+
+    def sync_fails_where_it_counts(trial: Trial) -> None:
+        fail_to_sync_where_it_counts(trial, disks)
+
+    def sync_fails_everywhere(trial: Trial) -> None:
+        fail_to_sync_everywhere(trial, disks)
+
+    return [
+        sync_fails_at_the_leader,
+        sync_fails_at_a_follower,
+        sync_fails_where_it_counts,
+        sync_fails_everywhere,
+    ]
+
+
+def test_a_store_with_a_full_disk_stops_and_catches_up_when_there_is_room(tmp_path: Path) -> None:
+    run_full(tmp_path, SHORT)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(LONG * 3 + 120)
+def test_a_full_disk_for_long(tmp_path: Path) -> None:
+    run_full(tmp_path, LONG)
+
+
+def test_a_store_whose_sync_fails_stops_and_acknowledges_nothing(tmp_path: Path) -> None:
+    run_failing(tmp_path, SHORT)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(LONG * 3 + 120)
+def test_failing_syncs_for_long(tmp_path: Path) -> None:
+    run_failing(tmp_path, LONG)

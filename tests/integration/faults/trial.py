@@ -1,0 +1,91 @@
+"""One cluster, its clients, and what is done to it: the frame of every test in this room.
+
+A fault is a function of a Trial that breaks something, sees that the cluster does what it promises meanwhile,
+and mends it. `endure` runs faults under load and judges everything afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Sequence
+
+from tests.integration.faults.cluster import PARTITIONS, STORES, Cluster, Process
+from tests.integration.faults.judgement import judge
+from tests.integration.faults.replicas import assert_equal
+from tests.integration.faults.workload import Workload
+
+SHORT = 0.0
+"""Seconds: every fault once."""
+
+LONG = float(os.environ.get("RINGKV_FAULT_SECONDS", "60"))
+"""Seconds of each test that is marked long."""
+
+RESUMED_SECONDS_MAX = 6.0
+"""After a leader's death. The bar is 2 s on a machine that does nothing else; here four clients that retry
+have the same cores, and so may others."""
+
+
+class Trial:
+    """What a fault works on."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.seed = int(os.environ.get("RINGKV_FAULT_SEED", random.getrandbits(32)))
+        self.dice = random.Random(self.seed)
+        self.cluster = cluster
+        self.workload = Workload(cluster.url, PARTITIONS, self.seed)
+        self.resumed: list[float] = []
+        """Seconds from the death of a leader to acknowledged writes in all partitions."""
+
+    def leader(self) -> int:
+        """The node that leads some partition."""
+        return self.cluster.leader(self.dice.choice(self.workload.tags))
+
+    def others(self, node: int) -> list[int]:
+        """In any order."""
+        return self.dice.sample([other for other in STORES if other != node], len(STORES) - 1)
+
+    def store(self, node: int) -> Process:
+        return self.cluster.stores[node]
+
+    def hold(self, seconds: float) -> None:
+        """How long a fault lasts that nothing ends by itself."""
+        time.sleep(seconds)
+
+
+Fault = Callable[[Trial], None]
+
+
+def endure(trial: Trial, faults: Sequence[Fault], seconds: float) -> None:
+    """All faults in any order under load, again for `seconds` and at least once; then the judgement."""
+    deadline = time.monotonic() + seconds
+    rounds = 0
+    print(f"seed {trial.seed}")
+    while rounds == 0 or time.monotonic() < deadline:
+        trial.workload.generation = rounds
+        with trial.workload.running():
+            for fault in trial.dice.sample(faults, len(faults)):
+                trial.workload.wait_for_writes()
+                print(f"{time.monotonic():.3f} {fault.__name__}", flush=True)
+                fault(trial)
+                trial.workload.wait_for_writes()
+        rounds += 1
+    conclude(trial)
+    resumed = ", ".join(f"{seconds:.2f}" for seconds in sorted(trial.resumed))
+    print(f"{rounds} rounds of {len(faults)} faults; writes resumed after (s): {resumed or '-'}")
+    assert seconds == SHORT or max(trial.resumed, default=0.0) < RESUMED_SECONDS_MAX
+
+
+def conclude(trial: Trial) -> None:
+    """Everything is mended and no client is at work: what was promised holds, and all replicas are equal."""
+    cluster = trial.cluster
+    cluster.wait_whole()
+    counts = judge(trial.workload)
+    applied = cluster.settled()
+    cluster.stop()
+    keys = assert_equal(cluster.directories, applied)
+    print(f"{dict(counts)}; {keys} keys are equal on {len(STORES)} stores")
+    assert counts["ok"] > 0
+    assert counts["ledger ok"] > 0
+    assert keys > 0
