@@ -164,9 +164,15 @@ class StoreNode:
         founder = founding.Founder(node, log, groups, self._clock, budget, self._service.outbox.add)
         options = engine.Options(memtable_bytes=config.engine.memtable)
         for partition in self._map.partitions_of(node):
-            opened = engine.open_replica(
-                str(directory.partition(partition)), options=options, shared=shared, engine_id=partition
-            )
+            try:
+                opened = engine.open_replica(
+                    str(directory.partition(partition)), options=options, shared=shared, engine_id=partition
+                )
+            except ValueError as error:  # an engine of another kind: a repair that lost entries leaves one
+                raise Corruption(
+                    f"{error}. It is no replica of partition {partition} any more: give this store an empty "
+                    "data.dir under a new node id"
+                ) from None
             stack.callback(opened.close)
             founder.add(partition, opened, self._map.replicas[partition], random.Random())
         founder.finish()
