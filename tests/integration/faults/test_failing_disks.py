@@ -75,8 +75,9 @@ def fail_to_sync_where_it_counts(trial: Trial, disks: dict[int, FailingSync]) ->
     if trial.dice.random() < 0.5:
         failing = next(node for node in STORES if node not in (paused, failing))
     trial.store(paused).pause()
-    disks[failing].begin()
-    began = time.monotonic_ns()
+    with trial.workload.at_rest():  # so that the first write that meets the disk begins after this
+        disks[failing].begin()
+        began = time.monotonic_ns()
     ended(trial, failing)
     trial.hold(SILENCE_SECONDS)
     late = trial.workload.last_acknowledged - began
