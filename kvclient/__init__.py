@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 if TYPE_CHECKING:
     from kvclient import errors as errors
+    from kvclient import ops as ops
     from kvclient.aio import AsyncClient as AsyncClient
     from kvclient.bulk import BatchResult as BatchResult
     from kvclient.calls import Entry as Entry
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from kvclient.errors import OutcomeUnknown as OutcomeUnknown
     from kvclient.errors import ReadOnly as ReadOnly
     from kvclient.errors import Unavailable as Unavailable
+    from kvclient.ops import Compare as Compare
+    from kvclient.txn import TxnResult as TxnResult
     from kvclient.views import KVMap as KVMap
 
 V = TypeVar("V")
@@ -64,18 +67,22 @@ _LAZY = {
     "BatchResult": "kvclient.bulk",
     "Client": "kvclient.client",
     "Codec": "kvclient.codec",
+    "Compare": "kvclient.ops",
     "Entry": "kvclient.calls",
     "KVMap": "kvclient.views",
     "Pong": "kvclient.calls",
+    "TxnResult": "kvclient.txn",
     **dict.fromkeys(_ERRORS, "kvclient.errors"),
 }
 
-__all__ = ["aconnect", "connect", "errors", *_LAZY]
+_MODULES = ("errors", "ops")
+
+__all__ = ["aconnect", "connect", *_MODULES, *_LAZY]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "errors":
-        return import_module("kvclient.errors")
+    if name in _MODULES:
+        return import_module(f"kvclient.{name}")
     if name not in _LAZY:
         raise AttributeError(f"module 'kvclient' has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(_LAZY[name]), name)

@@ -19,10 +19,12 @@ from kvclient.bulk import MISSING, BatchResult, Bulk, found, pairs
 from kvclient.calls import UNSET, Call, Calls, Entry, Key, Pong, Unset, decode_pong
 from kvclient.codec import Codec, resolve
 from kvclient.errors import ConnectError, KVTimeout
+from kvclient.ops import Compare, Op
 from kvclient.options import Options
 from kvclient.pending import Pending
 from kvclient.pipeline import AsyncPipeline
 from kvclient.scan import PAGE_DEFAULT, AsyncScan, Cursor, key_range
+from kvclient.txn import TxnResult, txn
 
 V = TypeVar("V")
 D = TypeVar("D")
@@ -170,6 +172,22 @@ class AsyncClient(Generic[V]):
         )
         bulk.raise_for_errors(len(there))
         return len(there)
+
+    async def txn(
+        self,
+        *,
+        compare: Iterable[Compare] = (),
+        then: Iterable[Op] = (),
+        else_: Iterable[Op] = (),
+        timeout: float | None = None,
+    ) -> TxnResult:
+        """Execute `then` if all compares hold, `else_` if not, atomically, in order: all of it or nothing.
+
+        Up to 128 compares (of the state before) and ops (`kvclient.ops`); a branch writes a key only once.
+        All keys have the same hash tag, such as {user:7}. What is written gets one version. NotAnInteger:
+        nothing was changed.
+        """
+        return await self._run(txn(self._calls, compare, then, else_), None, timeout)
 
     def pipeline(
         self,

@@ -155,7 +155,7 @@ class Calls(Generic[V]):
         if_value: V | Unset = UNSET,
     ) -> Call[int]:
         full = self.key(key)
-        wanted = self._condition(if_absent, if_present, if_version, if_value)
+        wanted = self.condition(if_absent, if_present, if_version, if_value)
         op = protocol.encode_put(full, self.value(value), None if ttl is None else ttl_ms(ttl), wanted)
         return Call(op, full, True, _number)
 
@@ -167,7 +167,7 @@ class Calls(Generic[V]):
         if_value: V | Unset = UNSET,
     ) -> Call[bool]:
         full = self.key(key)
-        wanted = self._condition(False, if_present, if_version, if_value)
+        wanted = self.condition(False, if_present, if_version, if_value)
         return Call(protocol.encode_delete(full, wanted), full, True, _found)
 
     def exists(self, key: Key) -> Call[bool]:
@@ -186,9 +186,10 @@ class Calls(Generic[V]):
         full = self.key(key)
         return Call(protocol.encode_touch(full, None if ttl is None else ttl_ms(ttl)), full, True, _found)
 
-    def _condition(
+    def condition(
         self, if_absent: bool, if_present: bool, if_version: int | None, if_value: V | Unset
     ) -> tuple[int | bytes, ...] | None:
+        """The one condition given, None if there is none; InvalidRequest for several."""
         if not if_absent and not if_present and if_version is None and if_value is UNSET:
             return None
         given = [bool(if_absent), bool(if_present), if_version is not None, if_value is not UNSET]

@@ -18,10 +18,12 @@ from kvclient.calls import UNSET, Call, Calls, Entry, Key, Pong, Unset, decode_p
 from kvclient.codec import Codec, resolve
 from kvclient.connection import Connections
 from kvclient.errors import ConnectError, KVTimeout
+from kvclient.ops import Compare, Op
 from kvclient.options import Options
 from kvclient.pending import Pending
 from kvclient.pipeline import Pipeline
 from kvclient.scan import PAGE_DEFAULT, Cursor, Scan, key_range
+from kvclient.txn import TxnResult, txn
 
 if TYPE_CHECKING:
     from kvclient.views import KVMap
@@ -170,6 +172,22 @@ class Client(Generic[V]):
         )
         bulk.raise_for_errors(len(there))
         return len(there)
+
+    def txn(
+        self,
+        *,
+        compare: Iterable[Compare] = (),
+        then: Iterable[Op] = (),
+        else_: Iterable[Op] = (),
+        timeout: float | None = None,
+    ) -> TxnResult:
+        """Execute `then` if all compares hold, `else_` if not, atomically, in order: all of it or nothing.
+
+        Up to 128 compares (of the state before) and ops (`kvclient.ops`); a branch writes a key only once.
+        All keys have the same hash tag, such as {user:7}. What is written gets one version. NotAnInteger:
+        nothing was changed.
+        """
+        return self._run(txn(self._calls, compare, then, else_), None, timeout)
 
     def pipeline(
         self,

@@ -8,7 +8,7 @@ Public, like all of `kvclient`; the servers import it too, so that both sides sh
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgpack
@@ -23,6 +23,7 @@ VALUE_BYTES_MAX_CONFIGURABLE = 8 << 20
 REQUEST_BYTES_MAX = 16 << 20
 OPS_MAX = 10_000
 SCAN_LIMIT_MAX = 10_000
+TXN_PARTS_MAX = 128
 SCAN_PAGE_BYTES_MAX = 4 << 20
 TTL_MS_MAX = 10 * 365 * 24 * 3600 * 1000
 TIMEOUT_MS_MAX = 0xFFFFFFFF
@@ -51,6 +52,7 @@ class Op(enum.IntEnum):
     INCREMENT = 5
     TOUCH = 6
     SCAN = 7
+    TXN = 8
 
 
 class Condition(enum.IntEnum):
@@ -104,7 +106,8 @@ class Entry(NamedTuple):
     version: int
 
 
-_packb = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+_packer = msgpack.Packer(use_bin_type=True, autoreset=True)
+_packb = _packer.pack
 pack = _packb  # one MessagePack value -> bytes; for callers that build a message without its NamedTuple
 _UINT64_MAX = (1 << 64) - 1
 _REQUEST_TYPES = (int,) * 8 + (bytes,)
@@ -313,6 +316,21 @@ def encode_touch(key: bytes, ttl_ms: int | None) -> bytes:
 def encode_scan(start: bytes, stop: bytes | None, limit: int, flags: int = 0) -> bytes:
     """Op SCAN over [start, stop); stop None = no upper end."""
     return _packb((7, start, stop, limit, flags))  # type: ignore[no-any-return]
+
+
+def encode_txn(
+    compares: Sequence[tuple[bytes, tuple[int | bytes, ...]]], then: Sequence[bytes], else_: Sequence[bytes]
+) -> bytes:
+    """Op TXN of (key, condition) pairs and of the encoded ops of the two branches."""
+    head = _packer.pack_array_header
+    return b"".join((b"\x94\x08", _packb(compares), head(len(then)), *then, head(len(else_)), *else_))
+
+
+def hashed_part(key: bytes) -> bytes:
+    """The part of a key that its partition follows from: the hash tag, or all of it."""
+    begin = key.find(b"{")
+    end = key.find(b"}", begin + 1)
+    return key[begin + 1 : end] if 0 <= begin < end - 1 else key
 
 
 def encode_admin(command: str, *arguments: Any) -> bytes:

@@ -23,6 +23,7 @@ from router.responses import Responses
 from router.retries import (
     HOPS_MAX,
     RETRYABLE,
+    asks_again,
     delay_seconds,
     final,
     give_up,
@@ -88,7 +89,11 @@ class Dispatch:
         """The store that had the part answered that it was not served."""
         refusal = _decode_refusal(status, body)
         if status not in RETRYABLE:
-            self._finish(part, final(part, refusal), now)
+            if asks_again(part, refusal):
+                self._topology.not_leading(part.item.partition, part.node)
+                self._try_later(part, refusal, now)
+            else:
+                self._finish(part, final(part, refusal), now)
             return
         if status == Status.WRONG_REPLICA:
             self._topology.suspect(now)

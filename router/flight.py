@@ -92,7 +92,7 @@ class Part:
         self.index = index  # position among the gather's parts
         self.attempts = 0  # pauses so far
         self.hops = 0  # attempts since the last pause that went where a store pointed to
-        self.lost = False  # a store went down with an attempt of ours: this write may have been applied
+        self.lost = False  # a store went down with an attempt, or lost sight of it: it may have been applied
         self.refusal: Refusal | None = None  # the store's last "no, but try again"
 
 

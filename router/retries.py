@@ -54,7 +54,8 @@ def reads_anywhere(part: Part) -> bool:
 
 
 def prepare_resend(part: Part) -> bool:
-    """Whether a part whose store went down with it may be sent again: reads, and a session's writes.
+    """Whether a part whose store went down with it, or lost sight of it, may be sent again: reads, and a
+    session's writes.
 
     Such a write is marked: from now on an earlier attempt may have been applied.
     """
@@ -64,6 +65,15 @@ def prepare_resend(part: Part) -> bool:
         part.item = part.item._replace(flags=part.item.flags | FLAG_RETRY)
         part.lost = True
     return True
+
+
+def asks_again(part: Part, refusal: Refusal) -> bool:
+    """Whether a store that lost sight of a write says that whoever leads now will know its outcome.
+
+    It names a pause then. Without one, OUTCOME_UNKNOWN is the session table's own verdict, and final.
+    """
+    lost_sight = refusal.status == Status.OUTCOME_UNKNOWN and refusal.retry_after_ms is not None
+    return lost_sight and prepare_resend(part)
 
 
 def outcome_unknown(part: Part, topology: Topology) -> Refusal:
@@ -76,9 +86,11 @@ def outcome_unknown(part: Part, topology: Topology) -> Refusal:
 
 def final(part: Part, refusal: Refusal) -> Refusal:
     """What a refusal that will not pass says of the whole part: the store speaks of the attempt that it has
-    seen only.
+    seen only, and of a pause to the router only.
     """
-    return _in_doubt(refusal.message) if part.lost and refusal.status in _NOT_APPLIED else refusal
+    if part.lost and refusal.status in _NOT_APPLIED:
+        return _in_doubt(refusal.message)
+    return Refusal(refusal.status, refusal.message)
 
 
 def _in_doubt(reason: str) -> Refusal:

@@ -59,6 +59,7 @@ class Service:
             context,
             config.router.listen,
             request_bytes_max=REQUEST_BYTES_MAX,
+            in_flight=config.limits.in_flight,
             insecure=config.insecure,
         )
         self._backends = Backends(reactor, context, self.core, config.stores)

@@ -40,6 +40,7 @@ cdef extern from "msgpack_walk.h":
 cdef extern from "op_walk.h":
     enum:
         OP_SCAN
+        OP_TXN
         OP_KEY_TOO_LONG
         OP_VALUE_TOO_LARGE
         OP_UNSUPPORTED
@@ -54,12 +55,15 @@ cdef extern from "op_walk.h":
         uint32_t flags
         op_bytes key
         op_bytes stop
+    ctypedef struct op_parts:
+        uint32_t count
+        op_bytes[128] keys
     ctypedef struct op_fault:
         int status
         const char *text
         uint64_t limit
         uint64_t size
-    bint op_next(mp_cursor *cursor, uint64_t value_max, op_view *op, op_fault *fault) nogil
+    bint op_next(mp_cursor *cursor, uint64_t value_max, op_view *op, op_parts *parts, op_fault *fault) nogil
     bint op_writes(int code) nogil
 
 cdef extern from "scan_merge.h":
@@ -101,12 +105,15 @@ cdef class Shape:
         raise TypeError("made by inspect()")
 
 
-# A stream being walked: where it stands, what it has met. One object on the stack per call.
+# A stream being walked: where it stands, what it has met. One object on the stack per call. `weight` is the count
+# that the limit is for: a TXN has that of its parts.
 cdef struct Walk:
     mp_cursor cursor
     op_view op
+    op_parts parts
     op_fault fault
     int64_t count
+    int64_t weight
     bint writes
     bint scan
 
@@ -133,17 +140,20 @@ cdef int _begin(Walk *walk, bytes ops, Limits limits) except -1:
         )
     walk.cursor.at = <const uint8_t *> PyBytes_AS_STRING(ops)
     walk.cursor.end = walk.cursor.at + size
-    walk.count = 0
+    walk.count = walk.weight = 0
     walk.writes = walk.scan = False
     return 0
 
 
 cdef inline int _step(Walk *walk, Limits limits) except -1:
     """Read one op and check it, also against the ops before it."""
-    if walk.count >= limits.ops_max:
+    if walk.weight >= limits.ops_max:
         _raise_too_many(walk, limits)
-    if not op_next(&walk.cursor, limits.value_bytes_max, &walk.op, &walk.fault):
+    if not op_next(&walk.cursor, limits.value_bytes_max, &walk.op, &walk.parts, &walk.fault):
         _raise_fault(&walk.fault, walk.count)
+    walk.weight += walk.parts.count if walk.op.code == OP_TXN else 1
+    if walk.weight > limits.ops_max:
+        _raise_too_many(walk, limits)
     if op_writes(walk.op.code):
         walk.writes = True
     elif walk.op.code == OP_SCAN:
@@ -157,8 +167,10 @@ cdef inline int _step(Walk *walk, Limits limits) except -1:
 
 
 cdef int _raise_too_many(Walk *walk, Limits limits) except -1:
-    """TooManyOps with the number of ops that follow counted in, as far as they can be read."""
-    cdef int64_t count = walk.count
+    """TooManyOps with the number of ops that follow counted in, as far as they can be read; a TXN among them is
+    one.
+    """
+    cdef int64_t count = walk.weight
     while walk.cursor.at < walk.cursor.end:
         count += 1
         if not mp_skip(&walk.cursor):
@@ -296,7 +308,7 @@ def split(bytes ops not None, int bits, Limits limits not None):
         _step(&walk, limits)
         if walk.scan:
             continue
-        partition = partition_of(walk.op.key.data, walk.op.key.size, bits)
+        partition = _partition(&walk, bits)
         if walk.count == 1:
             first = partition
         elif partition != first:
@@ -307,6 +319,25 @@ def split(bytes ops not None, int bits, Limits limits not None):
     if walk.count and not walk.scan and not result.parts:
         result.parts.append((first, ops))
     return result
+
+
+cdef inline uint32_t _partition(const Walk *walk, int bits) except? 0xffffffff:
+    """Where the op that was read last belongs."""
+    if walk.op.code == OP_TXN:
+        return _partition_of_parts(walk, bits)
+    return partition_of(walk.op.key.data, walk.op.key.size, bits)
+
+
+cdef uint32_t _partition_of_parts(const Walk *walk, int bits) except? 0xffffffff:
+    """The one partition of all keys of a TXN."""
+    cdef uint32_t index, partition = partition_of(walk.op.key.data, walk.op.key.size, bits)
+    for index in range(1, walk.parts.count):
+        if partition_of(walk.parts.keys[index].data, walk.parts.keys[index].size, bits) != partition:
+            raise InvalidRequest(
+                f"op {walk.count - 1}: the keys of a TXN must be in one partition: give them the same hash tag, "
+                "as in {user:7}name and {user:7}mail", index=walk.count - 1,
+            )
+    return partition
 
 
 cdef int _split_many(
@@ -341,7 +372,7 @@ cdef int _split_many(
             if walk.cursor.at >= walk.cursor.end:
                 break
             _step(walk, limits)
-            partition = partition_of(walk.op.key.data, walk.op.key.size, bits)
+            partition = _partition(walk, bits)
         _keep_order(result, spans, filled, before)
         _cut(result, base, spans, filled, parts, partitions, sizes)
     finally:

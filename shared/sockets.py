@@ -11,7 +11,9 @@ The numbers, and why (ms, messages, bytes):
   flight is bounded by the protocol. On binding sides it is more: libzmq 4.3.5 aborts the process when a peer
   vanishes whose receive queue stood at its mark, at the next PING from either side (stream_engine_base.cpp,
   out_event asserts !_io_error). Messages of up to 16 MiB make a mark no bound for memory anyway.
-- SNDHWM on the front 1000 per client: memory for one that does not read its answers is bounded.
+- SNDHWM on the front, per client: twice the requests that a router has under way, so that one connection may
+  have them all and lose no answer. Twice, because libzmq hears of what was read in steps of half the mark. It
+  bounds what one that does not read its answers costs, in answers, not in bytes.
 - HEARTBEAT_*: the only way to see a black hole. TTL stays under 65536, where libzmq wraps it.
 - HANDSHAKE_IVL: a peer that connects and stays silent is closed after this.
 - MAXMSGSIZE on binding sides only: on a connecting side one larger frame would end the link for good.
@@ -55,7 +57,6 @@ FRAME_OVERHEAD = 4096
 _FRONT = {
     zmq.LINGER: 0,
     zmq.ROUTER_MANDATORY: 1,
-    zmq.SNDHWM: 1000,
     zmq.RCVHWM: 0,
     zmq.BACKLOG: 1024,
     zmq.HANDSHAKE_IVL: 3000,
@@ -124,10 +125,16 @@ def context() -> Context:
 
 
 def front_router(
-    context: Context, endpoint: str, *, request_bytes_max: int, insecure: bool = False
+    context: Context, endpoint: str, *, request_bytes_max: int, in_flight: int, insecure: bool = False
 ) -> Socket:
-    """The router's bound front. A frame over `request_bytes_max` + `FRAME_OVERHEAD` ends that connection."""
-    options = {**_FRONT, zmq.MAXMSGSIZE: request_bytes_max + FRAME_OVERHEAD}
+    """The router's bound front. A frame over `request_bytes_max` + `FRAME_OVERHEAD` ends that connection. No
+    answer to a client is dropped while at most `in_flight` of them wait to be read.
+    """
+    options = {
+        **_FRONT,
+        zmq.SNDHWM: 2 * in_flight,
+        zmq.MAXMSGSIZE: request_bytes_max + FRAME_OVERHEAD,
+    }
     return _bound(context, zmq.ROUTER, endpoint, options, insecure)
 
 

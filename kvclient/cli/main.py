@@ -34,6 +34,7 @@ COMMANDS = {
     "count": Lazy(_DATA, "kvclient.cli.read:count", "Count keys."),
     "mget": Lazy(_DATA, "kvclient.cli.read:mget", "Print many keys with their values."),
     "mput": Lazy(_DATA, "kvclient.cli.write:mput", "Set many keys."),
+    "txn": Lazy(_DATA, "kvclient.cli.txn:txn", "Execute a transaction: compares, then ops, or others."),
     "import": Lazy(_BULK, "kvclient.cli.import_command:import_file", "Load a file of records."),
     "export": Lazy(_BULK, "kvclient.cli.export_command:export_file", "Write keys to a file."),
     "status": Lazy(_CLUSTER, "kvclient.cli.cluster:status", "Show the cluster, its nodes and problems."),

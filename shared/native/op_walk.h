@@ -9,8 +9,9 @@
 #define RINGKV_OP_WALK_H
 
 #include "msgpack_walk.h"
+#include "xxh64.h"
 
-enum op_code { OP_GET = 1, OP_PUT, OP_DELETE, OP_EXISTS, OP_INCREMENT, OP_TOUCH, OP_SCAN };
+enum op_code { OP_GET = 1, OP_PUT, OP_DELETE, OP_EXISTS, OP_INCREMENT, OP_TOUCH, OP_SCAN, OP_TXN };
 enum op_condition { OP_ALWAYS = 0, OP_IF_ABSENT, OP_IF_PRESENT, OP_IF_VERSION, OP_IF_VALUE };
 enum { OP_SCAN_REVERSE = 1, OP_SCAN_KEYS_ONLY = 2, OP_SCAN_COUNT = 4 };
 
@@ -18,6 +19,7 @@ enum { OP_SCAN_REVERSE = 1, OP_SCAN_KEYS_ONLY = 2, OP_SCAN_COUNT = 4 };
 #define OP_SCAN_LIMIT_MAX 10000u
 #define OP_TTL_MS_MAX (10ULL * 365 * 24 * 3600 * 1000)
 #define OP_BYTES_MIN 5u /* 92 01 c4 01 xx */
+#define OP_TXN_PARTS_MAX 128u /* as many as etcd's default: what one entry of the log executes stays short */
 
 /* Status numbers of docs/protocol.md section 4. */
 enum { OP_INVALID_REQUEST = 10, OP_KEY_TOO_LONG = 11, OP_VALUE_TOO_LARGE = 12, OP_UNSUPPORTED = 15 };
@@ -32,7 +34,7 @@ typedef struct {
     int condition;              /* PUT, DELETE: an op_condition */
     int has_stop;               /* SCAN */
     uint32_t limit, flags;      /* SCAN */
-    op_bytes key;               /* the key; SCAN: start */
+    op_bytes key;               /* the key; SCAN: start; TXN: the first of its keys */
     op_bytes stop;              /* SCAN, when has_stop */
     op_bytes value;             /* PUT */
     op_bytes condition_value;   /* when OP_IF_VALUE */
@@ -40,6 +42,20 @@ typedef struct {
     uint64_t ttl_ms;            /* PUT, TOUCH; 0 = none */
     int64_t delta;              /* INCREMENT */
 } op_view;
+
+/* The parts of a TXN: its compares, then the ops of its branches, in their order. */
+typedef struct {
+    uint32_t count;
+    op_bytes keys[OP_TXN_PARTS_MAX];
+} op_parts;
+
+/* The keys that a branch of a TXN writes. Their hashes are compared first: 128 long keys with one beginning would
+ * cost some megabytes of comparing. */
+typedef struct {
+    uint32_t count;
+    uint64_t hashes[OP_TXN_PARTS_MAX];
+    op_bytes keys[OP_TXN_PARTS_MAX];
+} op_written;
 
 typedef struct {
     int status;
@@ -169,9 +185,9 @@ static int op_read_scan(mp_cursor *cursor, op_view *op, op_fault *fault) {
     return 1;
 }
 
-/* Reads one op into *op. 1, or 0 with *fault filled; a fault without text is a limit that was passed. */
-static int op_next(mp_cursor *cursor, uint64_t value_max, op_view *op, op_fault *fault) {
-    static const uint8_t arity_min[] = {0, 2, 3, 2, 2, 3, 2, 5}, arity_max[] = {0, 2, 5, 3, 2, 3, 3, 5};
+/* The header of an op and its code; *elements counts the code. */
+static inline int op_read_head(mp_cursor *cursor, op_view *op, uint64_t *elements, op_fault *fault) {
+    static const uint8_t arity_min[] = {0, 2, 3, 2, 2, 3, 2, 5, 4}, arity_max[] = {0, 2, 5, 3, 2, 3, 3, 5, 4};
     mp_value array, code;
     if (!mp_next(cursor, &array))
         return op_truncated(fault);
@@ -181,28 +197,126 @@ static int op_next(mp_cursor *cursor, uint64_t value_max, op_view *op, op_fault 
         return op_truncated(fault);
     if (code.type != MP_UINT)
         return op_malformed(fault, "the code of an op must be an unsigned integer");
-    if (code.number < OP_GET || code.number > OP_SCAN)
+    if (code.number < OP_GET || code.number > OP_TXN)
         return op_refuse(fault, OP_UNSUPPORTED, NULL, 0, code.number);
     if (array.number < arity_min[code.number] || array.number > arity_max[code.number])
         return op_malformed(fault, "an op has the wrong number of elements");
     memset(op, 0, sizeof *op);
     op->code = (int)code.number;
-    if (op->code == OP_SCAN)
-        return op_read_scan(cursor, op, fault);
+    *elements = array.number;
+    return 1;
+}
+
+/* What follows the code of an op on one key. */
+static inline int op_read_fields(mp_cursor *cursor, uint64_t elements, uint64_t value_max, op_view *op,
+                                 op_fault *fault) {
     if (!op_read_key(cursor, &op->key, fault))
         return 0;
     switch (op->code) {
     case OP_PUT:
         return op_read_value(cursor, value_max, &op->value, fault) &&
-               (array.number < 4 || op_read_ttl(cursor, &op->ttl_ms, fault)) &&
-               (array.number < 5 || op_read_condition(cursor, value_max, op, fault));
-    case OP_DELETE: return array.number < 3 || op_read_condition(cursor, value_max, op, fault);
+               (elements < 4 || op_read_ttl(cursor, &op->ttl_ms, fault)) &&
+               (elements < 5 || op_read_condition(cursor, value_max, op, fault));
+    case OP_DELETE: return elements < 3 || op_read_condition(cursor, value_max, op, fault);
     case OP_INCREMENT: return op_read_delta(cursor, &op->delta, fault);
-    case OP_TOUCH: return array.number < 3 || op_read_ttl(cursor, &op->ttl_ms, fault);
+    case OP_TOUCH: return elements < 3 || op_read_ttl(cursor, &op->ttl_ms, fault);
     default: return 1; /* GET, EXISTS */
     }
 }
 
 static inline int op_writes(int code) { return code != OP_GET && code != OP_EXISTS && code != OP_SCAN; }
+
+/* The header of one of the three arrays of a TXN, whose elements still have room among its parts. */
+static inline int op_read_parts(mp_cursor *cursor, const op_parts *parts, uint64_t *count, op_fault *fault) {
+    mp_value array;
+    if (!mp_next(cursor, &array))
+        return op_truncated(fault);
+    if (array.type != MP_ARRAY)
+        return op_malformed(fault, "the compares and the branches of a TXN must be arrays");
+    if (array.number > OP_TXN_PARTS_MAX - parts->count)
+        return op_malformed(fault, "a TXN must have at most 128 compares and ops together");
+    *count = array.number;
+    return 1;
+}
+
+/* [key, condition]. */
+static int op_read_compare(mp_cursor *cursor, uint64_t value_max, op_parts *parts, op_fault *fault) {
+    mp_value array;
+    op_view compare;
+    if (!mp_next(cursor, &array))
+        return op_truncated(fault);
+    if (array.type != MP_ARRAY || array.number != 2)
+        return op_malformed(fault, "a compare must be an array of a key and a condition");
+    compare.condition = OP_ALWAYS;
+    if (!op_read_key(cursor, &parts->keys[parts->count++], fault) ||
+        !op_read_condition(cursor, value_max, &compare, fault))
+        return 0;
+    return compare.condition != OP_ALWAYS ? 1 : op_malformed(fault, "a compare must have a condition");
+}
+
+/* Adds a key; 0 if it is there already. */
+static inline int op_written_add(op_written *written, op_bytes key) {
+    uint64_t hash = xxh64(key.data, key.size, 0);
+    for (uint32_t i = 0; i < written->count; i++)
+        if (written->hashes[i] == hash && written->keys[i].size == key.size &&
+            memcmp(written->keys[i].data, key.data, key.size) == 0)
+            return 0;
+    written->hashes[written->count] = hash;
+    written->keys[written->count++] = key;
+    return 1;
+}
+
+static int op_read_branch(mp_cursor *cursor, uint64_t value_max, op_parts *parts, op_fault *fault) {
+    op_written written;
+    op_view op;
+    uint64_t count, elements;
+    written.count = 0;
+    if (!op_read_parts(cursor, parts, &count, fault))
+        return 0;
+    for (; count; count--) {
+        if (!op_read_head(cursor, &op, &elements, fault))
+            return 0;
+        if (op.code == OP_SCAN || op.code == OP_TXN)
+            return op_malformed(fault, "a TXN must hold no SCAN and no other TXN");
+        if (!op_read_fields(cursor, elements, value_max, &op, fault))
+            return 0;
+        if (op.condition != OP_ALWAYS)
+            return op_malformed(fault, "an op in a TXN must have no condition: its compares are there for that");
+        if (op_writes(op.code) && !op_written_add(&written, op.key))
+            return op_malformed(fault, "a branch of a TXN must write a key only once");
+        parts->keys[parts->count++] = op.key;
+    }
+    return 1;
+}
+
+/* Compares and two branches. */
+static int op_read_txn(mp_cursor *cursor, uint64_t value_max, op_view *op, op_parts *parts, op_fault *fault) {
+    uint64_t count;
+    parts->count = 0;
+    if (!op_read_parts(cursor, parts, &count, fault))
+        return 0;
+    for (; count; count--)
+        if (!op_read_compare(cursor, value_max, parts, fault))
+            return 0;
+    if (!op_read_branch(cursor, value_max, parts, fault) || !op_read_branch(cursor, value_max, parts, fault))
+        return 0;
+    if (!parts->count)
+        return op_malformed(fault, "a TXN must have a compare or an op");
+    op->key = parts->keys[0];
+    return 1;
+}
+
+/* Reads one op into *op, and the parts of a TXN into *parts, which other ops leave as it is. 1, or 0 with *fault
+ * filled; a fault without text is a limit that was passed. */
+static int op_next(mp_cursor *cursor, uint64_t value_max, op_view *op, op_parts *parts, op_fault *fault) {
+    uint64_t elements;
+    if (!op_read_head(cursor, op, &elements, fault))
+        return 0;
+    if (op->code == OP_SCAN)
+        return op_read_scan(cursor, op, fault);
+    if (op->code == OP_TXN)
+        return op_read_txn(cursor, value_max, op, parts, fault);
+    return op_read_fields(cursor, elements, value_max, op, fault);
+}
 
 #endif

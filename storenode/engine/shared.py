@@ -44,8 +44,8 @@ def default_open_files() -> int:
 
 
 class Shared:
-    """Opens `directory/manifest`. `workers`: background threads, started with the first job.
-    `open_files`: bound on the descriptors of tables, see default_open_files. `compaction_bytes_per_second`:
+    """Opens `directory/manifest`. `workers`: background threads, started with the first job; 0: there are
+    none, jobs are done on the caller's thread, by `run_pending` and by who waits for them. `open_files`: bound on the descriptors of tables, see default_open_files. `compaction_bytes_per_second`:
     of reading and writing by compactions, but for those that somebody waits for; None: no limit. Close it
     after its engines."""
 
@@ -60,8 +60,8 @@ class Shared:
         compaction_bytes_per_second: int | None = None,
         vfs: Vfs | None = None,
     ) -> None:
-        if workers < 1:
-            raise ValueError("workers must be at least 1")
+        if workers < 0:
+            raise ValueError("workers must be at least 0")
         self.directory = os.path.abspath(directory)
         self.vfs = Vfs() if vfs is None else vfs
         self.cache = Cache(cache_bytes)
@@ -159,8 +159,25 @@ class Shared:
     def wait_for(self, done: Callable[[], bool]) -> None:
         """Return when `done()`; it is asked again whenever a worker has finished something. Not on a
         worker."""
+        if not self._worker_count:
+            while not done():
+                if not self.run_pending():
+                    raise RuntimeError("nothing is left to do that could end this wait")
+            return
         with self._condition:
             self._condition.wait_for(done)
+
+    def run_pending(self) -> bool:
+        """Do one job that is due, if there is any; whether there was. Only without workers: the order of jobs
+        is then the caller's, and the same each time."""
+        assert not self._worker_count, "the workers do what is due"
+        self._remove_obsolete()
+        with self._condition:
+            claimed = self._claim(only_flushes=False)
+        if not isinstance(claimed, tuple):
+            return False
+        self._run_job(*claimed)
+        return True
 
     def rest(self, seconds: float, ends: Callable[[], bool]) -> None:
         """Sleep in the middle of a job, until `ends()`; that is asked whenever something may be due."""
@@ -235,7 +252,9 @@ class Shared:
                 if not self._obsolete and not self._closed:
                     self._condition.wait(claimed)
                 return
-        engine, kind = claimed
+        self._run_job(*claimed)
+
+    def _run_job(self, engine: EngineBase, kind: str) -> None:
         try:
             engine.background.run(kind)
             engine.pressure()  # notes that it is less now

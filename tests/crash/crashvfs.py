@@ -412,7 +412,7 @@ class CrashVfs(Vfs):
         return node
 
     def _adopt(self, directory: Directory, path: str) -> None:
-        for entry in os.scandir(path):
+        for entry in sorted(os.scandir(path), key=lambda entry: entry.name):  # else chance has a say in seeds
             node: Node
             if entry.is_dir():
                 node = Directory()

@@ -112,6 +112,30 @@ def test_bytes_travel_unharmed(kv: Run, prefix: str, tmp_path: Path) -> None:
     kv("del", "--hex", key.hex())
 
 
+def test_transactions(kv: Run, prefix: str, tmp_path: Path) -> None:
+    key = f"{{{prefix}}}"
+    script = f"if\nabsent {key}a\nthen\nput {key}a 'two words'\nincr {key}n 5\nelse\nget {key}a\nget {key}b\n"
+    (tmp_path / "script").write_text(script)
+    version = kv("txn", "script", "-o", "plain").stdout
+    assert version.splitlines()[1] == f"incr\t{key}n\t5".encode()
+    assert version.splitlines()[0].startswith(f"put\t{key}a\t".encode())
+    failed = kv("txn", "-o", "json", stdin=script.encode(), code=Exit.CONFLICT)
+    assert json.loads(failed.stdout) == {
+        "schema": 1,
+        "succeeded": False,
+        "results": [
+            {"op": "get", "key": key + "a", "result": "two words"},
+            {"op": "get", "key": key + "b", "result": None},
+        ],
+    }
+    assert failed.stderr == b"a compare failed: else was executed\n"
+    wrong = kv("txn", stdin=f"then\nincr {key}a\n".encode(), code=Exit.CONFLICT)
+    assert wrong.stderr.endswith(b"(NOT_AN_INTEGER)\n")
+    assert kv("txn", stdin=b"then\nput a b\nget c", code=Exit.USAGE).stderr.endswith(b"(INVALID_REQUEST)\n")
+    assert b"line 2: " in kv("txn", stdin=b"then\nput", code=Exit.USAGE).stderr
+    kv("txn", "no such file", code=Exit.USAGE)
+
+
 def test_conditions_and_versions(kv: Run, prefix: str) -> None:
     version = json.loads(kv("put", prefix, "1", "-o", "json").stdout)["version"]
     failed = kv("put", prefix, "2", "--if-absent", code=Exit.CONFLICT)

@@ -131,6 +131,8 @@ class ScriptedRouter:
 
     def _op(self, op):
         code, key, *rest = op
+        if code == protocol.Op.TXN:
+            return self._transaction(key, *rest)
         known = self.store.get(key)
         if code == protocol.Op.SCAN:
             return self._scan(key, *rest)
@@ -159,6 +161,10 @@ class ScriptedRouter:
         else:
             self.store[key] = (known[0], version, *([rest[0]] if rest and rest[0] else []))
         return [0, version]
+
+    def _transaction(self, compares, then, otherwise):
+        held = all(self._holds(condition, self.store.get(key)) for key, condition in compares)
+        return [0, int(held), list(map(self._op, then if held else otherwise))]
 
     @staticmethod
     def _holds(condition, known):
@@ -632,6 +638,20 @@ def test_a_write_whose_answer_is_lost_is_applied_once(router, db):
     assert router.executed == 1
 
 
+def test_a_transaction_whose_answer_is_lost_is_applied_once(router, db):
+    router.script = once(DROP_AFTER)
+    done = db.txn(
+        compare=[kvclient.Compare.absent("k")],
+        then=[kvclient.ops.put("k", b"v"), kvclient.ops.increment("k{k}")],
+        else_=[kvclient.ops.get("k")],
+    )
+    assert done == (True, [1, 1])
+    first, second = of_kind(router)
+    assert second.flags == protocol.FLAG_RETRY
+    assert (second.client_id, second.sequence, second.body) == (first.client_id, first.sequence, first.body)
+    assert router.executed == 1
+
+
 def test_a_write_without_any_answer_is_an_unknown_outcome(router, db):
     router.script = lambda request: DROP
     with pytest.raises(kvclient.OutcomeUnknown) as caught:
@@ -708,7 +728,7 @@ def test_results_of_the_wrong_shape_are_protocol_errors(router, db, result):
 def test_the_documentation_works(router, monkeypatch):
     page = pathlib.Path(__file__).parents[2] / "docs" / "api.md"
     blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     monkeypatch.setenv("RINGKV_URL", router.url)
     names: dict[str, object] = {}
     for block in blocks:

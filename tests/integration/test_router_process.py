@@ -153,7 +153,7 @@ class Client:
 class World:
     """Two stores' addresses, the map, and one router process; clients and stores as a test makes them."""
 
-    def __init__(self, directory: Path, stack: ExitStack) -> None:
+    def __init__(self, directory: Path, stack: ExitStack, in_flight: int = 1000) -> None:
         self.directory = directory
         self.stack = stack
         front, first, second = free_ports(3)
@@ -170,7 +170,7 @@ class World:
                 {
                     "router": {"name": "router1", "listen": self.endpoint},
                     "stores": [node.rpc for node in self.nodes],
-                    "limits": {"in_flight": 1000},
+                    "limits": {"in_flight": in_flight},
                 }
             )
         )
@@ -275,6 +275,27 @@ def test_thousands_in_flight_are_answered_each_once(world: World) -> None:
         response = client.receive()
         assert protocol.decode_results(response.body)[0][1] == missing.pop(response.request_id)
     assert not client.socket.poll(50)
+
+
+def test_a_client_with_4096_requests_in_flight_loses_no_answer(tmp_path: Path) -> None:
+    """It reads nothing until all are answered, and the answers fit into no buffer of the kernel's."""
+    with ExitStack() as stack:
+        world = World(tmp_path, stack, in_flight=4096)
+        store = world.store(1)
+        store.behave = lambda item: (0, protocol.pack((0, bytes(16 << 10), 1)))
+        world.store(2)
+        operator, client = world.client(), world.client()
+        client.socket.set(zmq.SNDHWM, 0)
+        client.socket.set(zmq.RCVHWM, 1)
+        client.socket.disconnect(world.endpoint)  # a queue's mark is that of the time of connecting
+        client.socket.connect(world.endpoint)
+        assert operator.admin("ready").status == Status.OK
+        get = protocol.encode_get(world.key(1))
+        sent = {client.send(get) for _ in range(4096)}
+        eventually(lambda: len([item for item in store.items if item.ops == get]) == len(sent))
+        assert operator.admin("ready").status == Status.OK, "behind the answers of the store"
+        assert {client.receive().request_id for _ in range(4096)} == sent
+        assert world.figures(operator).get("responses_client_full", 0) == 0
 
 
 def test_a_store_that_dies_and_comes_back(world: World) -> None:

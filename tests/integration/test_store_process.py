@@ -233,7 +233,7 @@ def test_each_item_has_its_own_error(start: Start) -> None:
             item(4, protocol.encode_get(b"k"), b"k", timeout_ms=0),
             put(5, b"k", b"v", timeout_ms=0),
             item(6, protocol.encode_get(b"k"), b"k", partition=16),
-            item(7, b"\x92\x08\xc4\x01k", b"k"),
+            item(7, b"\x92\x0a\xc4\x01k", b"k"),
             get(8, b"k"),
             item(9, b"\x93\x09\xc4\x01a\xc4\x01z", b"a"),  # an engine's DELETE_RANGE
             get(10, b"k"),

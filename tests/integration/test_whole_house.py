@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import kvclient
+from kvclient import Compare, ops
 from kvclient.errors import KVError
 from tests.integration.localcluster import Cluster
 
@@ -68,6 +69,63 @@ def test_the_house_behaves_like_a_sorted_dict(db: kvclient.Client[bytes]) -> Non
                 assert reverse == sorted(model, reverse=True)[:25]
                 assert db.count() == len(model)
     assert db.get_many(keys) == model
+
+
+def test_transactions_move_between_keys_without_a_loss(
+    cluster: Cluster, db: kvclient.Client[bytes], request: pytest.FixtureRequest
+) -> None:
+    """Threads and tasks take from one account and give to another; nobody ever sees a wrong sum."""
+    accounts = [b"{bank}%d" % number for number in range(4)]
+    db.put_many(dict.fromkeys(accounts, b"1000")).raise_for_errors()
+    sums: set[int] = set()
+
+    def transfer(seed: int) -> None:
+        dice = random.Random(seed)
+        for _ in range(50):
+            source, target = dice.sample(accounts, 2)
+            amount = dice.randint(1, 20)
+            done = db.txn(
+                compare=[Compare.present(source), Compare.present(target)],
+                then=[ops.increment(source, -amount), ops.increment(target, amount), *map(ops.get, accounts)],
+            )
+            assert done.succeeded
+            sums.add(sum(map(int, done.results[2:])))
+
+    async def also() -> None:
+        async with await kvclient.aconnect(cluster.url) as client:
+            view = client.namespace(f"{request.node.name}/")
+            for _ in range(50):
+                done = await view.txn(
+                    then=[ops.increment(accounts[0], -1), ops.increment(accounts[1], 1)],
+                )
+                assert done.succeeded
+
+    threads = [threading.Thread(target=transfer, args=(seed,)) for seed in range(3)]
+    for thread in threads:
+        thread.start()
+    asyncio.run(also())
+    for thread in threads:
+        thread.join()
+    assert sums == {4000}
+    assert sum(map(int, db.get_many(accounts).values())) == 4000
+
+
+def test_transactions_compare_and_fail_as_a_whole(db: kvclient.Client[bytes]) -> None:
+    version = db.put("{t}a", b"text")
+    swap = {
+        "compare": [Compare.version("{t}a", version)],
+        "then": [ops.get("{t}a"), ops.put("{t}a", b"next"), ops.put("{t}b", b"", ttl=100)],
+        "else_": [ops.get("{t}a")],
+    }
+    held, failed = db.txn(**swap), db.txn(**swap)
+    assert held == (True, [b"text", db.entry("{t}a").version, db.entry("{t}b").version])
+    assert held.results[1] == held.results[2] > version
+    assert failed == (False, [b"next"])
+    with pytest.raises(kvclient.NotAnInteger, match="op 1 of the branch"):
+        db.txn(then=[ops.delete("{t}b"), ops.increment("{t}a")])
+    assert db.exists("{t}b")
+    with pytest.raises(kvclient.InvalidRequest, match="same hash tag"):
+        db.txn(then=[ops.get("a"), ops.get("b")])
 
 
 def test_versions_of_a_key_only_grow_and_guard_it(db: kvclient.Client[bytes]) -> None:

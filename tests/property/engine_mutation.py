@@ -354,6 +354,7 @@ class Fuzz:
                         protocol.encode_touch(key, source.choice([None, 9])),
                         protocol.encode_get(key),
                         protocol.encode_exists(key),
+                        _transaction(source, key),
                     ]
                 )
             )
@@ -431,6 +432,18 @@ def _answers(use: Callable[[], Any]) -> bool:
     except Corruption:
         return False
     return True
+
+
+def _transaction(source: random.Random, key: bytes) -> bytes:
+    """Of that key and two others."""
+    ops = [
+        protocol.encode_put(key, source.randbytes(source.choice([9, 40])), source.choice([None, 5])),
+        protocol.encode_touch(b"key-%03d" % source.randrange(100), 7),
+        protocol.encode_increment(b"n", 1),
+        protocol.encode_get(key),
+    ]
+    compares = [(key, source.choice([protocol.absent(), protocol.present(), protocol.value_equals(b"x")]))]
+    return protocol.encode_txn(compares, source.sample(ops, 3), source.sample(ops, source.randrange(4)))
 
 
 def _scan(view: View, start: bytes, stop: bytes | None, flags: int) -> None:

@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from kvclient import protocol
-from tests.property.test_engine_model import ENCODERS, Model, Operation, Stored, execute, expected_scan, live
+from tests.property.test_engine_model import (
+    ENCODERS,
+    Model,
+    Operation,
+    Stored,
+    execute,
+    expected_scan,
+    live,
+    writable,
+)
 
 Step = tuple[Any, ...]
 
@@ -132,7 +141,10 @@ def _bounds(source: random.Random) -> tuple[bytes, bytes | None, int]:
 
 
 def _entry(source: random.Random) -> tuple[int, int, list[Operation]]:
-    operations = [_write(source) for _ in range(source.choice([1, 1, 2, 4, 12]))]
+    operations = [
+        _transaction(source) if source.random() < 0.03 else _write(source)
+        for _ in range(source.choice([1, 1, 2, 4, 12]))
+    ]
     return source.choice([0, 0, 1, 7, 60, -20]), source.choice([0, 0, 0, 0, 3]), operations
 
 
@@ -147,6 +159,17 @@ def _write(source: random.Random) -> Operation:
     if name == "increment":
         return (name, key, source.choice([1, -7, 2**62, -(2**63)]))
     return (name, key, ttl) if name == "touch" else (name, key)
+
+
+def _transaction(source: random.Random) -> Operation:
+    compares = [(key, _condition(source) or (1,)) for key in _keys(source, 2)]
+    then, otherwise = (writable([_inner(source) for _ in range(source.choice([1, 4, 20]))]) for _ in range(2))
+    return ("txn", compares, then, otherwise)
+
+
+def _inner(source: random.Random) -> Operation:
+    name, key, *rest = _write(source)
+    return (name, key, *rest[:-1], None) if name in ("put", "delete") else (name, key, *rest)
 
 
 def _prepared(source: random.Random) -> tuple[bytes | None, int | None]:

@@ -54,17 +54,50 @@ def conditions() -> st.SearchStrategy[tuple[Any, ...] | None]:
     )
 
 
-WRITES = st.one_of(
-    st.tuples(st.just("put"), KEYS, VALUES, TTLS, conditions()),
-    st.tuples(st.just("put"), KEYS, VALUES, st.none(), st.none()),
-    st.tuples(st.just("delete"), KEYS, conditions()),
-    st.tuples(st.just("increment"), KEYS, st.integers(-(2**63), 2**63 - 1)),
-    st.tuples(st.just("touch"), KEYS, TTLS),
-    st.tuples(st.just("get"), KEYS),
-    st.tuples(st.just("exists"), KEYS),
-)
+def operations(condition: st.SearchStrategy[tuple[Any, ...] | None]) -> st.SearchStrategy[Operation]:
+    return st.one_of(
+        st.tuples(st.just("put"), KEYS, VALUES, TTLS, condition),
+        st.tuples(st.just("put"), KEYS, VALUES, st.none(), st.none()),
+        st.tuples(st.just("delete"), KEYS, condition),
+        st.tuples(st.just("increment"), KEYS, st.integers(-(2**63), 2**63 - 1)),
+        st.tuples(st.just("touch"), KEYS, TTLS),
+        st.tuples(st.just("get"), KEYS),
+        st.tuples(st.just("exists"), KEYS),
+    )
+
+
+def writable(operations: list[Operation]) -> list[Operation]:
+    """Without the writes to keys that are written before: a branch of a transaction."""
+    written: set[bytes] = set()
+    kept = []
+    for operation in operations:
+        if operation[0] in ("get", "exists") or operation[1] not in written:
+            kept.append(operation)
+        if operation[0] not in ("get", "exists"):
+            written.add(operation[1])
+    return kept
+
+
+@st.composite
+def transactions(draw: st.DrawFn) -> Operation:
+    conditioned = st.tuples(KEYS, conditions().filter(lambda condition: condition is not None))
+    compares = draw(st.lists(conditioned, max_size=3))
+    then, otherwise = (
+        writable(draw(st.lists(operations(st.none()), min_size=least, max_size=8))) for least in (1, 0)
+    )
+    return ("txn", compares, then, otherwise)
+
+
+WRITES = st.one_of(operations(conditions()), transactions())
+
+
+def encode_txn(compares: list[Any], then: list[Operation], otherwise: list[Operation]) -> bytes:
+    branches = [[ENCODERS[name](*rest) for name, *rest in branch] for branch in (then, otherwise)]
+    return protocol.encode_txn(compares, *branches)
+
 
 ENCODERS = {
+    "txn": encode_txn,
     "put": protocol.encode_put,
     "delete": protocol.encode_delete,
     "increment": protocol.encode_increment,
@@ -103,6 +136,8 @@ def execute(model: Model, operation: Operation, sequence: int, now: int) -> list
     """The protocol's meaning of one op: changes the model and returns the result, without the text of an
     error."""
     name, key, *rest = operation
+    if name == "txn":
+        return execute_transaction(model, operation, sequence, now)
     if name == "delete_range":
         for one in [one for one in model if one >= key and (rest[0] is None or one < rest[0])]:
             del model[one]
@@ -140,6 +175,20 @@ def execute(model: Model, operation: Operation, sequence: int, now: int) -> list
     total = base + rest[0]
     model[key] = Stored(b"%d" % total, sequence, stored.deadline if stored else None)
     return [0, total, sequence]
+
+
+def execute_transaction(model: Model, operation: Operation, sequence: int, now: int) -> list[Any]:
+    """On a copy, which becomes the model if all has gone well."""
+    _, compares, then, otherwise = operation
+    held = all(holds(condition, live(model, key, now)) for key, condition in compares)
+    changed = dict(model)
+    results = [execute(changed, inner, sequence, now) for inner in (then if held else otherwise)]
+    for result in results:
+        if result[0] > 1:
+            return result
+    model.clear()
+    model.update(changed)
+    return [0, int(held), results]
 
 
 def expected_scan(

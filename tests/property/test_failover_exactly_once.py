@@ -149,12 +149,21 @@ class World:
     def commit(self, router: int, node: int, life: int, item: Item, term: int) -> None:
         """A majority has it; or the group has another leader meanwhile, which has it or has not."""
         partition = self.partitions[item.partition]
-        if partition.term != term and self.random.random() < 0.5:
+        if partition.term == term or self.random.random() < 0.4:
+            self.answer(router, node, life, item, 0, partition.apply(item))
+        elif self.random.random() < 0.5:
             if not item.flags & protocol.FLAG_RETRY:
                 partition.first_tries.discard(item.sequence)
             self.refuse(router, node, life, item)
         else:
-            self.answer(router, node, life, item, 0, partition.apply(item))
+            self.lose_sight(router, node, life, item)
+
+    def lose_sight(self, router: int, node: int, life: int, item: Item) -> None:
+        """The store leads no more and cannot tell; the next leader has committed it by now, or never will."""
+        if self.random.random() < 0.5:
+            self.partitions[item.partition].apply(item)
+        body = protocol.encode_error("it leads no more", retry_after_ms=50)
+        self.answer(router, node, life, item, Status.OUTCOME_UNKNOWN, body)
 
     def refuse(self, router: int, node: int, life: int, item: Item) -> None:
         partition = self.partitions[item.partition]

@@ -41,6 +41,20 @@ single_ops = st.one_of(
     st.builds(protocol.encode_touch, keys, ttls),
 )
 streams = st.lists(single_ops, max_size=40)
+inner_ops = st.one_of(
+    st.builds(protocol.encode_get, keys),
+    st.builds(protocol.encode_put, keys, values, ttls),
+    st.builds(protocol.encode_delete, keys),
+    st.builds(protocol.encode_increment, keys, st.integers(-3, 3)),
+    st.builds(protocol.encode_touch, keys, ttls),
+)
+# Also such as write a key twice, or have keys of several partitions: the oracle knows.
+transactions = st.builds(
+    protocol.encode_txn,
+    st.lists(st.tuples(keys, conditions), max_size=3),
+    st.lists(inner_ops, max_size=4),
+    st.lists(inner_ops, max_size=4),
+)
 scans = st.builds(
     protocol.encode_scan,
     st.binary(max_size=9),
@@ -48,6 +62,9 @@ scans = st.builds(
     st.integers(1, 10_000),
     st.integers(0, 7),
 )
+
+
+WRITING = (2, 3, 5, 6, 8)
 
 
 def parse(ops: bytes) -> list[list[Any]] | None:
@@ -103,6 +120,8 @@ def is_op(op: object) -> bool:
     """docs/protocol.md section 2, for one op."""
     if type(op) is not list or not op or type(op[0]) is not int:
         return False
+    if op[0] == 8:
+        return is_transaction(op)
     if op[0] == 7:
         return (
             len(op) == 5
@@ -122,15 +141,50 @@ def is_op(op: object) -> bool:
     )
 
 
+def is_transaction(op: list[Any]) -> bool:
+    if len(op) != 4 or any(type(part) is not list for part in op[1:]):
+        return False
+    if not 1 <= weight(op) <= protocol.TXN_PARTS_MAX:
+        return False
+    _, compares, *branches = op
+    for compare in compares:
+        if type(compare) is not list or len(compare) != 2 or not is_bin(compare[0], 1, 4096):
+            return False
+        if compare[1] is None or not is_condition(compare[1]):
+            return False
+    return all(map(is_branch, branches))
+
+
+def is_branch(ops: list[Any]) -> bool:
+    for op in ops:
+        if not is_op(op) or op[0] in (7, 8):
+            return False
+        condition = {2: 4, 3: 2}.get(op[0])
+        if condition is not None and len(op) > condition and op[condition] is not None:
+            return False
+    written = [op[1] for op in ops if op[0] in WRITING]
+    return len(written) == len(set(written))
+
+
+def weight(op: list[Any]) -> int:
+    return sum(map(len, op[1:])) if op[0] == 8 else 1
+
+
+def partitions(op: list[Any]) -> set[int]:
+    """Those of a checked op, of 16."""
+    found = [op[1]] if op[0] != 8 else [part[0] for part in op[1]] + [o[1] for b in op[2:] for o in b]
+    return {hashing_py.partition_of(key, 4) for key in found}
+
+
 def verdict(ops: bytes) -> tuple[int, bool, bool] | None:
     """What inspect() should say; None for a refusal."""
     parsed = parse(ops)
-    if parsed is None or len(parsed) > LIMITS.ops_max or not all(map(is_op, parsed)):
+    if parsed is None or not all(map(is_op, parsed)) or sum(map(weight, parsed)) > LIMITS.ops_max:
         return None
     codes = [op[0] for op in parsed]
     if 7 in codes and len(codes) > 1:
         return None
-    return len(codes), any(code in (2, 3, 5, 6) for code in codes), 7 in codes
+    return len(codes), any(code in WRITING for code in codes), 7 in codes
 
 
 def check_against_the_oracle(ops: bytes) -> None:
@@ -141,6 +195,8 @@ def check_against_the_oracle(ops: bytes) -> None:
         assert expected is None
     else:
         assert (shape.count, shape.writes, shape.scan) == expected
+    if expected is not None and any(op[0] == 8 and len(partitions(op)) > 1 for op in parse(ops) or ()):
+        expected = None
     try:
         split = opstream.split(ops, 4, LIMITS)
     except KVError:
@@ -170,6 +226,12 @@ def mutate(data: bytes, source: random.Random) -> bytes:
     return bytes(mutated)
 
 
+@given(st.lists(transactions | single_ops, max_size=6))
+@settings(max_examples=300, deadline=None)
+def test_streams_with_transactions(ops: list[bytes]) -> None:
+    check_against_the_oracle(b"".join(ops))
+
+
 @given(streams | scans.map(lambda scan: [scan]))
 @settings(max_examples=200, deadline=None)
 def test_valid_streams_are_accepted(ops: list[bytes]) -> None:
@@ -188,7 +250,7 @@ def test_random_bytes(data: bytes) -> None:
     check_against_the_oracle(data)
 
 
-@given(st.lists(single_ops | scans, min_size=1, max_size=6), st.integers(0, 1 << 32))
+@given(st.lists(single_ops | scans | transactions, min_size=1, max_size=6), st.integers(0, 1 << 32))
 @settings(max_examples=100, deadline=None)
 def test_mutated_streams(ops: list[bytes], seed: int) -> None:
     source = random.Random(seed)

@@ -303,6 +303,17 @@ class RouterCore(RuleBasedStateMachine):
         self._read_responses()
 
     @precondition(lambda self: self.with_stores)
+    @rule(which=st.integers(0, 1000), after=st.sampled_from([None, 0, 50, 50, 1 << 40]))
+    def lose_sight(self, which: int, after: int | None) -> None:
+        """The store leads no more and cannot tell; with a pause, whoever leads now will. The write stays
+        open.
+        """
+        node, item = self._take(which)
+        details = {} if after is None else {"retry_after_ms": after}
+        self.house.refuse(node, item, Status.OUTCOME_UNKNOWN, **details)
+        self._read_responses()
+
+    @precondition(lambda self: self.with_stores)
     @rule(which=st.integers(0, 1000), body=st.sampled_from(NONSENSE), status=st.sampled_from([0, 0, 23, 999]))
     def answer_nonsense(self, which: int, body: bytes, status: int) -> None:
         node, item = self._take(which)

@@ -2,13 +2,15 @@
  *
  * The stream was checked as a whole before (stream_check), so it is executed as a whole: what an op answers
  * is a function of the entry and of the state alone. A block that fails its checksum makes a read fail as a
- * whole; a write op that had to read it answers CORRUPTION for itself and changes nothing. */
+ * whole; a write op that had to read it answers CORRUPTION for itself and changes nothing.
+ *
+ * A transaction has one sequence: all that it writes has the same version. */
 #ifndef RINGKV_EXECUTE_H
 #define RINGKV_EXECUTE_H
 
 #include <stdio.h>
 
-#include "operation.h"
+#include "pending.h"
 #include "scan.h"
 
 enum {
@@ -34,6 +36,7 @@ typedef struct {
     buffer *out;
     uint64_t written;   /* versions added */
     failure corruption; /* the first one that a write op met */
+    pending_writes *pending; /* within a branch of a transaction, otherwise NULL */
 } execution;
 
 /* What an op finds: the newest version that counts, if any. */
@@ -44,6 +47,12 @@ typedef struct {
 } state;
 
 static inline int execute_find(execution *x, slice key, state *found) {
+    const entry *pending = x->pending ? pending_find(x->pending, key) : NULL;
+    if (pending) {
+        found->at.found = *pending;
+        found->present = entry_kind(pending) != KIND_DELETE;
+        return 0;
+    }
     int result = view_get(x->v, x->r, x->s, key, x->sequence, &found->at, &found->in_active);
     if (result < 0) return -1;
     found->present = result && !entry_is_absent(&found->at.found, x->now_ms);
@@ -64,6 +73,11 @@ static inline void result_version(execution *x, unsigned status, uint64_t versio
 }
 
 static inline void result_message(execution *x, unsigned status, const char *text) {
+    char named[200];
+    if (x->pending) {
+        snprintf(named, sizeof named, "op %u of the branch: %s", x->pending->position, text);
+        text = named;
+    }
     msgpack_append_byte(x->out, 0x92);
     msgpack_append_byte(x->out, (uint8_t)status);
     msgpack_append_str(x->out, text);
@@ -81,6 +95,10 @@ static inline void result_value(execution *x, const entry *e) {
 static inline int execute_add(execution *x, slice key, int kind, slice value, uint64_t deadline,
                               int shared_value) {
     entry e = {key, trailer_of(x->sequence, kind), value, deadline};
+    if (x->pending) {
+        pending_add(x->pending, &e, shared_value);
+        return 0;
+    }
     if (memtable_add(x->active, &e, shared_value) < 0)
         return fail(&x->r->failed, FAILURE_MEMORY, 0, 0, "out of memory");
     x->written++;
@@ -237,7 +255,98 @@ static inline int execute_op(execution *x, const operation *op) {
     if (op->code == OP_SCAN) return execute_scan(x, op);
     if (execute_find(x, op->key, &found) < 0) return execute_unreadable(x);
     int result = execute_found(x, op, &found);
-    lookup_release(&found.at);
+    if (x->pending && op->code == OP_TOUCH)
+        pending_keep(x->pending, &found.at);
+    else
+        lookup_release(&found.at);
+    return result;
+}
+
+static inline int execute_changed(execution *x) {
+    return fail(&x->r->failed, FAILURE_CORRUPT, 0, 0, "an op stream changed while it was executed");
+}
+
+enum { COMPARES_FAILED = 0, COMPARES_HELD = 1, COMPARES_ANSWERED = 2 };
+
+/* Whether all compares at `*p` hold, which it then is behind; or the op has been answered, as one could not be
+ * read. -1: failure. */
+static inline int execute_compares(execution *x, const uint8_t **p, const uint8_t *end) {
+    uint32_t count;
+    int held = COMPARES_HELD;
+    *p = msgpack_array(*p, end, &count);
+    if (!*p) return execute_changed(x);
+    for (; count; count--) {
+        operation compare;
+        state found;
+        *p = operation_compare(*p, end, &compare);
+        if (!*p) return execute_changed(x);
+        if (held == COMPARES_FAILED) continue;
+        memset(&found, 0, sizeof found);
+        if (execute_find(x, compare.key, &found) < 0) return execute_unreadable(x) < 0 ? -1 : COMPARES_ANSWERED;
+        if (!condition_holds(&compare, &found)) held = COMPARES_FAILED;
+        lookup_release(&found.at);
+    }
+    return held;
+}
+
+/* Puts the result that begins at `last` in the place of all from `first` on. */
+static inline void result_replace(buffer *out, size_t first, size_t last) {
+    memmove(out->data + first, out->data + last, out->size - last);
+    out->size = first + out->size - last;
+}
+
+/* Executes the ops of a branch at `p` into x->pending: 1 all have succeeded; 0 one has not, and its result is that of
+ * the transaction, which begins at `first`; -1 failure. */
+static inline int execute_branch(execution *x, const uint8_t *p, const uint8_t *end, size_t first) {
+    uint32_t count;
+    p = msgpack_array(p, end, &count);
+    if (!p || count > TXN_PARTS_MAX) return execute_changed(x);
+    msgpack_append_array(x->out, count);
+    for (uint32_t i = 0; i < count; i++) {
+        operation op;
+        size_t last = x->out->size;
+        p = operation_inner(p, end, &op);
+        if (!p) return execute_changed(x);
+        x->pending->position = i;
+        if (execute_op(x, &op) < 0) return -1;
+        if (x->out->failed) return 0;
+        if (x->out->data[last + 1] > STATUS_NOT_FOUND) { /* every result is a short array that begins with its status */
+            result_replace(x->out, first, last);
+            return 0;
+        }
+    }
+    return 1;
+}
+
+static inline int execute_pending(execution *x, const pending_writes *pending) {
+    for (uint32_t i = 0; i < pending->count; i++) {
+        const pending_write *write = &pending->writes[i];
+        if (execute_add(x, write->e.key, entry_kind(&write->e), write->e.value, write->e.deadline,
+                        write->shared_value) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+/* All or nothing: what the branch writes is added when its last op has succeeded. */
+static inline int execute_transaction(execution *x, const operation *op) {
+    const uint8_t *p = op->parts.data, *end = p + op->parts.size;
+    size_t first = x->out->size;
+    uint32_t parts = 0;
+    pending_writes pending;
+    int held = execute_compares(x, &p, end), result;
+    if (held < 0 || held == COMPARES_ANSWERED) return held < 0 ? -1 : 0;
+    if (held == COMPARES_FAILED) p = operation_branch(p, end, &parts);
+    if (!p) return execute_changed(x);
+    msgpack_append_byte(x->out, 0x93);
+    msgpack_append_byte(x->out, STATUS_OK);
+    msgpack_append_byte(x->out, (uint8_t)held);
+    pending_begin(&pending);
+    x->pending = &pending;
+    result = execute_branch(x, p, end, first);
+    x->pending = NULL;
+    if (result > 0) result = execute_pending(x, &pending);
+    pending_release(&pending);
     return result;
 }
 
@@ -274,11 +383,12 @@ static inline int execute_stream(execution *x, slice ops) {
     group.count = 0;
     while (p < end) {
         p = operation_read(p, end, &op);
-        if (!p)
-            return fail(&x->r->failed, FAILURE_CORRUPT, 0, 0, "an op stream changed while it was executed");
+        if (!p) return execute_changed(x);
         if (op.code == OP_PUT && op.condition == CONDITION_NONE) {
             if (execute_in_group(x, &op, &group) < 0) return -1;
-        } else if (execute_group(x, &group) < 0 || execute_op(x, &op) < 0) {
+        } else if (execute_group(x, &group) < 0) {
+            return -1;
+        } else if ((op.code == OP_TXN ? execute_transaction(x, &op) : execute_op(x, &op)) < 0) {
             return -1;
         }
         if (x->out->failed) return fail(&x->r->failed, FAILURE_MEMORY, 0, 0, "out of memory");

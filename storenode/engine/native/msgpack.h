@@ -141,6 +141,14 @@ static inline void msgpack_append_uint(buffer *out, uint64_t v) {
     if (p) out->size += msgpack_put_uint(p, v);
 }
 
+/* Of less than 65536 elements. */
+static inline void msgpack_append_array(buffer *out, size_t count) {
+    uint8_t *p = buffer_reserve(out, 3);
+    if (!p) return;
+    p[0] = count < 16 ? (uint8_t)(0x90 | count) : 0xdc;
+    out->size += 1 + (count < 16 ? 0 : msgpack_put_big_endian(p + 1, count, 2));
+}
+
 static inline void msgpack_append_bin(buffer *out, slice s) {
     uint8_t *p = buffer_reserve(out, 5 + s.size);
     if (p) out->size += msgpack_put_bin(p, s);

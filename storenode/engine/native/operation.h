@@ -4,9 +4,19 @@
 #define RINGKV_OPERATION_H
 
 #include "entry.h"
+#include "hash64.h"
 #include "msgpack.h"
 
-enum { OP_GET = 1, OP_PUT = 2, OP_DELETE = 3, OP_EXISTS = 4, OP_INCREMENT = 5, OP_TOUCH = 6, OP_SCAN = 7 };
+enum {
+    OP_GET = 1,
+    OP_PUT = 2,
+    OP_DELETE = 3,
+    OP_EXISTS = 4,
+    OP_INCREMENT = 5,
+    OP_TOUCH = 6,
+    OP_SCAN = 7,
+    OP_TXN = 8
+};
 enum {
     CONDITION_NONE = 0,
     CONDITION_ABSENT = 1,
@@ -16,6 +26,7 @@ enum {
 };
 
 #define TTL_MS_MAX 315360000000ull    /* ten years */
+#define TXN_PARTS_MAX 128u            /* compares and ops of a TXN together */
 #define VALUE_BYTES_LIMIT (64u << 20) /* the protocol allows 8 MiB; the engine's own bound */
 
 typedef struct {
@@ -31,7 +42,12 @@ typedef struct {
     int has_stop;
     uint64_t limit;
     unsigned flags;
+    slice parts; /* TXN: its compares, then its two branches */
 } operation;
+
+static inline int operation_writes(const operation *op) {
+    return op->code != OP_GET && op->code != OP_EXISTS && op->code != OP_SCAN;
+}
 
 static inline const uint8_t *operation_ttl(const uint8_t *p, const uint8_t *end, operation *op) {
     if (msgpack_is_nil(p, end)) return p + 1;
@@ -40,7 +56,7 @@ static inline const uint8_t *operation_ttl(const uint8_t *p, const uint8_t *end,
 }
 
 static inline const uint8_t *operation_condition(const uint8_t *p, const uint8_t *end, operation *op) {
-    uint32_t count;
+    uint32_t count = 0;
     uint64_t code;
     if (msgpack_is_nil(p, end)) return p + 1;
     p = msgpack_array(p, end, &count);
@@ -68,19 +84,27 @@ static inline const uint8_t *operation_scan(const uint8_t *p, const uint8_t *end
     return p;
 }
 
-/* Reads the op at `p`; returns the byte behind it, NULL if it is none. */
-static inline const uint8_t *operation_read(const uint8_t *p, const uint8_t *end, operation *op) {
-    static const uint8_t fields_min[] = {0, 2, 3, 2, 2, 3, 2, 5}, fields_max[] = {0, 2, 5, 3, 2, 3, 3, 5};
-    uint32_t count;
+/* The head of the op at `p` and its code; `*count` elements, with the code. */
+static inline const uint8_t *operation_head(const uint8_t *p, const uint8_t *end, operation *op, uint32_t *count) {
+    static const uint8_t fields_min[] = {0, 2, 3, 2, 2, 3, 2, 5, 4}, fields_max[] = {0, 2, 5, 3, 2, 3, 3, 5, 4};
     uint64_t code;
     memset(op, 0, sizeof *op);
-    p = msgpack_array(p, end, &count);
+    p = msgpack_array(p, end, count);
     p = msgpack_uint(p, end, &code);
-    if (!p || code < OP_GET || code > OP_SCAN || count < fields_min[code] || count > fields_max[code])
-        return NULL;
+    if (!p || code < OP_GET || code > OP_TXN || *count < fields_min[code] || *count > fields_max[code]) return NULL;
     op->code = (int)code;
+    return p;
+}
+
+static inline const uint8_t *operation_key(const uint8_t *p, const uint8_t *end, operation *op) {
     p = msgpack_bin(p, end, &op->key);
-    if (!p || op->key.size > KEY_BYTES_LIMIT || (op->key.size == 0 && code != OP_SCAN)) return NULL;
+    return p && op->key.size <= KEY_BYTES_LIMIT && (op->key.size || op->code == OP_SCAN) ? p : NULL;
+}
+
+/* What follows the code of any op but a TXN. */
+static inline const uint8_t *operation_fields(const uint8_t *p, const uint8_t *end, operation *op, uint32_t count) {
+    p = operation_key(p, end, op);
+    if (!p) return NULL;
     switch (op->code) {
     case OP_PUT:
         p = msgpack_bin(p, end, &op->value);
@@ -101,6 +125,82 @@ static inline const uint8_t *operation_read(const uint8_t *p, const uint8_t *end
     }
 }
 
+/* A compare of a TXN, as an op without a code that has a condition. */
+static inline const uint8_t *operation_compare(const uint8_t *p, const uint8_t *end, operation *op) {
+    uint32_t count;
+    memset(op, 0, sizeof *op);
+    p = msgpack_array(p, end, &count);
+    if (!p || count != 2) return NULL;
+    p = operation_key(p, end, op);
+    if (p) p = operation_condition(p, end, op);
+    return p && op->condition != CONDITION_NONE ? p : NULL;
+}
+
+/* An op in a branch of a TXN. */
+static inline const uint8_t *operation_inner(const uint8_t *p, const uint8_t *end, operation *op) {
+    uint32_t count;
+    p = operation_head(p, end, op, &count);
+    if (!p || op->code == OP_SCAN || op->code == OP_TXN) return NULL;
+    p = operation_fields(p, end, op, count);
+    return p && op->condition == CONDITION_NONE ? p : NULL;
+}
+
+/* The keys that a branch writes. */
+typedef struct {
+    uint32_t count;
+    uint64_t hashes[TXN_PARTS_MAX];
+    slice keys[TXN_PARTS_MAX];
+} written_keys;
+
+/* Adds a key; -1 if it is there already, as a version of a key is made only once. */
+static inline int written_keys_add(written_keys *written, slice key) {
+    uint64_t hash = hash64(key.data, key.size);
+    for (uint32_t i = 0; i < written->count; i++)
+        if (written->hashes[i] == hash && slice_equal(written->keys[i], key)) return -1;
+    written->hashes[written->count] = hash;
+    written->keys[written->count++] = key;
+    return 0;
+}
+
+/* A branch of a TXN, of whose parts there are `*parts` before it. */
+static inline const uint8_t *operation_branch(const uint8_t *p, const uint8_t *end, uint32_t *parts) {
+    uint32_t count;
+    operation op;
+    written_keys written;
+    written.count = 0;
+    p = msgpack_array(p, end, &count);
+    if (!p || count > TXN_PARTS_MAX - *parts) return NULL;
+    *parts += count;
+    for (; count && p; count--) {
+        p = operation_inner(p, end, &op);
+        if (p && operation_writes(&op) && written_keys_add(&written, op.key) < 0) return NULL;
+    }
+    return p;
+}
+
+static inline const uint8_t *operation_txn(const uint8_t *p, const uint8_t *end, operation *op) {
+    const uint8_t *begin = p;
+    uint32_t count, parts;
+    operation compare;
+    p = msgpack_array(p, end, &count);
+    if (!p || count > TXN_PARTS_MAX) return NULL;
+    for (parts = count; count && p; count--)
+        p = operation_compare(p, end, &compare);
+    for (int branch = 0; branch < 2 && p; branch++)
+        p = operation_branch(p, end, &parts);
+    if (!p || !parts) return NULL;
+    op->parts = slice_of(begin, (size_t)(p - begin));
+    return p;
+}
+
+/* Reads the op at `p`; returns the byte behind it, NULL if it is none. */
+static inline const uint8_t *operation_read(const uint8_t *p, const uint8_t *end, operation *op) {
+    uint32_t count;
+    p = operation_head(p, end, op, &count);
+    if (!p) return NULL;
+    return op->code == OP_TXN ? operation_txn(p, end, op) : operation_fields(p, end, op, count);
+}
+
 typedef struct {
     uint64_t count;
     uint64_t writes;
@@ -117,7 +217,7 @@ static inline int stream_check(slice ops, stream_shape *shape) {
         if (!p) return -1;
         shape->count++;
         shape->scans += op.code == OP_SCAN;
-        shape->writes += op.code != OP_SCAN && op.code != OP_GET && op.code != OP_EXISTS;
+        shape->writes += operation_writes(&op);
     }
     return 0;
 }

@@ -364,5 +364,5 @@ def _sequences(log: LogFile, flushed: int, last: int, problems: list[Damage]) ->
             problems.append(Damage(log.path, record.offset, what))
         found, sound = operations(record)
         if sound:
-            last = max(last, record.first_sequence + len(found) - 1)
+            last = max(last, found[-1].sequence if found else record.first_sequence - 1)
     return last

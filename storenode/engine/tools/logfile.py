@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgpack
 
@@ -41,7 +41,9 @@ class Record(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """An op of an entry, with the sequence it has. `key`: of a range deletion, where it starts."""
+    """An op of an entry on one key, with the sequence it has. `key`: of a range deletion, where it starts. A
+    transaction is one for each key that it names: the log does not say which branch was executed.
+    """
 
     sequence: int
     code: int
@@ -124,7 +126,7 @@ class LogFile:
         """The last sequence that a sound record in front of the damage takes; 0 if there is none."""
         for record in reversed(self.records):
             if record.first_sequence:
-                return record.first_sequence + max(len(operations(record)[0]), 1) - 1
+                return last_sequence(record)
         return 0
 
     def first_sequence(self) -> int | None:
@@ -151,14 +153,31 @@ def operations(record: Record) -> tuple[list[Operation], bool]:
     unpacker = msgpack.Unpacker(raw=True, max_buffer_size=0, strict_map_key=False)
     unpacker.feed(record.ops)
     found: list[Operation] = []
+    sequence = record.first_sequence
     while unpacker.tell() < len(record.ops):
         try:
             op = unpacker.unpack()
-            code, key, value = op[0], op[1], op[2] if len(op) > 2 else None
+            code = op[0]
+            keys = _keys_of_transaction(op) if code == Op.TXN else [op[1]]
+            value = op[2] if len(op) > 2 else None
         except (ValueError, IndexError, TypeError, KeyError, msgpack.UnpackException):
             return found, False
-        if not isinstance(code, int) or not isinstance(key, bytes):
+        if not isinstance(code, int) or not keys or not all(isinstance(key, bytes) for key in keys):
             return found, False
         shown = value if code == Op.PUT and isinstance(value, bytes) else None
-        found.append(Operation(record.first_sequence + len(found), code, key, shown))
+        found += [Operation(sequence, code, key, shown) for key in keys]
+        sequence += 1
     return found, True
+
+
+def last_sequence(record: Record) -> int:
+    """Of the ops up to the first that is none; that of the entry itself if there is none at all."""
+    found, _ = operations(record)
+    return found[-1].sequence if found else record.first_sequence
+
+
+def _keys_of_transaction(op: list[Any]) -> list[Any]:
+    """Each once, in their order; what may be wrong with them is for the caller to see."""
+    _, compares, then, otherwise = op
+    keys = [compare[0] for compare in compares] + [inner[1] for inner in (*then, *otherwise)]
+    return list(dict.fromkeys(keys))

@@ -90,5 +90,5 @@ def _last_sequence(vfs: Vfs, place: Place, number: int, path: str) -> int:
     for record in reversed(records):
         found, sound = operations(record)
         if record.first_sequence and sound and found:
-            return record.first_sequence + len(found) - 1
+            return found[-1].sequence
     return 0

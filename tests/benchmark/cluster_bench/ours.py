@@ -73,8 +73,9 @@ class OurCluster:
         return {node["id"]: node for node in self.client.admin("status")["nodes"]}
 
     def leader(self, key: bytes) -> int:
-        """The node that leads the key's partition, as the router knows it."""
-        return int(self.client.admin("route", key)["replicas"][0]["id"])
+        """The node that leads the key's partition, as the stores tell; 0 while nobody does."""
+        replicas = self.client.admin("route", key)["replicas"]
+        return next((int(replica["id"]) for replica in replicas if replica["leader"]), 0)
 
     def syncs(self) -> int | None:
         counts = [figures.get("log") for figures in self.figures().values()]
@@ -146,7 +147,7 @@ def _configs(directory: Path, ports: list[int], replicas: int, partitions: int) 
     return {
         node["id"]: {
             "node": {"id": node["id"], "name": node["name"]},
-            "listen": {"rpc": node["rpc"]},
+            "listen": {"rpc": node["rpc"], "bus": node["bus"]},
             "data": {"dir": str(directory / node["name"])},
             "cluster": cluster,
         }

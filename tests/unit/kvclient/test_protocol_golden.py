@@ -38,6 +38,22 @@ def test_worked_examples_of_the_protocol_page() -> None:
     assert protocol.decode_results(bytes.fromhex("92 02 07")) == [[2, 7]]
     assert protocol.encode_scan(b"", None, 2) == bytes.fromhex("95 07 c4 00 c0 02 00")
 
+    txn = protocol.encode_txn(
+        [(b"{7}n", protocol.value_equals(b"1"))],
+        [protocol.encode_put(b"{7}n", b"2"), protocol.encode_get(b"{7}m")],
+        [protocol.encode_get(b"{7}n")],
+    )
+    assert txn == bytes.fromhex(
+        "94 08 91 92 c4 04 7b377d6e 92 04 c4 01 31"
+        "92 93 02 c4 04 7b377d6e c4 01 32 92 01 c4 04 7b377d6d"
+        "91 92 01 c4 04 7b377d6e"
+    )
+    assert len(txn) == 44
+    held = bytes.fromhex("93 00 01 92 92 00 09 91 01")
+    assert protocol.decode_results(held) == [[0, 1, [[0, 9], [1]]]]
+    failed = bytes.fromhex("93 00 00 91 93 00 c4 01 35 04")
+    assert protocol.decode_results(failed) == [[0, 0, [[0, b"5", 4]]]]
+
 
 @pytest.mark.parametrize(
     ("op", "golden"),
@@ -59,6 +75,12 @@ def test_worked_examples_of_the_protocol_page() -> None:
         (protocol.encode_touch(b"k", None), "92 06 c4 01 6b"),
         (protocol.encode_touch(b"k", 5), "93 06 c4 01 6b 05"),
         (protocol.encode_scan(b"a", b"b", 10_000, 7), "95 07 c4 01 61 c4 01 62 cd2710 07"),
+        (protocol.encode_txn([], [], [protocol.encode_delete(b"k")]), "94 08 90 90 91 92 03 c4 01 6b"),
+        (protocol.encode_txn([(b"k", protocol.absent())], [], []), "94 08 91 92 c4 01 6b 91 01 90 90"),
+        (
+            protocol.encode_txn([], [protocol.encode_get(b"k")] * 16, []),
+            "94 08 90 dc0010" + "92 01 c4 01 6b" * 16 + "90",
+        ),
         (protocol.encode_admin("status"), "91 a6 737461747573"),
         (protocol.encode_admin("route", b"k"), "92 a5 726f757465 c4 01 6b"),
     ],
@@ -75,8 +97,10 @@ def test_numbers_never_change() -> None:
         ("MAP", 4),
         ("WATCH", 5),
     ]
-    assert " ".join(op.name for op in sorted(protocol.Op)) == "GET PUT DELETE EXISTS INCREMENT TOUCH SCAN"
-    assert sorted(protocol.Op) == [1, 2, 3, 4, 5, 6, 7]
+    assert " ".join(op.name for op in sorted(protocol.Op)) == (
+        "GET PUT DELETE EXISTS INCREMENT TOUCH SCAN TXN"
+    )
+    assert sorted(protocol.Op) == [1, 2, 3, 4, 5, 6, 7, 8]
     assert (protocol.SCAN_REVERSE, protocol.SCAN_KEYS_ONLY, protocol.SCAN_COUNT) == (1, 2, 4)
     assert (protocol.FLAG_RETRY, protocol.FLAG_BARRIER) == (1, 2)
     assert (protocol.LINEARIZABLE, protocol.LEASE) == (0, 1)

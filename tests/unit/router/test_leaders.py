@@ -280,6 +280,72 @@ class TestLostLeaders:
         assert harness.item()[0] == group.first
 
 
+class TestLostSight:
+    """A store that leads no more cannot tell what became of a write; whoever leads now can."""
+
+    def lose_sight(self, group: Group, **details: int) -> None:
+        node, item = group.harness.item()
+        group.harness.refuse(node, item, Status.OUTCOME_UNKNOWN, **details)
+
+    def test_after_the_pause_the_next_leader_is_asked_with_the_retry_flag(self, group: Group) -> None:
+        harness = group.harness
+        harness.send(put(KEY))
+        asked_at = harness.clock.monotonic()
+        self.lose_sight(group, retry_after_ms=50)
+        assert harness.items() == []
+        node, item = group.wait()
+        assert harness.clock.monotonic() >= asked_at + 0.050
+        assert (node, item.flags) == (group.second, FLAG_RETRY)
+        group.refuse(node, item, leader=group.third)
+        node, item = harness.item()
+        assert (node, item.flags) == (group.third, FLAG_RETRY)
+        harness.answer(node, item, ok(1))
+        assert harness.results() == [[0, 1]]
+
+    def test_a_part_of_a_scattered_write_is_asked_for_again_alone(self, group: Group) -> None:
+        harness = group.harness
+        other = next(b"%d" % n for n in range(99) if harness.partition(b"%d" % n) != group.partition)
+        harness.send(put(KEY) + put(other))
+        for node, item in harness.items():
+            if item.partition == group.partition:
+                harness.refuse(node, item, Status.OUTCOME_UNKNOWN, retry_after_ms=50)
+            else:
+                harness.answer(node, item, ok(7))
+        node, item = group.wait()
+        assert (item.partition, item.flags) == (group.partition, FLAG_RETRY)
+        harness.answer(node, item, ok(1))
+        assert harness.results() == [[0, 1], [0, 7]]
+
+    def test_the_verdict_of_the_session_table_is_final(self, group: Group) -> None:
+        group.harness.send(put(KEY))
+        self.lose_sight(group)
+        [result] = group.harness.results()
+        assert result == [Status.OUTCOME_UNKNOWN, "no"]
+
+    def test_a_write_without_a_session_is_not_sent_again(self, group: Group) -> None:
+        group.harness.send(put(KEY), client_id=0, sequence=0)
+        self.lose_sight(group, retry_after_ms=50)
+        [result] = group.harness.results()
+        assert result == [Status.OUTCOME_UNKNOWN, "no"]
+
+    def test_where_no_time_is_left_for_the_pause_the_outcome_is_unknown(self, group: Group) -> None:
+        group.harness.send(put(KEY), timeout_ms=200)
+        self.lose_sight(group, retry_after_ms=5000)
+        [result] = group.harness.results()
+        assert result[0] == Status.OUTCOME_UNKNOWN
+
+    def test_refusals_of_the_others_until_the_deadline_leave_the_outcome_unknown(self, group: Group) -> None:
+        harness = group.harness
+        harness.send(put(KEY), timeout_ms=500)
+        self.lose_sight(group, retry_after_ms=50)
+        while harness.router.busy:
+            for node, item in harness.items():
+                assert item.flags == FLAG_RETRY
+                group.refuse(node, item)
+            harness.pass_time(0.01)
+        assert harness.results()[0][0] == Status.OUTCOME_UNKNOWN
+
+
 class TestMaps:
     def test_a_new_map_does_not_forget_who_leads(self, group: Group) -> None:
         harness = group.harness

@@ -547,7 +547,7 @@ class TestRefusedRequests:
             ),
             (protocol.encode_get(b"k") * 10_001, Status.TOO_MANY_OPS, {"limit": 10_000}),
             (protocol.encode_put(b"k", bytes(1 << 20)) * 17, Status.REQUEST_TOO_LARGE, {"limit": 16 << 20}),
-            (b"\x92\x08\xc4\x01k", Status.UNSUPPORTED, {"index": 0}),
+            (b"\x92\x0a\xc4\x01k", Status.UNSUPPORTED, {"index": 0}),
             (b"\x93\x09\xc4\x01a\xc4\x01b", Status.UNSUPPORTED, {"index": 0}),  # an engine's DELETE_RANGE
         ],
     )

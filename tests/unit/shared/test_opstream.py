@@ -178,7 +178,7 @@ def test_empty_stream_is_valid() -> None:
     assert split.merge([]) == b""
 
 
-@pytest.mark.parametrize("code", [0, 8, 9, 200, 1 << 40])
+@pytest.mark.parametrize("code", [0, 9, 10, 200, 1 << 40])
 def test_unknown_op_codes_are_unsupported(code: int) -> None:
     with pytest.raises(Unsupported, match=f"op 1: unknown op code {code}") as caught:
         opstream.inspect(op(1, b"k") + op(code, b"k"), LIMITS)

@@ -114,7 +114,7 @@ def linked(keep: Keep, made: Any, endpoint: str) -> tuple[Any, Any]:
 
 
 def test_a_message_goes_there_and_back(made: Any, keep: Keep) -> None:
-    router = keep(front_router(made, ANY_PORT, request_bytes_max=1000))
+    router = keep(front_router(made, ANY_PORT, request_bytes_max=1000, in_flight=500))
     dealer = connected(keep, made, bound_endpoint(router))
     assert send_or_drop(dealer, [b"question"]) is None
     identity, question = receive(router)
@@ -136,7 +136,7 @@ def test_a_message_goes_there_and_back(made: Any, keep: Keep) -> None:
 )
 def test_anybody_elses_address_without_keys_is_refused_with_what_to_do(made: Any, endpoint: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        front_router(made, endpoint, request_bytes_max=1000)
+        front_router(made, endpoint, request_bytes_max=1000, in_flight=500)
     text = str(caught.value)
     assert text.startswith(f"refusing to listen on {endpoint} without keys: ")
     assert "set insecure: true" in text
@@ -161,7 +161,7 @@ def test_this_machines_own_addresses_need_no_keys(endpoint: str) -> None:
 
 
 def test_insecure_is_the_operators_word(made: Any, keep: Keep) -> None:
-    router = keep(front_router(made, "tcp://0.0.0.0:0", request_bytes_max=1000, insecure=True))
+    router = keep(front_router(made, "tcp://0.0.0.0:0", request_bytes_max=1000, in_flight=500, insecure=True))
     port = bound_endpoint(router).rpartition(":")[2]
     connected(keep, made, f"tcp://127.0.0.1:{port}")
 
@@ -169,7 +169,7 @@ def test_insecure_is_the_operators_word(made: Any, keep: Keep) -> None:
 @pytest.mark.parametrize("endpoint", ["127.0.0.1:7100", "tcp://127.0.0.1", "http://127.0.0.1:7100"])
 def test_what_is_no_endpoint_is_a_configuration_error(made: Any, endpoint: str) -> None:
     with pytest.raises(ConfigError, match="expected an endpoint such as"):
-        front_router(made, endpoint, request_bytes_max=1000)
+        front_router(made, endpoint, request_bytes_max=1000, in_flight=500)
 
 
 def test_a_port_in_use_names_the_endpoint_and_what_to_do(made: Any, keep: Keep) -> None:
@@ -184,7 +184,7 @@ def test_a_port_in_use_names_the_endpoint_and_what_to_do(made: Any, keep: Keep) 
 
 def test_an_address_this_machine_does_not_have_is_named(made: Any) -> None:
     with pytest.raises(ListenError, match=r"192\.0\.2\.1:7100: this machine does not have that address"):
-        front_router(made, "tcp://192.0.2.1:7100", request_bytes_max=1000, insecure=True)
+        front_router(made, "tcp://192.0.2.1:7100", request_bytes_max=1000, in_flight=500, insecure=True)
 
 
 def test_failures_and_closed_monitors_leave_no_socket_behind(made: Any, keep: Keep) -> None:
@@ -211,7 +211,7 @@ IDENTITIES = """
 import zmq
 from shared.sockets import *
 made = context()
-router = front_router(made, "tcp://127.0.0.1:0", request_bytes_max=1000)
+router = front_router(made, "tcp://127.0.0.1:0", request_bytes_max=1000, in_flight=500)
 dealer = backend_dealer(made, bound_endpoint(router))
 while send_or_drop(dealer, [b"x"]): pass
 print(router.recv_multipart()[0].hex())
@@ -235,7 +235,7 @@ def test_routing_ids_differ_between_processes() -> None:
 
 
 def test_a_frame_over_the_limit_ends_that_connection_only(made: Any, keep: Keep) -> None:
-    router = keep(front_router(made, ANY_PORT, request_bytes_max=100_000))
+    router = keep(front_router(made, ANY_PORT, request_bytes_max=100_000, in_flight=500))
     good = connected(keep, made, bound_endpoint(router))
     bad = connected(keep, made, bound_endpoint(router))
     monitor = monitor_events(bad)
@@ -248,7 +248,7 @@ def test_a_frame_over_the_limit_ends_that_connection_only(made: Any, keep: Keep)
 
 
 def test_a_silent_connection_is_closed(made: Any, keep: Keep) -> None:
-    router = keep(front_router(made, ANY_PORT, request_bytes_max=1000))
+    router = keep(front_router(made, ANY_PORT, request_bytes_max=1000, in_flight=500))
     host, port = bound_endpoint(router).removeprefix("tcp://").split(":")
     with sockets.create_connection((host, int(port)), timeout=DEADLINE_S) as silent:
         while silent.recv(100):  # our greeting, then the end: HANDSHAKE_IVL
@@ -256,7 +256,7 @@ def test_a_silent_connection_is_closed(made: Any, keep: Keep) -> None:
 
 
 def test_garbage_instead_of_a_handshake_harms_nobody(made: Any, keep: Keep) -> None:
-    router = keep(front_router(made, ANY_PORT, request_bytes_max=1000))
+    router = keep(front_router(made, ANY_PORT, request_bytes_max=1000, in_flight=500))
     dealer = connected(keep, made, bound_endpoint(router))
     host, port = bound_endpoint(router).removeprefix("tcp://").split(":")
     for garbage in (b"GET / HTTP/1.1\r\n\r\n", bytes(range(256)) * 4, b"\xff" * 64):
@@ -270,12 +270,12 @@ def test_garbage_instead_of_a_handshake_harms_nobody(made: Any, keep: Keep) -> N
 
 
 def test_a_router_counts_unknown_peers_instead_of_dropping_silently(made: Any, keep: Keep) -> None:
-    router = keep(front_router(made, ANY_PORT, request_bytes_max=1000))
+    router = keep(front_router(made, ANY_PORT, request_bytes_max=1000, in_flight=500))
     assert send_or_drop(router, [b"nobody", b"answer"]) == "gone"
 
 
 def test_an_answer_for_a_peer_that_left_is_gone(made: Any, keep: Keep) -> None:
-    router = keep(front_router(made, ANY_PORT, request_bytes_max=1000))
+    router = keep(front_router(made, ANY_PORT, request_bytes_max=1000, in_flight=500))
     dealer = made.socket(zmq.DEALER)
     dealer.connect(bound_endpoint(router))
     dealer.send(b"x")
@@ -285,7 +285,7 @@ def test_an_answer_for_a_peer_that_left_is_gone(made: Any, keep: Keep) -> None:
 
 
 def test_a_peer_that_does_not_read_fills_up_alone(made: Any, keep: Keep) -> None:
-    router = keep(front_router(made, ANY_PORT, request_bytes_max=1 << 20))
+    router = keep(front_router(made, ANY_PORT, request_bytes_max=1 << 20, in_flight=500))
     deaf = keep(made.socket(zmq.DEALER))
     deaf.set(zmq.LINGER, 0)
     deaf.set(zmq.RCVHWM, 1)
@@ -308,7 +308,7 @@ def test_a_peer_that_does_not_read_fills_up_alone(made: Any, keep: Keep) -> None
 
 def test_a_dropped_message_leaves_no_frame_behind(made: Any, keep: Keep) -> None:
     """A message that is refused at its first frame must not glue its rest to the next one."""
-    router = keep(front_router(made, ANY_PORT, request_bytes_max=1000))
+    router = keep(front_router(made, ANY_PORT, request_bytes_max=1000, in_flight=500))
     dealer = connected(keep, made, bound_endpoint(router))
     dealer.send(b"x")
     identity, _ = receive(router)
@@ -427,7 +427,8 @@ print(received)
 
 
 @pytest.mark.parametrize(
-    ("factory", "limit"), [("front_router", "request_bytes_max"), ("store_router", "batch_bytes_max")]
+    ("factory", "limit"),
+    [("front_router", "in_flight=500, request_bytes_max"), ("store_router", "batch_bytes_max")],
 )
 def test_a_peer_that_floods_and_vanishes_does_not_abort_the_process(factory: str, limit: str) -> None:
     code = FLOOD_AND_VANISH.format(factory=factory, limit=limit)
@@ -451,7 +452,7 @@ def test_a_black_hole_is_seen_by_the_heartbeats(made: Any, keep: Keep) -> None:
 
 def test_heartbeats_stay_under_the_value_that_wraps(made: Any, keep: Keep) -> None:
     """Trap: HEARTBEAT_TTL over 65535 ms wraps around and cuts every link."""
-    router = keep(front_router(made, ANY_PORT, request_bytes_max=1000))
+    router = keep(front_router(made, ANY_PORT, request_bytes_max=1000, in_flight=500))
     dealer, _ = linked(keep, made, bound_endpoint(router))
     for one in (router, dealer):
         assert (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from kvclient import protocol
 from storenode import engine
 from storenode.engine.tools.logfile import LogFile
 from storenode.engine.vfs import Vfs
@@ -34,6 +35,27 @@ def test_find_tells_every_version_of_a_key(tmp_path: Path, bench: Bench) -> None
     assert bench("find", "--key=6b", "--encoding=hex", tmp_path)["versions"] == found
     assert bench("find", "--key=absent", tmp_path, code=NOT_FOUND)["versions"] == []
     bench("find", "--key=x", "--encoding=hex", tmp_path, code=USAGE)
+
+
+def test_a_transaction_is_found_by_each_of_its_keys_and_counts_as_one_op(
+    tmp_path: Path, bench: Bench
+) -> None:
+    txn = protocol.encode_txn(
+        [(b"compared", protocol.absent())],
+        [protocol.encode_put(b"then", b"v"), protocol.encode_get(b"then")],
+        [protocol.encode_put(b"else", b"v")],
+    )
+    with engine.open(str(tmp_path)) as opened:
+        opened.write(protocol.encode_put(b"k", b"1") + txn + protocol.encode_put(b"last", b"2"), sync=True)
+    for key, sequence, kind in (
+        ("compared", 2, "txn"),
+        ("then", 2, "txn"),
+        ("else", 2, "txn"),
+        ("last", 3, "put"),
+    ):
+        found = bench("find", f"--key={key}", tmp_path)["versions"]
+        assert [(row["sequence"], row["kind"]) for row in found] == [(sequence, kind)]
+    assert bench("verify", tmp_path)["problems"] == []
 
 
 def test_find_also_looks_into_tables_that_no_manifest_names_and_behind_damage(

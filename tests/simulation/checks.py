@@ -1,0 +1,130 @@
+"""What must hold at every moment, seen from inside (Ongaro 2014, figure 3.2, and docs/raft.md section 3).
+
+Owns what was seen so far. Changes nothing: a run without these checks is the same run.
+
+- Election safety: one leader for each group and term; a voter gives one vote in a term, over all its lives.
+- Leader append-only: a leader's log only grows.
+- Log matching: an entry's group, index and term say what it holds, and the term of the one before it.
+- Leader completeness: who leads has every entry that was ever applied anywhere.
+- State machine safety: what is applied at an index is the same on all replicas, in all their lives.
+- Durable before said: who acknowledges entries has them on its disk.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+from storenode.raft import Role
+from storenode.raft.messages import Entry, Kind, Message
+from storenode.raftlog import Record
+from storenode.replica.replica import Replica
+from tests.simulation.world import Violation, World
+
+if TYPE_CHECKING:
+    from tests.simulation.store import SimulatedStore
+
+LOOK_BACK = 200
+"""Entries that a new leader's log is looked through for; its last index shows the rest."""
+
+
+class Checks:
+    """All of them, for one world."""
+
+    def __init__(self, world: World) -> None:
+        self.leaders: dict[tuple[int, int], int] = {}
+        self.agreed: dict[int, dict[int, tuple[int, int]]] = {}
+        """Group -> index -> (term, checksum) of what was applied."""
+        self.durable_before_said = True
+        self._world = world
+        self._votes: dict[tuple[int, int, int], int] = {}
+        self._entries: dict[tuple[int, int, int], tuple[int, int]] = {}
+        self._written: dict[tuple[int, int, int, int], int] = {}
+
+    def watch(self, store: SimulatedStore, replica: Replica) -> None:
+        """Sees everything that this replica applies."""
+        machine, group = replica.machine, replica.partition
+        agreed = self.agreed.setdefault(group, {})
+        apply = machine.apply
+
+        def watched(index: int, term: int, data: bytes) -> object:
+            if index != machine.position.index + 1:
+                raise Violation(f"{store.name} p{group} applies {index} after {machine.position.index}")
+            what = (term, crc32(data))
+            if agreed.setdefault(index, what) != what:
+                raise Violation(
+                    f"{store.name} p{group} applies {what} at {index}, another replica {agreed[index]}"
+                )
+            self._world.trace(store.name, group, index, what)
+            return apply(index, term, data)
+
+        machine.apply = watched  # type: ignore[method-assign, assignment]
+
+    def after_turn(self, store: SimulatedStore) -> None:
+        """Looks at who leads."""
+        for group, replica in store.groups.replicas.items():
+            if replica.failure is not None:
+                raise Violation(f"{store.name}: {replica.failure}")
+            raft = replica.raft
+            if raft.role is not Role.LEADER:
+                continue
+            known = self.leaders.get((group, raft.term))
+            if known is None:
+                self.leaders[group, raft.term] = store.node
+                self._world.note(f"{store.name} leads p{group} in term {raft.term}, log ..{raft.last_index}")
+                self._check_complete(store, replica)
+            elif known != store.node:
+                raise Violation(f"term {raft.term} of p{group} has two leaders: {known} and {store.node}")
+
+    def _check_complete(self, store: SimulatedStore, replica: Replica) -> None:
+        agreed, raft = self.agreed[replica.partition], replica.raft
+        last = max(agreed, default=0)
+        if raft.last_index < last:
+            raise Violation(
+                f"{store.name} leads p{replica.partition} with a log up to {raft.last_index}; {last} was applied"
+            )
+        first = max(last - LOOK_BACK, store.log.group(replica.partition).first_index)
+        for index in range(first, last + 1):
+            if index in agreed and raft.log.term(index) != agreed[index][0]:
+                raise Violation(
+                    f"{store.name} leads p{replica.partition} with term {raft.log.term(index)} at {index}; "
+                    f"{agreed[index]} was applied"
+                )
+
+    def on_send(self, store: SimulatedStore, group: int, message: Message) -> None:
+        """Looks at what is promised."""
+        if message.kind == Kind.VOTE_REPLY and not message.flag:
+            voter = (group, message.term, store.node)
+            if self._votes.setdefault(voter, message.to) != message.to:
+                raise Violation(
+                    f"{store.name} votes twice in term {message.term} of p{group}: for "
+                    f"{self._votes[voter]} and {message.to}"
+                )
+        elif self.durable_before_said and message.kind == Kind.APPEND_REPLY and not message.flag:
+            durable = store.log.group(group).last_index
+            if message.a > durable:
+                raise Violation(f"{store.name} p{group} acknowledges {message.a}, {durable} is durable")
+
+    def on_log_write(self, store: SimulatedStore, records: list[Record]) -> None:
+        """Looks at what goes into the log."""
+        for group, _, _, first, entries in records:
+            if not entries:
+                continue
+            raft = store.groups.replicas[group].raft
+            if raft.role is Role.LEADER:
+                leading = (store.node, store.life, group, raft.term)
+                if first <= self._written.get(leading, 0):
+                    raise Violation(f"{store.name} leads p{group} and overwrites its own entry {first}")
+                self._written[leading] = first + len(entries) - 1
+            self._check_entries(store, group, first, entries, raft.log.term(first - 1))
+
+    def _check_entries(
+        self, store: SimulatedStore, group: int, first: int, entries: list[Entry], before: int
+    ) -> None:
+        for index, entry in enumerate(entries, first):
+            what = (crc32(entry.data), before)
+            before = entry.term
+            if self._entries.setdefault((group, index, entry.term), what) != what:
+                raise Violation(
+                    f"{store.name} p{group}: entry {index} of term {entry.term} differs from another node's"
+                )

@@ -1,0 +1,80 @@
+"""What one seed's world is like: drawn once, so that each seed tries another mixture (swarm testing, Groce et
+al. 2012): faults that are always all on hide one another.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import NamedTuple
+
+FAULTS = (
+    "partition", "one_way", "power", "kill", "outage", "disk_step", "log_failure", "pause", "stall",
+    "wall_jump", "slow_disk", "router_restart", "hand_over", "lossy",
+)  # fmt: skip
+
+
+class Settings(NamedTuple):
+    """Of one run. Times in seconds."""
+
+    stores: int
+    replicas: int
+    partitions: int
+    routers: int
+    clients: int
+    lanes: int
+    """Requests that a client has under way at once."""
+    keys: int
+    think: float
+    """Longest pause of a lane between two requests."""
+    timeout: float
+    latency: float
+    """Typical time of a message."""
+    fifo: bool
+    loss: float
+    duplication: float
+    disk: float
+    """Typical time of a log write."""
+    turn: float
+    """Longest time that a process takes to get to what has arrived."""
+    memtable_bytes: int
+    segment_bytes: int
+    log_bytes_max: int
+    log_cache_bytes: int
+    faults: tuple[str, ...]
+    fault_interval: float
+    restart: float
+    """Longest time that a process stays down."""
+    stale_ms: int
+
+
+def draw(random: Random) -> Settings:
+    """The settings of a seed."""
+    stores = random.choice((3, 3, 3, 3, 3, 5, 5, 1))
+    calm = random.random() < 0.1
+    faults = () if calm else tuple(fault for fault in FAULTS if random.random() < 0.4)
+    segment = random.choice((1500, 4000, 16000))
+    return Settings(
+        stores=stores,
+        replicas=stores if stores < 5 else random.choice((3, 5)),
+        partitions=random.choice((1, 1, 2, 4)),
+        routers=random.choice((1, 2)),
+        clients=random.randint(2, 6),
+        lanes=random.choice((1, 1, 2, 3)),
+        keys=random.choice((1, 3, 6)),
+        think=random.choice((0.1, 0.3, 0.8)),
+        timeout=random.choice((1.0, 3.0, 5.0)),
+        latency=random.choice((0.0005, 0.002, 0.01, 0.03)),
+        fifo=random.random() < 0.5,
+        loss=random.choice((0.0, 0.0, 0.01, 0.1)),
+        duplication=random.choice((0.0, 0.0, 0.05)),
+        disk=random.choice((0.0005, 0.003, 0.02)),
+        turn=random.choice((0.0002, 0.002, 0.01)),
+        memtable_bytes=random.choice((1, 600, 3000, 20000)),
+        segment_bytes=segment,
+        log_bytes_max=segment * random.choice((1, 2, 4)),
+        log_cache_bytes=random.choice((0, 2000, 1 << 20)),
+        faults=faults,
+        fault_interval=random.choice((0.5, 1.5, 4.0)),
+        restart=random.choice((0.2, 1.0, 4.0)),
+        stale_ms=random.choice((50, 300, 2000)),
+    )
