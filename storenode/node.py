@@ -1,5 +1,5 @@
-"""One store node, put together: cluster map, data directory, engines, replicas, group commit, service; and
-taken apart again in order.
+"""One store node, put together: cluster map, data directory, log, engines, replicas, bus, service; and taken
+apart again in order.
 
 Knows every part and the inside of none. What goes wrong before the loop runs is a CannotStart, one line that
 says what to do.
@@ -164,9 +164,15 @@ class StoreNode:
         founder = founding.Founder(node, log, groups, self._clock, budget, self._service.outbox.add)
         options = engine.Options(memtable_bytes=config.engine.memtable)
         for partition in self._map.partitions_of(node):
-            opened = engine.open_replica(
-                str(directory.partition(partition)), options=options, shared=shared, engine_id=partition
-            )
+            try:
+                opened = engine.open_replica(
+                    str(directory.partition(partition)), options=options, shared=shared, engine_id=partition
+                )
+            except ValueError as error:  # an engine of another kind: a repair that lost entries leaves one
+                raise Corruption(
+                    f"{error}. It is no replica of partition {partition} any more: give this store an empty "
+                    "data.dir under a new node id"
+                ) from None
             stack.callback(opened.close)
             founder.add(partition, opened, self._map.replicas[partition], random.Random())
         founder.finish()

@@ -129,7 +129,7 @@ class StateMachine:
     def durable(self) -> Position:
         """What the engine's tables hold: what the log need not keep for this replica."""
         recorded = self.engine.flushed_state
-        return _position(recorded) if recorded else FOUNDED
+        return position_of(recorded) if recorded else FOUNDED
 
     def install(self, examined: Any) -> None:
         """Becomes what a checkpoint of another replica holds, which `engine.examine` has looked at.
@@ -172,7 +172,7 @@ class _State(NamedTuple):
 
 
 def _decode(state: bytes) -> _State:
-    position = _position(state)
+    position = position_of(state)
     try:
         configuration, stamp_ms, session_ms, dumped = msgpack.unpackb(state[_HEAD.size :], use_list=False)
         sessions = SessionTable()
@@ -182,7 +182,8 @@ def _decode(state: bytes) -> _State:
         raise Corruption(f"a replica state that this software does not know: {error}") from error
 
 
-def _position(state: bytes) -> Position:
+def position_of(state: bytes) -> Position:
+    """How far the content is that a replica state belongs to."""
     if len(state) < _HEAD.size:
         raise Corruption(f"a replica state of {len(state)} bytes: it has {_HEAD.size} at least")
     version, index, term = _HEAD.unpack_from(state)

@@ -119,10 +119,14 @@ class Cluster:
     def wait_whole(self) -> None:
         """Until every store answers as well."""
         self.until(
-            lambda: all(node["state"] == "up" for node in self._client.admin("status")["nodes"]),
+            lambda: all(node["state"] == "up" for node in self.figures().values()),
             "all stores up",
         )
         self.wait_writable()
+
+    def figures(self) -> dict[int, dict[str, Any]]:
+        """What each store tells of itself."""
+        return {node["id"]: node for node in self._client.admin("status")["nodes"]}
 
     def settled(self) -> dict[int, int]:
         """Waits until all replicas have everything; the index of the entry applied last by partition."""

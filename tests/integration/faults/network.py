@@ -40,10 +40,6 @@ class Network:
             self._plug_in(number, switch)
         self.heal()
 
-    @property
-    def hosts(self) -> list[int]:
-        return sorted(self._spaces)
-
     def address(self, host: int) -> str:
         return self._addresses[host]
 

@@ -22,7 +22,7 @@ def test_every_fault_in_any_order(tmp_path: Path) -> None:
         disks = {node: FailingSync(tmp_path, f"store{node}") for node in STORES}
         cluster, network = spread(stack, tmp_path, {node: disk.prefix for node, disk in disks.items()})
         faults = [
-            *test_killed_processes.FAULTS,
+            *test_killed_processes.LONG_FAULTS,
             *test_paused_processes.FAULTS,
             *sync_faults(disks),
             *faults_of(network),

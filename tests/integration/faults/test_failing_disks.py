@@ -10,13 +10,11 @@ import pytest
 
 from tests.integration.faults.cluster import STOP_SECONDS, STORES, Cluster
 from tests.integration.faults.disk import FailingSync, SmallDisk
-from tests.integration.faults.trial import LONG, SHORT, Fault, Trial, endure
+from tests.integration.faults.trial import LONG, PRESS_SECONDS, SHORT, Fault, Trial, endure
 
 DISK_MEGABYTES = 64
 """What a store of this room needs for minutes, and little enough to be filled at once."""
 
-PRESS_BYTES = 64 << 10
-PRESS_SECONDS = 30.0
 SILENCE_SECONDS = 1.0
 """How long it is watched that nothing is acknowledged."""
 
@@ -52,8 +50,7 @@ def press_until_it_ends(trial: Trial) -> None:
     with trial.workload.connect() as client:
         while store.running:
             assert time.monotonic() < deadline, "the store goes on without room"
-            for tag in trial.workload.tags:
-                client.put(tag + b"press", trial.dice.randbytes(PRESS_BYTES))
+            trial.press(client)
     assert store.wait(STOP_SECONDS) == 1, store.tail()
     assert "No space left on device" in store.output(), store.tail()
 
@@ -75,8 +72,9 @@ def fail_to_sync_where_it_counts(trial: Trial, disks: dict[int, FailingSync]) ->
     if trial.dice.random() < 0.5:
         failing = next(node for node in STORES if node not in (paused, failing))
     trial.store(paused).pause()
-    disks[failing].begin()
-    began = time.monotonic_ns()
+    with trial.workload.at_rest():  # so that the first write that meets the disk begins after this
+        disks[failing].begin()
+        began = time.monotonic_ns()
     ended(trial, failing)
     trial.hold(SILENCE_SECONDS)
     late = trial.workload.last_acknowledged - began

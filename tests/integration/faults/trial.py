@@ -20,13 +20,17 @@ from collections.abc import Callable, Sequence
 from tests.integration.faults.cluster import PARTITIONS, STORES, Cluster, Process
 from tests.integration.faults.judgement import judge
 from tests.integration.faults.replicas import assert_equal
-from tests.integration.faults.workload import Workload
+from tests.integration.faults.workload import Client, Workload
 
 SHORT = 0.0
 """Seconds: every fault once."""
 
 LONG = float(os.environ.get("RINGKV_FAULT_SECONDS", "60"))
 """Seconds of each test that is marked long."""
+
+PRESS_BYTES = 64 << 10
+PRESS_SECONDS = 60.0
+"""For what needs megabytes of writes, each on three disks."""
 
 RESUMED_SECONDS_MAX = 6.0
 """After a leader's death. The bar is 2 s on a machine that does nothing else; here four clients that retry
@@ -54,6 +58,11 @@ class Trial:
 
     def store(self, node: int) -> Process:
         return self.cluster.stores[node]
+
+    def press(self, client: Client) -> None:
+        """A few hundred kilobytes of writes, on keys that nobody looks at."""
+        for tag in self.workload.tags:
+            client.put(tag + b"press", self.dice.randbytes(PRESS_BYTES))
 
     def hold(self, seconds: float) -> None:
         """How long a fault lasts that nothing ends by itself."""

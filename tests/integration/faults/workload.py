@@ -18,7 +18,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Final
 
 import kvclient
@@ -82,6 +82,7 @@ class Workload:
         self._routers = list(routers)
         self._seed = seed
         self._stop = threading.Event()
+        self._at_work = [threading.Lock() for _ in range(CLIENTS)]
         self._acknowledged: dict[bytes, int] = dict.fromkeys(self.tags, 0)
 
     @contextmanager
@@ -104,6 +105,14 @@ class Workload:
             for thread in threads:
                 thread.join(WAIT_SECONDS)
         assert not any(thread.is_alive() for thread in threads), "a call did not end by its deadline"
+
+    @contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """No write is under way."""
+        with ExitStack() as stack:
+            for lock in self._at_work:
+                stack.enter_context(lock)
+            yield
 
     def wait_for_writes(self, tags: list[bytes] | None = None) -> float:
         """Waits until a write that began after now was acknowledged for each of `tags` (all without); seconds
@@ -149,7 +158,8 @@ class Workload:
             for count in itertools.count():
                 if self._stop.wait(PAUSE_SECONDS):
                     return
-                self._act(client, number, count, dice, known)
+                with self._at_work[number]:
+                    self._act(client, number, count, dice, known)
 
     def _watch(self, router: str, read: str, tag: bytes) -> None:
         """Reads one partition through one router: what has to wait for another one must not keep it."""

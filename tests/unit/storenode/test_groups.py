@@ -421,8 +421,13 @@ def test_a_replica_that_is_being_installed_says_and_writes_nothing(world: World)
     behind.install(behind.snapshot())
     store.turn()
     batches = len(store.writer.batches)
-    world.tick(3, nodes=[1, 2])
+    world.carry()
+    heartbeat = Message(3, 1, Kind.HEARTBEAT, behind.replica.raft.term)
+    store.groups.on_messages(
+        1, [(3, heartbeat), (7, heartbeat._replace(term=store.groups.replicas[7].raft.term))]
+    )
     store.turn(2)
+    assert [message.kind for group, message in store.sent if group == 7] == [Kind.HEARTBEAT_REPLY]
     assert [message for group, message in store.sent if group == 3] == []
     assert len(store.writer.batches) == batches
     store.writer.held = False
@@ -466,12 +471,19 @@ def test_the_same_snapshot_twice_is_installed_once(world: World) -> None:
     assert behind.replica.failure is None
 
 
-def test_a_leader_installs_nothing(world: World) -> None:
-    leader = world.stores[1]
+def test_who_leads_or_could_win_installs_nothing(world: World) -> None:
+    """The log would be cut under a leader, and Raft refuses that behind the back of the engine."""
     outcomes: list[Exception | None] = []
-    leader.groups.install(Arrived(leader.groups.replicas[3], None, outcomes.append))
-    leader.turn()
-    assert "leads" in str(outcomes[0])
+    leader, follower = world.stores[1], world.stores[2]
+    follower.groups.replicas[3].raft.role = Role.CANDIDATE
+    for store in (leader, follower):
+        before = store.groups.replicas[3].machine.dump()
+        store.groups.install(Arrived(store.groups.replicas[3], None, outcomes.append))
+        store.turn()
+        assert store.groups.replicas[3].machine.dump() == before
+        assert store.groups.replicas[3].failure is None
+    assert [type(outcome) for outcome in outcomes] == [ValueError, ValueError]
+    follower.groups.replicas[3].raft.role = Role.FOLLOWER
 
 
 def test_an_engine_that_fails_to_install_ends_its_replica(
