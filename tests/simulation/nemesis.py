@@ -13,6 +13,9 @@ from tests.simulation.settings import Settings
 from tests.simulation.store import SimulatedStore
 from tests.simulation.world import World
 
+LONGEST_PAUSE_S = 8.0
+"""Routers give up on a silent store after three seconds; only then do others lead, and are asked."""
+
 
 class Nemesis:
     """Faults of the kinds that the settings name."""
@@ -36,7 +39,8 @@ class Nemesis:
         self._start_store = start_store
         self._restart_router = restart_router
         self._active = False
-        self._heal: list[Callable[[], None]] = []
+        for store in stores:
+            store.on_pulled = self._pulled
 
     def begin(self) -> None:
         self._active = True
@@ -118,6 +122,17 @@ class Nemesis:
         pairs = [(one, other) for one in side for other in others]
         self._cut(pairs + [(b, a) for a, b in pairs], f"{side} and {others} are cut off")
 
+    def _absence(self) -> None:
+        """For so long that the others cut their logs, and what it misses is a snapshot."""
+        names = [machine.name for machine in (*self._stores, *self._routers)]
+        absent = self._any_store().name
+        pairs = [(absent, name) for name in names if name != absent]
+        pairs += [(b, a) for a, b in pairs]
+        self._network.block(pairs)
+        seconds = self._world.random.uniform(3.0, 7.0)
+        self._world.note(f"{absent} is away for {seconds:.2f} s")
+        self._world.after(seconds, lambda: self._network.unblock(pairs) if self._active else None)
+
     def _one_way(self) -> None:
         random = self._world.random
         names = [machine.name for machine in (*self._stores, *self._routers)]
@@ -147,6 +162,13 @@ class Nemesis:
             if self._world.random.random() < 0.9:
                 store.die(power_lost, "outage")
 
+    def _pulled(self, store: SimulatedStore) -> None:
+        """A snapshot is there and waits to be installed: the moment for which there are the most rules."""
+        random = self._world.random
+        if self._active and {"power", "kill"} & set(self._settings.faults) and random.random() < 0.5:
+            wait = random.uniform(0, self._settings.disk * 6)
+            self._world.after(wait, lambda: store.die(random.random() < 0.5, "dies over a snapshot"))
+
     def _disk_step(self) -> None:
         self._any_store().disk.steps_until_death = self._world.random.randint(1, 40)
 
@@ -165,7 +187,7 @@ class Nemesis:
         machine = (
             self._leader() if self._world.random.random() < 0.8 else self._world.random.choice(self._routers)
         )
-        seconds = self._world.random.uniform(0.1, 4.0)
+        seconds = self._world.random.uniform(0.1, self._world.random.choice((2.0, LONGEST_PAUSE_S)))
         self._world.note(f"{machine.name} stands still for {seconds:.2f} s")
         machine.pause(seconds)
 

@@ -77,7 +77,8 @@ class SimulatedRouter(Machine):
     def _check(self) -> None:
         self.call_later(CHECK_SECONDS, self._check)
         for node, store in self._stores.items():
-            if store.up and self._network.linked(self.name, store.name):
+            speaks = store.up and store.paused_until <= self.world.now
+            if speaks and self._network.linked(self.name, store.name):
                 self._silent[node] = 0
                 if self._lives[node] != store.life:
                     self._set(node, store.life)

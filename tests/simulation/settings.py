@@ -8,8 +8,8 @@ from random import Random
 from typing import NamedTuple
 
 FAULTS = (
-    "partition", "one_way", "power", "kill", "outage", "disk_step", "log_failure", "pause", "stall",
-    "wall_jump", "slow_disk", "router_restart", "hand_over", "lossy",
+    "partition", "absence", "one_way", "power", "kill", "outage", "disk_step", "log_failure", "pause",
+    "stall", "wall_jump", "slow_disk", "router_restart", "hand_over", "lossy",
 )  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def draw(random: Random) -> Settings:
     faults = (
         ()
         if calm
-        else tuple(fault for fault in FAULTS if random.random() < (0.7 if fault == "partition" else likely))
+        else tuple(fault for fault in FAULTS if random.random() < (0.7 if fault in FAULTS[:2] else likely))
     )
     segment = random.choice((600, 600, 1500, 4000))
     return Settings(

@@ -89,6 +89,8 @@ class SimulatedPuller:
         reason = outcome.reason.replace(self._store.disk.path, "") if isinstance(outcome, Failed) else "done"
         self._store.world.note(f"{self._store.name} p{group} pull: {reason}")
         job.on_done(outcome)
+        if isinstance(outcome, Done):
+            self._store.on_pulled(self._store)
 
 
 class _Served:

@@ -63,6 +63,7 @@ class SimulatedStore(Machine):
         self.peers: dict[int, SimulatedStore] = {}
         self.to_router: Callable[[SimulatedStore, str, bytes], None]
         self.on_death: Callable[[SimulatedStore], None]
+        self.on_pulled: Callable[[SimulatedStore], None]
         self._installed_before = 0
         self._network = network
         self._settings = settings
