@@ -194,7 +194,8 @@ class Replica:
         raft.step(message)
         if message.kind in (Kind.APPEND, Kind.HEARTBEAT) and message.term == raft.term:
             self._heard_at = now
-            self._heard_commit = raft.commit
+            # The leader's word: this replica's own commit index stays behind with the entries that it lacks.
+            self._heard_commit = message.a if message.kind == Kind.HEARTBEAT else message.c
         self._on_dirty(self)
 
     def tick(self) -> None:
