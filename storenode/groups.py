@@ -127,7 +127,6 @@ class Groups:
         dirty, self._dirty = self._dirty, {}
         now = self._clock.monotonic()
         batch: list[tuple[Replica, Unstable]] = []
-        left = False
         for replica in dirty:
             if replica.failure is not None or replica in self._installing:
                 continue
@@ -139,13 +138,14 @@ class Groups:
                 self._unwritten[replica] = None
             elif (unstable := raft.take_unstable()) is not None:
                 batch.append((replica, unstable))
-            left |= replica.apply(now)
+            if replica.apply(now):
+                self._dirty[replica] = None
             self._send_all(replica)
             if raft.snapshot_wanted is not None:
                 self.on_wanted(replica)
         if not busy and (batch or self._cuts):
             self._write(batch)
-        return left or bool(self._dirty)
+        return bool(self._dirty)
 
     def _send_all(self, replica: Replica) -> None:
         raft = replica.raft

@@ -248,8 +248,11 @@ class Replica:
                 self._cancel(proposal, Status.TIMEOUT, _TIMEOUT)
 
     def apply(self, now: float) -> bool:
-        """Applies what is committed, answers, serves the reads that are due. Whether there may be more."""
-        raft = self.raft
+        """Applies what is committed, answers, serves the reads that are due. Whether it has to be driven once
+        more: there is more to apply, or what was applied made Raft say something.
+        """
+        raft, more = self.raft, False
+        configuration = raft.configuration
         index, entries = raft.take_committed(APPLY_BYTES_MAX)
         try:
             for entry in entries:
@@ -259,12 +262,19 @@ class Replica:
             self._fail(error)
             return False
         if entries:
+            last, term = raft.last_index, raft.term
             raft.applied(index - 1)
             self._begin_to_lead(now)
+            more = (
+                raft.applied_index < min(raft.commit, raft.log.durable_index)
+                or raft.last_index != last
+                or raft.term != term
+                or raft.configuration is not configuration
+            )
         self._finish_reads()
         if self._logged and raft.role is not Role.LEADER:
             self._lose_sight()
-        return bool(entries)
+        return more
 
     def _apply_entry(self, index: int, term: int, kind: int, data: bytes) -> None:
         if kind == EntryKind.NORMAL:
