@@ -28,7 +28,7 @@ from shared import logs
 from shared.clock import Clock
 from storenode.raft import Dropped, NotLeader, Raft, Role
 from storenode.raft.configuration import decode_change
-from storenode.raft.messages import EntryKind, Kind, Message
+from storenode.raft.messages import Change, EntryKind, Kind, Message
 from storenode.replica import commands
 from storenode.replica.budget import Budget
 from storenode.replica.proposal import Proposal
@@ -88,6 +88,8 @@ class Replica:
         self.raft = raft
         self.machine = machine
         self.failure: str | None = None
+        self.kept_term = 0
+        """The term in which an operator wants the leadership here, whoever is preferred."""
         self._clock = clock
         self._budget = budget
         self._answer = answer
@@ -203,6 +205,19 @@ class Replica:
         if self.failure is None:
             self.raft.tick()
             self._on_dirty(self)
+
+    # -- from operators
+
+    def transfer(self, to: int) -> None:
+        """Hand the leadership to a voter; NotLeader, Dropped."""
+        self.raft.transfer(to)
+        self._on_dirty(self)
+
+    def change(self, change: Change) -> int:
+        """Propose a change of members; the index of its entry. NotLeader, Dropped, ConfigurationRefused."""
+        index = self.raft.propose_change(change)
+        self._on_dirty(self)
+        return index
 
     # -- once per turn, in this order
 
