@@ -109,6 +109,15 @@ def test_a_refusal_is_passed_on(group: Group) -> None:
     assert group.error() == (Status.CONDITION_FAILED, "no")
 
 
+def test_an_answer_of_a_store_that_was_not_asked_is_ignored(group: Group) -> None:
+    group.promote()
+    node, request = group.one()
+    group.harness.router.on_group_reply(group.outside, request.token, 0, b"\x80")
+    assert group.harness.responses() == []
+    group.harness.router.on_group_reply(node, request.token, 0, b"\x80")
+    assert group.harness.response().status == Status.OK
+
+
 def test_the_leader_that_a_store_names_is_asked_at_once_also_outside_of_the_map(group: Group) -> None:
     group.promote()
     group.refuse(*group.one(), Status.NOT_LEADER, leader=group.outside)
