@@ -21,7 +21,7 @@ from storenode.raft.messages import NOBODY, Configuration
 from storenode.raftlog import RaftLog, Record
 from storenode.replica.budget import Budget
 from storenode.replica.replica import Answer, Replica
-from storenode.replica.statemachine import EngineFace, StateMachine
+from storenode.replica.statemachine import FOUNDED, EngineFace, StateMachine
 
 CLOCK_DRIFT: Final = 0.05
 """Bound on how much faster one node's clock may run than another's: a hundred times that of a bad quartz."""
@@ -61,6 +61,12 @@ class Founder:
                 f"{log.first_index}: entries between them are lost. Give this store an empty data.dir under "
                 "a new node id"
             )
+        if index > FOUNDED.index and log.hard_state.term == 0:
+            raise Corruption(
+                f"partition {partition}: the data ends with entry {index}, but the log knows nothing of this "
+                "partition: it was lost, and with it what this node has promised. Give this store an empty "
+                "data.dir under a new node id"
+            )
         if index > log.last_index or log.term(index) != term:
             # A group that begins; or a snapshot was installed, and the process died before its log was cut.
             self._cuts.append(Record(partition, None, (index, term), index + 1, []))
@@ -74,6 +80,7 @@ class Founder:
             replica = self._groups.replicas[partition] = self._replica(partition, machine, preferred, random)
             if preferred == self._node:
                 replica.raft.campaign()
+                self._groups.dirty(replica)
 
     def join(self, partition: int, engine: EngineFace, random: Random, done: Callable[[], object]) -> None:
         """A new partition whose engine is open and empty; `done` follows when its replica lives."""

@@ -186,11 +186,13 @@ class GroupCommands:
         self._ask_host(command.node, partition, command.deadline, hosted)
 
     def _propose(self, partition: int, command: _UnderWay, change: Change | None) -> None:
+        raft = command.replica.raft
+        self._groups.dirty(command.replica)
         try:
             if change is None:
-                command.replica.transfer(command.node)
+                raft.transfer(command.node)
             else:
-                command.index = command.replica.change(change)
+                command.index = raft.propose_change(change)
         except NotLeader:
             pass  # `end_turn` finds it
         except (Dropped, ConfigurationRefused) as refused:

@@ -69,8 +69,13 @@ def run(config: StoreConfig, *, noop: bool) -> int:
     with ExitStack() as stack:
         try:
             node = StoreNode(config, cluster_map, noop, stack)
-        except (DirectoryRefused, engine.EngineError, LogCorrupt, LogRefused, Corruption, OSError) as error:
+        except (DirectoryRefused, engine.EngineError, LogCorrupt, LogRefused, Corruption) as error:
             raise CannotStart(" ".join(str(error).split())) from error
+        except sockets.ListenError as error:
+            raise CannotStart(str(error.strerror)) from error
+        except OSError as error:  # of a file system call, which often knows no name
+            what = f"cannot use {config.data.dir}: {error.strerror or error}"
+            raise CannotStart(f"{what} ({error.filename})" if error.filename else what) from error
         if node.serve():
             return 0
         stack.pop_all()  # a thread still uses the files, or the log failed: left to the next start's recovery
@@ -267,7 +272,12 @@ class StoreNode:
 
     def _on_log_failed(self, error: Exception) -> None:
         """Nobody can say what is on the disk: this process says nothing more. The others go on."""
-        _log.error("log_failed", error=f"{type(error).__name__}: {error}")
+        _log.error(
+            "log_failed",
+            error=f"{type(error).__name__}: {error}",
+            directory=str(Path(self._config.data.dir) / "raft"),
+            consequence="this store ends; start it again when its disk can be written",
+        )
         self._failed = True
         self._reactor.stop()
 

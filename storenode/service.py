@@ -128,6 +128,7 @@ class Service:
         self._socket: zmq.Socket[bytes] | None = None
         self._leaving = False
         self._stopping = False
+        self._refused = False
         self._defect_logged_at = float("-inf")
         self._defect_reference = ""
 
@@ -161,9 +162,10 @@ class Service:
         if self._leaving and not self.driver.leading:
             self._stop_reading()
         self.outbox.flush()
-        if self._stopping and self.driver.idle:
+        if self._stopping and not self._refused and self.driver.idle:
+            self._refused = True
             self._refuse_unread()
-            self._reactor.stop()
+            self._reactor.call_later(0, self._reactor.stop)  # reads take a turn of the driver
 
     def _refuse_unread(self) -> None:
         """Answers what has arrived since `stop`."""

@@ -267,9 +267,14 @@ class House:
             if leader == number:
                 return
             if leader:
-                self.replica(leader).transfer(number)
+                self.transfer(leader, number)
             self.tick()
         raise AssertionError(f"node {number} does not get elected")
+
+    def transfer(self, number: int, to: int) -> None:
+        """The leader `number` hands over, without an operator's order."""
+        self.replica(number).raft.transfer(to)
+        self.nodes[number].groups.dirty(self.replica(number))
 
     def leader(self) -> int:
         for number, node in self.nodes.items():

@@ -14,7 +14,6 @@ from shared.messages import GroupCommand
 from storenode.groupcommands import ASKERS_MAX
 from storenode.groups import TICK_S
 from storenode.raft import Role
-from storenode.raft.messages import Kind
 from storenode.replica.statemachine import JOINING
 from tests.unit.storenode.grouphouse import ASKER, House
 
@@ -197,7 +196,7 @@ def test_a_host_that_does_not_answer_ends_the_command_with_nothing_done(house: H
 def test_a_host_that_answers_after_the_leadership_went_changes_nothing(house: House) -> None:
     house.host_hook = lambda node: False
     token = house.tell(1, ADD, 4, timeout_ms=4000)
-    house.replica(1).transfer(2)
+    house.transfer(1, 2)
     house.tick(2)
     assert house.reply(1, token)[0] == Status.NOT_LEADER
     house.tick(5 * SECOND)
@@ -373,7 +372,7 @@ def test_a_transfer_ends_at_the_new_leader_who_keeps_it_against_the_preferred_on
 
 
 def test_without_an_order_the_leadership_goes_back_to_the_preferred_one(house: House) -> None:
-    house.replica(1).transfer(2)
+    house.transfer(1, 2)
     house.tick(3)
     assert house.leader() == 2
     house.nodes[2].groups.maintain()
@@ -420,19 +419,3 @@ def test_show_tells_the_place_of_each_member(house: House) -> None:
         (3, "voter", 0),
         (4, "learner", 0),
     ]
-
-
-def test_a_follower_that_lags_serves_no_stale_read_as_if_it_were_fresh(house: House) -> None:
-    """It hears every heartbeat, and its own commit index is as old as its data."""
-    assert stale_read(house, 3) == Status.OK
-    dropped = house.nodes[3].groups
-
-    def only_heartbeats(sender: int, rows: Any) -> None:
-        kept = [(group, message) for group, message in rows if message.kind == Kind.HEARTBEAT]
-        type(dropped).on_messages(dropped, sender, kept)
-
-    dropped.on_messages = only_heartbeats  # type: ignore[method-assign]
-    house.put(1, b"k", b"new")
-    house.tick(2)
-    assert house.get(3, b"k")[1] == b"v"
-    assert stale_read(house, 3) == Status.NOT_LEADER
