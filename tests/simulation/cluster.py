@@ -26,10 +26,10 @@ from tests.simulation.settings import draw
 from tests.simulation.store import SimulatedStore
 from tests.simulation.world import Violation, World
 
-FAULTS_S = 20.0
+FAULTS_S = 12.0
 """How long things go wrong, by default."""
 
-SETTLE_S = 6.0
+SETTLE_S = 3.0
 """After that, clients go on for so long."""
 
 PROGRESS_S = 20.0

@@ -86,6 +86,13 @@ class Nemesis:
     def _any_store(self) -> SimulatedStore:
         return self._world.random.choice(self._stores)
 
+    def _leader(self) -> SimulatedStore:
+        """Who leads something, more often than not: what it misses is what tells leases from guesses."""
+        leaders = [store for store in self._stores if store.up and store.groups.leading]
+        if leaders and self._world.random.random() < 0.7:
+            return self._world.random.choice(leaders)
+        return self._any_store()
+
     def _for_a_while(self, longest: float, undo: Callable[[], object]) -> float:
         seconds = self._world.random.choice((0.3, 1.0, 1.0)) * self._world.random.uniform(0.1, longest)
         self._world.after(seconds, lambda: undo() if self._active else None)
@@ -103,8 +110,7 @@ class Nemesis:
         names = [machine.name for machine in (*self._stores, *self._routers)]
         random.shuffle(names)
         if random.random() < 0.5:  # a leader, if there is one, apart from all other stores
-            leaders = [store.name for store in self._stores if store.up and store.groups.leading]
-            alone = random.choice(leaders or names)
+            alone = self._leader().name
             side = [alone, *(name for name in names if name[0] == "r" != alone[0] and random.random() < 0.5)]
         else:
             side = names[: random.randint(1, len(names) - 1)]
@@ -156,14 +162,16 @@ class Nemesis:
     # -- time
 
     def _pause(self) -> None:
-        machine = self._world.random.choice((*self._stores, *self._stores, *self._routers))
+        machine = (
+            self._leader() if self._world.random.random() < 0.8 else self._world.random.choice(self._routers)
+        )
         seconds = self._world.random.uniform(0.1, 4.0)
         self._world.note(f"{machine.name} stands still for {seconds:.2f} s")
         machine.pause(seconds)
 
     def _stall(self) -> None:
         random = self._world.random
-        self._any_store().stall(random.uniform(0.3, 4.0), random.randint(1, 30))
+        self._leader().stall(random.uniform(0.3, 4.0), random.randint(1, 30))
 
     def _wall_jump(self) -> None:
         self._any_store().clock.jump_wall(self._world.random.choice((-3_600_000, -500, 500, 3_600_000)))

@@ -59,7 +59,7 @@ def draw(random: Random) -> Settings:
         if calm
         else tuple(fault for fault in FAULTS if random.random() < (0.7 if fault == "partition" else likely))
     )
-    segment = random.choice((600, 1500, 4000, 16000))
+    segment = random.choice((600, 600, 1500, 4000))
     return Settings(
         stores=stores,
         replicas=stores if stores < 5 else random.choice((3, 5)),
@@ -82,7 +82,7 @@ def draw(random: Random) -> Settings:
         log_bytes_max=segment * random.choice((1, 1, 2)),
         log_cache_bytes=random.choice((0, 2000, 1 << 20)),
         faults=faults,
-        fault_interval=random.choice((1.0, 2.0, 4.0)),
-        restart=random.choice((0.2, 0.5, 3.0)),
+        fault_interval=random.choice((0.6, 1.2, 3.0)),
+        restart=random.choice((0.2, 0.5, 3.0, 6.0)),
         stale_ms=random.choice((50, 300, 2000)),
     )

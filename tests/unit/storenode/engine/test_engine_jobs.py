@@ -228,3 +228,21 @@ def test_closing_while_an_append_is_under_way_is_refused(tmp_path: Path) -> None
     engine.apply(ops, 1, 0, logged[0])
     engine.close()
     shared.close()
+
+
+def test_without_workers_jobs_are_done_by_who_asks_or_waits_and_by_nobody_else(tmp_path: Path) -> None:
+    shared = Shared(str(tmp_path), workers=0)
+    engine = engine_package.open(str(tmp_path / "p"), shared=shared, engine_id=0)
+    assert not shared.run_pending()
+    put(engine, b"a", b"1")
+    engine.flush(wait=False)
+    assert engine.stats()["tables"] == 0
+    assert shared.run_pending()
+    assert not shared.run_pending()
+    assert engine.stats()["tables"] == 1
+    put(engine, b"b", b"2")
+    engine.compact()
+    assert engine.scan() == [(b"a", b"1"), (b"b", b"2")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("engine-")]
+    engine.close()
+    shared.close()
