@@ -152,13 +152,11 @@ class Client:
             self._read_stale()
         elif choice < 0.5:
             mode = self._random.choice((protocol.LINEARIZABLE, protocol.LEASE))
-            keys = self._random.sample(self._keys, min(len(self._keys), self._random.choice((1, 1, 2))))
-            self._ask([self._get(key) for key in keys], writes=False, mode=mode)
+            self._ask([self._get(key) for key in self._pick(2)], writes=False, mode=mode)
         elif choice < 0.58:
             self._write_expiring()
         else:
-            keys = self._random.sample(self._keys, min(len(self._keys), self._random.choice((1, 1, 1, 2))))
-            self._ask([self._write(key) for key in keys], writes=True, mode=protocol.LINEARIZABLE)
+            self._ask([self._write(key) for key in self._pick(2)], writes=True, mode=protocol.LINEARIZABLE)
 
     def _ask(self, ops: list[_Op], writes: bool, mode: int) -> None:
         body = b"".join(op.encoded for op in ops)
@@ -168,6 +166,12 @@ class Client:
                 lambda pending: self._told(pending, ops),
             )
         )  # fmt: skip
+
+    def _pick(self, most: int = 1) -> list[bytes]:
+        """Keys of now: from time to time all are replaced by new ones, so that histories stay short."""
+        count = min(len(self._keys), self._random.choice((1, 1, 1, most)))
+        generation = int(self.world.now / self._settings.key_life)
+        return [b"%s.%d" % (key, generation) for key in self._random.sample(self._keys, count)]
 
     def _get(self, key: bytes) -> _Op:
         def found(result: list[Any]) -> Found | None:
@@ -212,7 +216,7 @@ class Client:
         return self._book.recorder.call(self.name, function, *arguments, key=key)
 
     def _read_stale(self) -> None:
-        key, called, bound = self._random.choice(self._keys), self.world.now, self._settings.stale_ms
+        key, called, bound = self._pick()[0], self.world.now, self._settings.stale_ms
 
         def told(pending: Pending) -> None:
             self._think()

@@ -123,7 +123,13 @@ class Machine:
         this life only.
         """
         life = self.life
-        return self.world.after(seconds, lambda: action() if self.life == life else None)
+
+        def happen() -> None:
+            if self.life == life:
+                action()
+                self.after_event()
+
+        return self.world.after(seconds, happen)
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> SimulatedTimer:
         """As of the reactor: seconds of this machine's clock."""
@@ -172,3 +178,6 @@ class Machine:
 
     def end_turn(self) -> None:
         """The end of a turn."""
+
+    def after_event(self) -> None:
+        """The end of everything that happens to it."""

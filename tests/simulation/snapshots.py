@@ -86,7 +86,7 @@ class SimulatedPuller:
         del self._jobs[group]
         if (goodbye := job.pull.goodbye()) is not None:
             self._ask(job.endpoint, goodbye)
-        self._store.world.note(f"{self._store.name} p{group} pull: {type(outcome).__name__}")
+        self._store.world.note(f"{self._store.name} p{group} pull: {type(outcome).__name__} {getattr(outcome, 'reason', '').replace(self._store.disk.path, '')}")
         job.on_done(outcome)
 
 

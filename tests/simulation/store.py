@@ -13,7 +13,6 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from shared import messages
 from shared.clustermap import ClusterMap
 from shared.hashing import xxh64
 from shared.opstream import Limits
@@ -191,7 +190,6 @@ class SimulatedStore(Machine):
             except Exception as error:  # noqa: BLE001 - as the real one
                 result = error
             self.deliver("notified", partial(done, result))
-            self.after_event()
 
         self.later(self._disk_latency() * 3, run)
 
@@ -230,16 +228,11 @@ class SimulatedStore(Machine):
             self._jobs_scheduled = True
             self.later(self._disk_latency() * 4, self._do_jobs)
 
-    def _begin_turn(self) -> None:
-        super()._begin_turn()
-        self.after_event()
-
     def _do_jobs(self) -> None:
         """What the engines' threads have done meanwhile."""
         self._jobs_scheduled = False
         while self._shared.run_pending():
             pass
-        self.after_event()
 
     def _tick(self) -> None:
         self.call_later(TICK_S, self._tick)

@@ -22,7 +22,7 @@ from tests.integration.faults.replicas import SEGMENT_BYTES
 from tests.integration.faults.space import MORTAL, ROOT
 
 STORES = (1, 2, 3)
-ROUTERS = (1, 2)
+ROUTERS = ("router1", "router2")
 PARTITIONS = 4
 LOOPBACK = "127.0.0.1"
 
@@ -40,8 +40,8 @@ _SMALL = {
 class Cluster:
     """Three stores and two routers, running; ends with `stack`.
 
-    `hosts`: where the stores listen, if not on the loopback. `places`: where they keep their data, if not in
-    `directory`. `prefixes`: in front of their commands.
+    By node id, or by name of a router: `hosts`, where they listen, if not on the loopback; `prefixes`, in
+    front of their commands; `places`, where stores keep their data, if not in `directory`.
     """
 
     def __init__(
@@ -49,9 +49,9 @@ class Cluster:
         stack: ExitStack,
         directory: Path,
         *,
-        hosts: Mapping[int, str] | None = None,
+        hosts: Mapping[int | str, str] | None = None,
         places: Mapping[int, Path] | None = None,
-        prefixes: Mapping[int, Sequence[str]] | None = None,
+        prefixes: Mapping[int | str, Sequence[str]] | None = None,
     ) -> None:
         self.directories = {node: directory / f"store{node}" for node in STORES} | dict(places or {})
         ports = free_ports(3 * len(STORES) + len(ROUTERS))
@@ -75,25 +75,29 @@ class Cluster:
             )
             for node in nodes
         }
-        fronts = [f"{LOOPBACK}:{port}" for port in ports[-len(ROUTERS) :]]
+        self.fronts = [
+            f"{(hosts or {}).get(name, LOOPBACK)}:{port}"
+            for name, port in zip(ROUTERS, ports[-len(ROUTERS) :], strict=True)
+        ]
         self.routers = {
-            f"router{number}": _server(
+            name: _server(
                 stack,
                 directory,
-                f"router{number}",
+                name,
                 "router",
                 {
-                    "router": {"name": f"router{number}", "listen": f"tcp://{front}"},
+                    "router": {"name": name, "listen": f"tcp://{front}"},
                     "stores": [node["rpc"] for node in nodes],
                     "insecure": True,
                 },
+                (prefixes or {}).get(name, ()),
             )
-            for number, front in zip(ROUTERS, fronts, strict=True)
+            for name, front in zip(ROUTERS, self.fronts, strict=True)
         }
-        self.url = "kv://" + ",".join(fronts)
         for server in (*self.stores.values(), *self.routers.values()):
             server.start()
-        self._client = stack.enter_context(kvclient.connect(self.url, connect_timeout=READY_SECONDS))
+        url = "kv://" + ",".join(self.fronts)
+        self._client = stack.enter_context(kvclient.connect(url, connect_timeout=READY_SECONDS))
         self.wait_writable()
 
     def leader(self, key: bytes) -> int:

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections import Counter
 
 import kvclient
-from tests.integration.faults.workload import CALL_SECONDS, Workload, ledger_value
+from tests.integration.faults.workload import Workload, ledger_value
 from tests.linearizability.checker import Verdict, check_by_key
 from tests.linearizability.models import KeyValue
 
 
 def judge(workload: Workload) -> Counter[str]:
     """AssertionError with what is wrong; otherwise how many operations ended how."""
-    with kvclient.connect(workload.url, timeout=CALL_SECONDS) as client:
+    with workload.connect() as client:
         workload.read_everything(client)
         _judge_counters(workload, client)
         _judge_ledger(workload, client)

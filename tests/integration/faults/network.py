@@ -18,7 +18,7 @@ from tests.integration.faults.space import Space, run
 
 NOBODY = "02:00:00:00:ff:ff"
 HERE = 0
-"""The number of the test's own host, where routers and clients are."""
+"""The number of the test's own host, where clients are."""
 
 _SUBNETS = range(1, 255)
 """Of 198.18.0.0/15, which RFC 2544 sets aside for tests of network devices."""

@@ -7,17 +7,24 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.integration.faults.cluster import STORES, Cluster
+from tests.integration.faults.cluster import ROUTERS, STORES, Cluster
 from tests.integration.faults.network import HERE, Network
 from tests.integration.faults.trial import LONG, SHORT, Fault, Trial, endure
 
-CUT_SECONDS = 2.0
+CUT_SECONDS = 1.2
 """How long a cut lasts after which nothing has to happen: elections and leases end earlier."""
+
+GIVEN_UP_SECONDS = 4.5
+"""After so long a silence a router takes a store for lost (router/backends.py)."""
+
+SHORT_FAULTS = 5
+"""Of the list, in the short form: each is an election and a recovery, of seconds."""
 
 PROBE_SECONDS = 20.0
 SEND = """
@@ -47,9 +54,23 @@ def faults_of(network: Network) -> list[Fault]:
         trial.hold(CUT_SECONDS)
         network.heal()
 
+    def part_the_leader_and_a_router_from_all_others(trial: Trial) -> None:
+        """Clients of that router find nobody else to ask, while those of the other one write elsewhere: at
+        once, for that one has given the leader up before.
+        """
+        near, far = map(host_of, trial.dice.sample(ROUTERS, 2))
+        tag = trial.dice.choice(trial.workload.tags)
+        node = trial.cluster.leader(tag)
+        network.part([node], [far])
+        trial.hold(GIVEN_UP_SECONDS)
+        network.part([node, near], [*trial.others(node), far])
+        trial.workload.wait_for_writes([tag])
+        trial.hold(CUT_SECONDS)
+        network.heal()
+
     def part_a_store_from_routers_only(trial: Trial) -> None:
         """It may lead, which nobody can help then."""
-        network.part([HERE], [trial.dice.choice(STORES)])
+        network.part(map(host_of, ROUTERS), [trial.dice.choice(STORES)])
         trial.hold(CUT_SECONDS)
         network.heal()
 
@@ -68,12 +89,13 @@ def faults_of(network: Network) -> list[Fault]:
         network.heal()
 
     return [
-        isolate_the_leader,
         nobody_hears_the_leader,
         the_leader_hears_nobody,
+        part_the_leader_and_a_router_from_all_others,
         part_the_leader_from_stores_only,
-        part_a_store_from_routers_only,
         one_store_does_not_hear_another,
+        isolate_the_leader,
+        part_a_store_from_routers_only,
         everybody_is_alone,
     ]
 
@@ -87,16 +109,33 @@ def _another_has_to_lead(trial: Trial, network: Network, *, outgoing: bool, inco
     network.heal()
 
 
+def host_of(router: str) -> int:
+    """The hosts behind those of the stores, which have the numbers of their nodes."""
+    return len(STORES) + 1 + ROUTERS.index(router)
+
+
+def spread(
+    stack: ExitStack, directory: Path, prefixes: Mapping[int, list[str]] | None = None
+) -> tuple[Cluster, Network]:
+    """A cluster with a host for each process; `prefixes` in front of the stores' commands."""
+    network = Network(stack, len(STORES) + len(ROUTERS))
+    hosts: dict[int | str, int] = {node: node for node in STORES}
+    hosts |= {router: host_of(router) for router in ROUTERS}
+    before: dict[int | str, list[str]] = dict((prefixes or {}).items())
+    cluster = Cluster(
+        stack,
+        directory,
+        hosts={name: network.address(host) for name, host in hosts.items()},
+        prefixes={name: network.prefix(host) + before.get(name, []) for name, host in hosts.items()},
+    )
+    return cluster, network
+
+
 def run(directory: Path, seconds: float) -> None:
     with ExitStack() as stack:
-        network = Network(stack, len(STORES))
-        cluster = Cluster(
-            stack,
-            directory,
-            hosts={node: network.address(node) for node in STORES},
-            prefixes={node: network.prefix(node) for node in STORES},
-        )
-        endure(Trial(cluster), faults_of(network), seconds)
+        cluster, network = spread(stack, directory)
+        faults = faults_of(network)
+        endure(Trial(cluster), faults[:SHORT_FAULTS] if seconds == SHORT else faults, seconds)
 
 
 def test_a_cut_loses_what_one_host_sends_to_another_and_nothing_else() -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.integration.faults.cluster import Cluster
 from tests.integration.faults.trial import LONG, SHORT, Trial, endure
 
-PAUSE_SECONDS = 2.5
+PAUSE_SECONDS = 2.2
 """Longer than election timeout (1 to 2 s) and lease; shorter than a client's calls, so that what lay in a
 paused process meets those who still wait for it."""
 

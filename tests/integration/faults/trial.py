@@ -2,6 +2,12 @@
 
 A fault is a function of a Trial that breaks something, sees that the cluster does what it promises meanwhile,
 and mends it. `endure` runs faults under load and judges everything afterwards.
+
+    python -m pytest -m "not long" tests/integration/faults                         every fault once
+    RINGKV_FAULT_SECONDS=600 python -m pytest -m long tests/integration/faults      so long for each test
+
+A run prints its seed; RINGKV_FAULT_SEED gives the same faults in the same order, but no two runs meet them
+at the same moment.
 """
 
 from __future__ import annotations
@@ -34,7 +40,7 @@ class Trial:
         self.seed = int(os.environ.get("RINGKV_FAULT_SEED", random.getrandbits(32)))
         self.dice = random.Random(self.seed)
         self.cluster = cluster
-        self.workload = Workload(cluster.url, PARTITIONS, self.seed)
+        self.workload = Workload(cluster.fronts, PARTITIONS, self.seed)
         self.resumed: list[float] = []
         """Seconds from the death of a leader to acknowledged writes in all partitions."""
 

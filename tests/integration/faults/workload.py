@@ -6,7 +6,8 @@ nothing of faults. What was told is judged in `judgement`.
 Every partition has a counter, a register and a ledger. Counters are only incremented and read. Registers are
 put, compared and swapped by version and by value, deleted, and read. Each key of a ledger is written once,
 large enough that stores flush and cut their logs. Counters and registers have new keys in each generation, so
-that a history stays cheap to judge.
+that a history stays cheap to judge. Each router also has two clients for each partition that know no other
+router and only read, one of them by lease: in a cluster that is parted, they go on to ask who led before.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
@@ -35,6 +36,10 @@ CALL_SECONDS: Final = 6.0
 PAUSE_SECONDS: Final = 0.004
 """Between two calls of a client, so that the cluster, which has the same cores, is not starved."""
 
+WATCH_SECONDS: Final = 0.05
+"""The same of a client that only reads."""
+
+KINDS: Final = (b"counter", b"register")
 LEDGER_BYTES: Final = 3000
 WAIT_SECONDS: Final = 40.0
 
@@ -63,7 +68,8 @@ def ledger_value(key: bytes) -> bytes:
 class Workload:
     """Runs inside `with workload.running():`. The attributes may be read when it has ended."""
 
-    def __init__(self, url: str, partitions: int, seed: int) -> None:
+    def __init__(self, routers: Sequence[str], partitions: int, seed: int) -> None:
+        """`routers`: their addresses, host:port."""
         self.tags = tags_of(partitions)
         self.recorder = Recorder()
         self.increments: Counter[tuple[bytes, str]] = Counter()
@@ -73,7 +79,7 @@ class Workload:
         self.surprises: list[str] = []
         """Answers that no fault explains."""
         self.generation = 0
-        self.url = url
+        self._routers = list(routers)
         self._seed = seed
         self._stop = threading.Event()
         self._acknowledged: dict[bytes, int] = dict.fromkeys(self.tags, 0)
@@ -82,9 +88,12 @@ class Workload:
     def running(self) -> Iterator[None]:
         """Clients at work; on leaving, their last calls have ended."""
         self._stop.clear()
-        threads = [
-            threading.Thread(target=self._live, args=(number,), name=f"client{number}")
-            for number in range(CLIENTS)
+        threads = [threading.Thread(target=self._live, args=(number,)) for number in range(CLIENTS)]
+        threads += [
+            threading.Thread(target=self._watch, args=(router, read, tag))
+            for router in self._routers
+            for read in ("lease", "linearizable")
+            for tag in self.tags
         ]
         for thread in threads:
             thread.start()
@@ -120,6 +129,12 @@ class Workload:
     def registers(self) -> list[bytes]:
         return [tag + b"register%d" % age for age in range(self.generation + 1) for tag in self.tags]
 
+    def connect(self, preferred: int = 0) -> Client:
+        """A client of all routers that prefers one of them."""
+        first = preferred % len(self._routers)
+        routers = ",".join(self._routers[first:] + self._routers[:first])
+        return kvclient.connect(f"kv://{routers}", timeout=CALL_SECONDS, connect_timeout=WAIT_SECONDS)
+
     def read_everything(self, client: Client) -> None:
         """Ends the history with a read of every key."""
         for key in (*self.counters(), *self.registers()):
@@ -129,12 +144,21 @@ class Workload:
 
     def _live(self, number: int) -> None:
         dice = random.Random(f"{self._seed}/{self.generation}/{number}")
-        with kvclient.connect(self.url, timeout=CALL_SECONDS, connect_timeout=WAIT_SECONDS) as client:
+        with self.connect(number) as client:
             known: dict[bytes, kvclient.Entry[bytes]] = {}
             for count in itertools.count():
                 if self._stop.wait(PAUSE_SECONDS):
                     return
                 self._act(client, number, count, dice, known)
+
+    def _watch(self, router: str, read: str, tag: bytes) -> None:
+        """Reads one partition through one router: what has to wait for another one must not keep it."""
+        keys = [tag + b"%s%d" % (kind, self.generation) for kind in KINDS]
+        with kvclient.connect(f"kv://{router}", timeout=CALL_SECONDS, connect_timeout=WAIT_SECONDS) as client:
+            for key in itertools.cycle(keys):
+                if self._stop.wait(WATCH_SECONDS):
+                    return
+                self._get(client, f"{router} {read}", key, read)
 
     def _act(
         self,

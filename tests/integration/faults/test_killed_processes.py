@@ -1,7 +1,8 @@
-"""kill -9 of stores: one, the leader, all at once."""
+"""kill -9: of one store, of the leader, of a majority, of all at once, and of routers."""
 
 from __future__ import annotations
 
+import signal
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -43,14 +44,23 @@ def kill_two(trial: Trial) -> None:
 def kill_all_at_once(trial: Trial) -> None:
     stores = trial.cluster.stores.values()
     for store in stores:
-        store.signal(9)
+        store.signal(signal.SIGKILL)
     for store in stores:
         store.crash()
         store.start()
     trial.cluster.wait_whole()
 
 
-FAULTS = [kill_a_follower, kill_the_leader, kill_two, kill_all_at_once]
+def kill_routers(trial: Trial) -> None:
+    """One after the other: what went through one is sent again through the other, and runs once."""
+    for router in trial.cluster.routers.values():
+        router.crash()
+        trial.workload.wait_for_writes()
+        router.start()
+        trial.cluster.wait_whole()
+
+
+FAULTS = [kill_a_follower, kill_the_leader, kill_two, kill_all_at_once, kill_routers]
 
 
 def run(directory: Path, seconds: float) -> None:
@@ -58,11 +68,11 @@ def run(directory: Path, seconds: float) -> None:
         endure(Trial(Cluster(stack, directory)), FAULTS, seconds)
 
 
-def test_killed_stores_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
+def test_killed_processes_lose_nothing_and_repeat_nothing(tmp_path: Path) -> None:
     run(tmp_path, SHORT)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(LONG * 3 + 120)
-def test_killed_stores_for_long(tmp_path: Path) -> None:
+def test_killed_processes_for_long(tmp_path: Path) -> None:
     run(tmp_path, LONG)
