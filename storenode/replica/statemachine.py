@@ -189,7 +189,7 @@ def _decode(state: bytes) -> _State:
 
 
 def position_of(state: bytes) -> Position:
-    """How far the content is that a replica state belongs to."""
+    """How far the content is that a replica state belongs to. Corruption if it is none."""
     if len(state) < _HEAD.size:
         raise Corruption(f"a replica state of {len(state)} bytes: it has {_HEAD.size} at least")
     version, index, term = _HEAD.unpack_from(state)
