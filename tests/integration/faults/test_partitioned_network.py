@@ -104,7 +104,7 @@ def _another_has_to_lead(trial: Trial, network: Network, *, outgoing: bool, inco
     tag = trial.dice.choice(trial.workload.tags)
     node = trial.cluster.leader(tag)
     network.isolate(node, outgoing=outgoing, incoming=incoming)
-    trial.workload.wait_for_writes([tag])
+    trial.resumed["cut off"].append(trial.workload.wait_for_writes([tag]))
     trial.cluster.until(lambda: trial.cluster.leader(tag) != node, "another leader")
     network.heal()
 

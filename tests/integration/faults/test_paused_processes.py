@@ -31,7 +31,7 @@ def pause_the_leader(trial: Trial) -> None:
     tag = trial.dice.choice(trial.workload.tags)
     node = trial.cluster.leader(tag)
     trial.store(node).pause()
-    trial.workload.wait_for_writes([tag])
+    trial.resumed["paused"].append(trial.workload.wait_for_writes([tag]))
     assert trial.cluster.leader(tag) != node
     trial.hold(PAUSE_SECONDS / 2)
     trial.store(node).resume()
