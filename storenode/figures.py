@@ -27,7 +27,7 @@ from storenode.snapshots import Snapshots
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _VERSION: Final = version("ringkv")
 
-_ROLES: Final = {Role.FOLLOWER: "follower"}
+_ROLES: Final = {Role.FOLLOWER: "follower", Role.LEADER: "leader"}
 
 _TOTALS: Final = (
     "tables", "flushes", "flush_bytes", "compactions", "compaction_bytes_read", "compaction_bytes_written",
@@ -106,10 +106,8 @@ class Figures:
 def _group(replica: Replica) -> dict[str, Any]:
     """One replica's place in its group; indexes of the log."""
     raft, configuration = replica.raft, replica.raft.configuration
-    leads = raft.role is Role.LEADER
-    learner = raft.node in configuration.learners
     return {
-        "role": "learner" if learner else "leader" if leads else _ROLES.get(raft.role, "candidate"),
+        "role": _role(replica),
         "term": raft.term,
         "leader": raft.leader,
         "commit": raft.commit,
@@ -119,6 +117,14 @@ def _group(replica: Replica) -> dict[str, Any]:
         "learners": sorted(configuration.learners),
         "match": {str(node): one.match for node, one in raft.progress.items()},
     }
+
+
+def _role(replica: Replica) -> str:
+    if replica.failure is not None:
+        return "failed"
+    if replica.raft.node in replica.raft.configuration.learners:
+        return "learner"
+    return _ROLES.get(replica.raft.role, "candidate")
 
 
 def _log(parts: Parts) -> dict[str, Any]:

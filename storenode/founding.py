@@ -19,7 +19,7 @@ from storenode.raft.messages import Configuration
 from storenode.raftlog import RaftLog, Record
 from storenode.replica.budget import Budget
 from storenode.replica.replica import Answer, Replica
-from storenode.replica.statemachine import EngineFace, StateMachine
+from storenode.replica.statemachine import FOUNDED, EngineFace, StateMachine
 
 CLOCK_DRIFT: Final = 0.05
 """Bound on how much faster one node's clock may run than another's: a hundred times that of a bad quartz."""
@@ -57,6 +57,12 @@ class Founder:
                 f"{log.first_index}: entries between them are lost. Give this store an empty data.dir under "
                 "a new node id"
             )
+        if index > FOUNDED.index and log.hard_state.term == 0:
+            raise Corruption(
+                f"partition {partition}: the data ends with entry {index}, but the log knows nothing of this "
+                "partition: it was lost, and with it what this node has promised. Give this store an empty "
+                "data.dir under a new node id"
+            )
         if index > log.last_index or log.term(index) != term:
             # A group that begins; or a snapshot was installed, and the process died before its log was cut.
             self._cuts.append(Record(partition, None, (index, term), index + 1, []))
@@ -88,3 +94,4 @@ class Founder:
             )
             if preferred == self._node:
                 raft.campaign()
+                groups.dirty(groups.replicas[partition])

@@ -15,15 +15,21 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from shared import logs
 from shared.clock import Clock
+from storenode.engine.errors import EngineFailed
 from storenode.raft import Dropped, NotLeader, Role, Unstable
 from storenode.raft.messages import Message
-from storenode.raftlog import RaftLog, Record, Written
+from storenode.raftlog import LogFailed, RaftLog, Record, Written
 from storenode.replica.replica import Replica
 
 TICK_S: Final = 0.1
 """Raft's tick; elections begin after ten to twenty of them without a leader."""
 
 MAINTAIN_S: Final = 1.0
+
+APPLY_BYTES_MAX: Final = 8 << 20
+"""Applied in one turn by all replicas together, in equal shares, but at least an entry each: a node that
+catches up or replays its log after a start still hears and answers, and its heartbeats leave in time.
+"""
 
 _log = logs.get("groups")
 
@@ -75,17 +81,20 @@ class Groups:
         self._arrived: list[Arrived] = []
         self._installing: dict[Replica, Arrived] = {}
         self._handing_over = False
+        self._dead = False
 
     @property
     def idle(self) -> bool:
-        """Nobody waits for a write, and none is under way."""
+        """Nobody waits for an answer, and no log write is under way."""
         return not self._writer.busy and all(replica.idle for replica in self.replicas.values())
 
     @property
     def leading(self) -> bool:
         """Whether this node leads a group that others could lead."""
         return any(
-            replica.raft.role is Role.LEADER and len(replica.raft.configuration.voters) > 1
+            replica.raft.role is Role.LEADER
+            and len(replica.raft.configuration.voters) > 1
+            and replica.failure is None
             for replica in self.replicas.values()
         )
 
@@ -114,11 +123,15 @@ class Groups:
         for replica in self.replicas.values():
             replica.raft.now = now
             replica.tick()
+        if self._handing_over:
+            self._give_away()  # what could not be given before, or was won since
 
     # -- the end of a turn
 
     def end_turn(self) -> bool:
         """Does what is due; whether some is left for a further turn at once."""
+        if self._dead:
+            return False
         busy = self._writer.busy
         if self._arrived and not busy:
             self._install()
@@ -126,26 +139,35 @@ class Groups:
             return False
         dirty, self._dirty = self._dirty, {}
         now = self._clock.monotonic()
+        share = APPLY_BYTES_MAX // (len(dirty) or 1)
         batch: list[tuple[Replica, Unstable]] = []
-        left = False
         for replica in dirty:
             if replica.failure is not None or replica in self._installing:
                 continue
-            raft = replica.raft
-            raft.now = now
-            replica.log_pending(now)
-            raft.flush()
-            if busy:
-                self._unwritten[replica] = None
-            elif (unstable := raft.take_unstable()) is not None:
-                batch.append((replica, unstable))
-            left |= replica.apply(now)
-            self._send_all(replica)
-            if raft.snapshot_wanted is not None:
-                self.on_wanted(replica)
+            try:
+                self._end_turn_of(replica, now, share, None if busy else batch)
+            except Exception as error:  # noqa: BLE001 - the others of this node have their turn
+                replica.fail(error)
         if not busy and (batch or self._cuts):
             self._write(batch)
-        return left or bool(self._dirty)
+        return bool(self._dirty)
+
+    def _end_turn_of(
+        self, replica: Replica, now: float, share: int, batch: list[tuple[Replica, Unstable]] | None
+    ) -> None:
+        """`batch` gets what must be written; None while a write is under way."""
+        raft = replica.raft
+        raft.now = now
+        replica.log_pending(now)
+        raft.flush()
+        if batch is None:
+            self._unwritten[replica] = None
+        elif (unstable := raft.take_unstable()) is not None:
+            batch.append((replica, unstable))
+        replica.apply(now, share)
+        self._send_all(replica)
+        if raft.snapshot_wanted is not None:
+            self.on_wanted(replica)
 
     def _send_all(self, replica: Replica) -> None:
         raft = replica.raft
@@ -165,21 +187,28 @@ class Groups:
 
     def _written(self, batch: list[tuple[Replica, Unstable]], outcome: Written | Exception) -> None:
         if isinstance(outcome, Exception):
-            self._on_fatal(outcome)
+            self._die(outcome)
             return
         self._log.installed(outcome)
         now = self._clock.monotonic()
         for replica, unstable in batch:
-            replica.raft.now = now
-            replica.raft.persisted(unstable)
+            try:
+                replica.raft.now = now
+                replica.raft.persisted(unstable)
+            except Exception as error:  # noqa: BLE001 - the others' writes are durable as well
+                replica.fail(error)
             self._dirty[replica] = None
         installing, self._installing = self._installing, {}
         for arrived in installing.values():
-            arrived.replica.raft.now = now
-            arrived.replica.installed(now)
-            arrived.done(None)
+            self._installed(arrived, now)
         self._dirty.update(self._unwritten)
         self._unwritten.clear()
+
+    def _die(self, error: Exception) -> None:
+        """Nobody can say what is on the disk: from here on this node says nothing, to nobody."""
+        if not self._dead:
+            self._dead = True
+            self._on_fatal(error)
 
     # -- snapshots
 
@@ -193,7 +222,12 @@ class Groups:
         for arrived in waiting:
             replica = arrived.replica
             try:
+                self._check(replica)
                 replica.machine.install(arrived.examined)
+            except EngineFailed as error:
+                replica.fail(error)
+                arrived.done(error)
+                continue
             except Exception as error:  # noqa: BLE001 - the replica is as it was; the leader offers again
                 arrived.done(error)
                 continue
@@ -201,14 +235,35 @@ class Groups:
             self._cuts.append(Record(replica.partition, None, (at.index, at.term), at.index + 1, []))
             self._installing[replica] = arrived
 
+    def _check(self, replica: Replica) -> None:
+        if replica.failure is not None:
+            raise ValueError(replica.failure)
+        if replica in self._installing:
+            raise ValueError("another snapshot is being installed")
+        if replica.raft.role >= Role.CANDIDATE:
+            raise ValueError("the replica leads, or could win an election before its log is cut")
+
+    def _installed(self, arrived: Arrived, now: float) -> None:
+        try:
+            arrived.replica.raft.now = now
+            arrived.replica.installed(now)
+        except Exception as error:  # noqa: BLE001 - engine and log have moved on, Raft has not
+            arrived.replica.fail(error)
+            arrived.done(error)
+        else:
+            arrived.done(None)
+
     # -- from time to time
 
     def hand_over(self) -> None:
-        """Gives all leadership away that somebody else can take; `maintain` and ticks go on with it."""
+        """Gives all leadership away that somebody else can take; ticks go on with it."""
         self._handing_over = True
+        self._give_away()
+
+    def _give_away(self) -> None:
         for replica in self.replicas.values():
             raft = replica.raft
-            if raft.role is not Role.LEADER:
+            if raft.role is not Role.LEADER or replica.failure is not None:
                 continue
             others = [
                 (progress.match, node)
@@ -230,38 +285,39 @@ class Groups:
         if self._log.bytes_held > self._log_bytes_max:
             for group in self._log.pinned_by():
                 replica = self.replicas.get(group)
-                if replica is not None and replica.failure is None and not self._cut(replica):
-                    replica.machine.engine.flush(wait=False)
-        self._log.collect()
+                if replica is not None and replica.failure is None and replica not in self._installing:
+                    self._shorten(replica)
+        try:
+            self._log.collect()
+        except LogFailed as error:
+            self._die(error)
         if not self._handing_over:
             for replica in self.replicas.values():
                 self._hand_back(replica)
 
-    def _cut(self, replica: Replica) -> bool:
-        """Whether the log of this group gets shorter."""
+    def _shorten(self, replica: Replica) -> None:
+        """Cuts the log of this group; flushes if the engine holds it up. Not if others do: each flush would
+        make a small table, and free nothing.
+        """
         group = self._log.group(replica.partition)
-        durable = replica.machine.durable()
-        index, term = durable.index, durable.term
-        needed = self._needed_by_others(replica)
-        if needed < index:
-            index = needed
-            if index < group.first_index:
-                return False
-            term = group.term(index)
+        index = replica.machine.durable().index
         if index < group.first_index:
-            return False
-        self._cuts.append(Record(replica.partition, None, (index, term), index + 1, []))
-        return True
+            replica.machine.engine.flush(wait=False)
+            return
+        index = min(index, self._needed_by_others(replica))
+        if index >= group.first_index:
+            self._cuts.append(Record(replica.partition, None, (index, group.term(index)), index + 1, []))
 
     def _needed_by_others(self, replica: Replica) -> int:
-        """Up to where the log may be cut so that nobody who is merely a little behind needs a snapshot, as
-        long as there is room for that.
+        """Up to where the log may be cut so that nobody who could do with entries needs a snapshot, as long
+        as there is room for that.
         """
         limit = self.pinned(replica.partition)
         needed = replica.raft.last_index if limit is None else limit
         if replica.raft.role is Role.LEADER and self._log.bytes_held <= 2 * self._log_bytes_max:
-            matches = [one.match for one in replica.raft.progress.values() if one.recent_active]
-            needed = min(needed, *matches) if matches else needed
+            held = self._log.group(replica.partition).first_index - 1
+            matches = [one.match for one in replica.raft.progress.values() if one.match >= held]
+            needed = min([needed, *matches])
         return needed
 
     def _hand_back(self, replica: Replica) -> None:

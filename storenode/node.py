@@ -1,5 +1,5 @@
-"""One store node, put together: cluster map, data directory, engines, replicas, group commit, service; and
-taken apart again in order.
+"""One store node, put together: cluster map, data directory, log, engines, replicas, bus, service; and taken
+apart again in order.
 
 Knows every part and the inside of none. What goes wrong before the loop runs is a CannotStart, one line that
 says what to do.
@@ -66,8 +66,13 @@ def run(config: StoreConfig, *, noop: bool) -> int:
     with ExitStack() as stack:
         try:
             node = StoreNode(config, cluster_map, noop, stack)
-        except (DirectoryRefused, engine.EngineError, LogCorrupt, LogRefused, Corruption, OSError) as error:
+        except (DirectoryRefused, engine.EngineError, LogCorrupt, LogRefused, Corruption) as error:
             raise CannotStart(" ".join(str(error).split())) from error
+        except sockets.ListenError as error:
+            raise CannotStart(str(error.strerror)) from error
+        except OSError as error:  # of a file system call, which often knows no name
+            what = f"cannot use {config.data.dir}: {error.strerror or error}"
+            raise CannotStart(f"{what} ({error.filename})" if error.filename else what) from error
         if node.serve():
             return 0
         stack.pop_all()  # a thread still uses the files, or the log failed: left to the next start's recovery
@@ -159,9 +164,15 @@ class StoreNode:
         founder = founding.Founder(node, log, groups, self._clock, budget, self._service.outbox.add)
         options = engine.Options(memtable_bytes=config.engine.memtable)
         for partition in self._map.partitions_of(node):
-            opened = engine.open_replica(
-                str(directory.partition(partition)), options=options, shared=shared, engine_id=partition
-            )
+            try:
+                opened = engine.open_replica(
+                    str(directory.partition(partition)), options=options, shared=shared, engine_id=partition
+                )
+            except ValueError as error:  # an engine of another kind: a repair that lost entries leaves one
+                raise Corruption(
+                    f"{error}. It is no replica of partition {partition} any more: give this store an empty "
+                    "data.dir under a new node id"
+                ) from None
             stack.callback(opened.close)
             founder.add(partition, opened, self._map.replicas[partition], random.Random())
         founder.finish()
@@ -231,7 +242,12 @@ class StoreNode:
 
     def _on_log_failed(self, error: Exception) -> None:
         """Nobody can say what is on the disk: this process says nothing more. The others go on."""
-        _log.error("log_failed", error=f"{type(error).__name__}: {error}")
+        _log.error(
+            "log_failed",
+            error=f"{type(error).__name__}: {error}",
+            directory=str(Path(self._config.data.dir) / "raft"),
+            consequence="this store ends; start it again when its disk can be written",
+        )
         self._failed = True
         self._reactor.stop()
 

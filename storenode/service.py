@@ -5,9 +5,9 @@ can end the loop or the drain. Reads are answered at once, writes go to their pa
 turn leave at its end, one frame per router. One thread, the reactor's.
 
 Stopping: leadership is handed to others first, while requests are still read, so that routers learn where to
-go. Then nothing more is read until the writes taken so far are answered; then what has arrived meanwhile is
-read once more and its writes refused. A write that nobody answers may have been applied, as far as its router
-can tell.
+go. Then nothing more is read until all that was taken so far is answered; then what has arrived meanwhile is
+read once more: its writes are refused, its reads served. A write that nobody answers may have been applied,
+as far as its router can tell.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ not there either.
 """
 
 STOP_GRACE_S: Final = 3.0
-"""How long a stopping store then waits for its writes; with HAND_OVER_S less than the 5 s and 10 s after
+"""How long a stopping store then waits for its answers; with HAND_OVER_S less than the 5 s and 10 s after
 which supervisors kill.
 """
 
@@ -125,6 +125,7 @@ class Service:
         self._socket: zmq.Socket[bytes] | None = None
         self._leaving = False
         self._stopping = False
+        self._refused = False
         self._defect_logged_at = float("-inf")
         self._defect_reference = ""
 
@@ -139,8 +140,8 @@ class Service:
         self._reactor.add_reader(socket, self._on_messages)
 
     def stop(self) -> None:
-        """Hands leadership over, for at most HAND_OVER_S; then stops reading. The loop ends when all writes
-        taken so far are answered, or STOP_GRACE_S later.
+        """Hands leadership over, for at most HAND_OVER_S; then stops reading. The loop ends when all that was
+        taken so far is answered, or STOP_GRACE_S later.
         """
         if self._socket is not None and not self._leaving:
             self._leaving = True
@@ -159,8 +160,12 @@ class Service:
             self._stop_reading()
         self.outbox.flush()
         if self._stopping and self.driver.idle:
-            self._refuse_unread()
-            self._reactor.stop()
+            if self._refused:
+                self._reactor.stop()
+            else:
+                self._refused = True
+                self._refuse_unread()
+                self._reactor.call_later(0, _nothing)  # reads take at least a turn of the driver
 
     def _refuse_unread(self) -> None:
         """Answers what has arrived since `stop`."""
@@ -272,3 +277,7 @@ class Service:
             return
         if dropped is not None:
             self.counters.values[DROPPED_FULL if dropped == "full" else DROPPED_GONE] += 1
+
+
+def _nothing() -> None:
+    """What makes the loop turn once more."""

@@ -1,7 +1,8 @@
 """Snapshots between nodes: which replica needs one, and what becomes of it (docs/raft.md section 6).
 
-Owns the order in which a pulled snapshot takes the place of what was there: engine, then log, then Raft.
-Loop thread. Must not know chunks or sockets; `BulkClient` pulls, `BulkSource` gives away.
+Owns the way of a snapshot from the wish for it to the moment when nothing of it is left but what the engine
+took: one at a time for each replica. Loop thread; disks are walked beside it. Must not know chunks or
+sockets; `BulkClient` pulls, `BulkSource` gives away, `Groups` puts it in the place of what was there.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 from kvclient.errors import Unavailable
 from shared import logs
 from shared.clustermap import ClusterMap
+from storenode.engine.errors import EngineError
 from storenode.groups import Arrived, Groups
 from storenode.replica.replica import Replica
 from storenode.snapshotpull import Done, Failed
@@ -29,7 +31,6 @@ class Puller(Protocol):
     def pull(
         self, group: int, endpoint: str, at_least: int, target: str, on_done: Callable[[Any], None]
     ) -> None: ...
-    def pulling(self) -> set[int]: ...
 
 
 class Snapshots:
@@ -55,6 +56,7 @@ class Snapshots:
         self._directory = directory
         self._beside = beside
         self._remove = remove
+        self._under_way: set[int] = set()  # from the pull's beginning until it is installed or has failed
         groups.on_wanted = self.want
 
     def make(self, group: int, directory: str) -> Made:
@@ -62,29 +64,40 @@ class Snapshots:
         replica = self._groups.replicas.get(group)
         if replica is None or replica.failure is not None:
             raise Unavailable(f"this store has no sound replica of partition {group}")
-        replica.machine.engine.checkpoint(directory)
+        try:
+            replica.machine.engine.checkpoint(directory)
+        except EngineError as error:
+            raise Unavailable(f"the engine of partition {group} gives no checkpoint: {error}") from error
         return Made(replica.machine.durable().index, replica.machine.engine.flushed_state)
 
     def want(self, replica: Replica) -> None:
         """The leader has no entries any more that this replica needs."""
         wanted = replica.raft.snapshot_wanted
-        if wanted is None or replica.partition in self._puller.pulling():
+        if wanted is None or replica.partition in self._under_way:
             return
+        self._under_way.add(replica.partition)
         leader, index, _ = wanted
         _log.info("snapshot_wanted", partition=replica.partition, leader=leader, index=index)
-        self._puller.pull(
-            replica.partition,
-            self._map.node(leader).rpc,
-            index,
-            self._target(replica.partition),
-            lambda outcome: self._pulled(replica, outcome),
-        )
+        target = self._target(replica.partition)
+
+        def pull(_: object) -> None:
+            self._puller.pull(
+                replica.partition,
+                self._map.node(leader).rpc,
+                index,
+                target,
+                lambda outcome: self._pulled(replica, outcome),
+            )
+
+        # A process that ended before it installed a whole snapshot has left it, and nobody pulls over it.
+        self._beside(lambda: self._remove(target), pull)
 
     def _target(self, group: int) -> str:
         return os.path.join(self._directory, f"{group:04}")
 
     def _pulled(self, replica: Replica, outcome: Done | Failed) -> None:
         if isinstance(outcome, Failed):
+            self._under_way.discard(replica.partition)
             self._failed(replica, outcome.reason)
             return
         directory = outcome.directory
@@ -96,12 +109,15 @@ class Snapshots:
                 self._groups.install(Arrived(replica, found, finished))
 
         def finished(error: Exception | None) -> None:
-            self._remove(directory)
-            if error is not None:
+            if error is None:
+                self.installed += 1
+                index = replica.machine.position.index
+                _log.info("snapshot_installed", partition=replica.partition, index=index)
+            else:
                 self._failed(replica, f"{type(error).__name__}: {error}")
-                return
-            self.installed += 1
-            _log.info("snapshot_installed", partition=replica.partition, index=replica.machine.position.index)
+            self._beside(
+                lambda: self._remove(directory), lambda _: self._under_way.discard(replica.partition)
+            )
 
         self._beside(lambda: replica.machine.engine.examine(directory), examined)
 

@@ -201,12 +201,32 @@ def kill(names: tuple[str, ...], directory: Path) -> None:
     with devrun.locked(cluster.directory):
         hit = devrun.kill(cluster.select(names))
     if not hit:
-        raise Failure(
-            Exit.NOT_FOUND,
-            f"none of {', '.join(names)} is running. See: kvcli dev status{cluster.option}",
-            "NOT_RUNNING",
-        )
+        raise _not_running(names, cluster)
     app.note(f"killed {', '.join(member.name for member in hit)}")
+
+
+@command("stop")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...|all")
+@_directory
+def stop(names: tuple[str, ...], directory: Path) -> None:
+    """Stop processes in an orderly way, as before an upgrade: SIGTERM, and SIGKILL after ten seconds.
+
+    A store hands its leadership over first. NAME as for kill.
+    """
+    app = current()
+    cluster = _load(directory)
+    with devrun.locked(cluster.directory):
+        running = [member for member in cluster.select(names) if devrun.is_running(member)]
+        if running:
+            devrun.stop(running, app.note)
+    if not running:
+        raise _not_running(names, cluster)
+    app.note(f"stopped {', '.join(member.name for member in running)}")
+
+
+def _not_running(names: tuple[str, ...], cluster: DevCluster) -> Failure:
+    what = f"none of {', '.join(names)} is running. See: kvcli dev status{cluster.option}"
+    return Failure(Exit.NOT_FOUND, what, "NOT_RUNNING")
 
 
 @command("start")
@@ -228,8 +248,8 @@ def start(names: tuple[str, ...], directory: Path) -> None:
 
 
 def _watch_start(started: list[Any], children: devrun.Children) -> None:
-    """With parts of the cluster down nothing can be written; that a process has not ended after a moment must
-    do.
+    """With parts of the cluster down there may be partitions without a majority; that a process has not ended
+    after a moment must do.
     """
     deadline = time.monotonic() + 1.0
     while time.monotonic() < deadline:
@@ -324,5 +344,5 @@ def _print_new(app: App, prefix: str, file: BinaryIO) -> None:
         app.output.line(prefix + line.decode(errors="replace").rstrip("\n"))
 
 
-for _command in (up, down, status, logs, kill, start):
+for _command in (up, down, status, logs, kill, stop, start):
     dev.add_command(_command)

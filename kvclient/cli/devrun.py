@@ -71,15 +71,17 @@ def _spawn(member: Member) -> subprocess.Popen[bytes]:
 
 
 def wait_ready(cluster: DevCluster, members: list[Member], children: Children) -> None:
-    """Until a write in every partition would succeed through every router; Failure with the log when one of
-    `members` ends instead.
+    """Until a write in every partition would succeed through every router, and every router reaches the
+    stores of `members`, without which writes may succeed as well; Failure with the log when one of `members`
+    ends instead.
     """
     deadline = time.monotonic() + READY_SECONDS
+    stores = {member.name for member in members if member.role == "store"}
     routers = [member for member in members if member.role == "router"] or cluster.routers
     for router in routers:
         if not is_running(router) and router not in members:
             continue
-        while (problem := _not_ready(router)) is not None:
+        while (problem := _not_ready(router, stores)) is not None:
             for member in members:
                 if ended(member, children):
                     raise Failure(
@@ -96,13 +98,16 @@ def wait_ready(cluster: DevCluster, members: list[Member], children: Children) -
             time.sleep(_POLL_SECONDS)
 
 
-def _not_ready(router: Member) -> str | None:
-    """Why a write through this router would fail; None if it would succeed."""
+def _not_ready(router: Member, stores: set[str]) -> str | None:
+    """Why a write through this router would fail, or which of `stores` it does not reach; None if neither."""
     from kvclient import connect
 
     try:
         with connect(f"kv://127.0.0.1:{router.ports[0]}", timeout=2.0) as client:
             client.admin("ready")
+            for node in client.admin("status")["nodes"] if stores else ():
+                if node["name"] in stores and node["state"] == "down":
+                    return f"{node['name']} does not answer"
     except KVError as error:
         return error.message
     return None

@@ -1,6 +1,6 @@
 """`kvcli engine`: look into, check and repair a store's files while it does not run.
 
-The tools are the store's (`python -m storenode.engine.tools`), a process of their own as servers are: this
+The tools are the store's (`python -m storenode.offline`), a process of their own as servers are: this
 package never imports them. Options, output and exit code are passed through.
 """
 
@@ -44,7 +44,7 @@ def run_tool(app: App, *arguments: str) -> None:
         raise Failure(Exit.ERROR, what, "NO_ENGINE")
     app.finish()
     sys.stdout.flush()
-    child = subprocess.Popen([sys.executable, "-m", "storenode.engine.tools", *arguments, *_options(app)])
+    child = subprocess.Popen([sys.executable, "-m", "storenode.offline", *arguments, *_options(app)])
     while True:
         try:
             code = child.wait()

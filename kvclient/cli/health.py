@@ -53,10 +53,11 @@ def _of_node(node: Row) -> list[str]:
             f"{node['name']} is {node['state']}: {node['partitions']} partitions lack it. "
             f"Start it again at {node['rpc']}"
         )
-    read_only = node.get("read_only") or {}
-    if read_only:
-        reasons = "; ".join(sorted({str(reason) for reason in read_only.values()}))
-        found.append(f"{node['name']} cannot write {len(read_only)} of its partitions: {reasons}")
+    if failed := node.get("failed"):
+        reasons = "; ".join(sorted({str(reason) for reason in failed.values()}))
+        found.append(f"{node['name']} does not serve {len(failed)} of its replicas: {reasons}")
+    if failing := node.get("failing_jobs"):
+        found.append(f"{node['name']} cannot flush or compact: {'; '.join(map(str, failing))}")
     return found
 
 

@@ -45,9 +45,10 @@ def default_open_files() -> int:
 
 class Shared:
     """Opens `directory/manifest`. `workers`: background threads, started with the first job; 0: there are
-    none, jobs are done on the caller's thread, by `run_pending` and by who waits for them. `open_files`: bound on the descriptors of tables, see default_open_files. `compaction_bytes_per_second`:
-    of reading and writing by compactions, but for those that somebody waits for; None: no limit. Close it
-    after its engines."""
+    none, jobs are done on the caller's thread, by `run_pending` and by who waits for them. `open_files`:
+    bound on the descriptors of tables, see default_open_files. `compaction_bytes_per_second`: of reading and
+    writing by compactions, but for those that somebody waits for; None: no limit. Close it after its
+    engines."""
 
     def __init__(
         self,

@@ -17,6 +17,9 @@ class LogCorrupt(Corruption):
             f"{path}: offset {offset}: {what}; the log was damaged after it was written: do not remove "
             "parts of it, give this node an empty data directory and a new id, and let its peers fill it"
         )
+        self.path = path
+        self.offset = offset
+        self.what = what
 
 
 class LogFailed(Exception):

@@ -90,12 +90,16 @@ class GroupLog:
             index = first + len(found)
         return found
 
+    def place(self, index: int) -> tuple[int, int]:
+        """Segment and offset of the batch that holds a living entry."""
+        place = self._places[bisect_right(self._firsts, index) - 1]
+        return place >> OFFSET_BITS, place & _OFFSET_MASK
+
     def _stored(self, index: int, stop: int) -> list[Entry]:
         """Those of the record that `index` lies in, from there on, below `stop`."""
         run = bisect_right(self._firsts, index) - 1
         end = self._firsts[run + 1] if run + 1 < len(self._firsts) else self.outline.last_index + 1
-        place = self._places[run]
-        segment, offset = place >> OFFSET_BITS, place & _OFFSET_MASK
+        segment, offset = self.place(index)
         held: dict[int, Entry] = {}
         for record in self._reader.records(self.number, segment, offset, self._sizes[run]):
             if record.entries:

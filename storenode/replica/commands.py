@@ -41,6 +41,8 @@ def decode(data: bytes) -> Command:
     """
     try:
         command = Command(*msgpack.unpackb(data, raw=False, use_list=False))
+        if not int is type(command.stamp_ms) is type(command.session_ms):
+            raise ValueError("times are integers")
         for client_id, sequence, acked_below, flags, ops in command.writes:
             if not int is type(client_id) is type(sequence) is type(acked_below) is type(flags):
                 raise ValueError("a write begins with four integers")

@@ -1,8 +1,7 @@
-"""Reads that wait: until their leader has proved that it leads, then until what was committed when they came
-is applied (docs/raft.md section 7).
+"""Reads that wait until what was committed when they came is applied, and since when this replica is known to
+have what its leader had (docs/raft.md section 7).
 
-Owns the reads of one partition between their arrival and the moment when they may run. Knows neither Raft nor
-the engine.
+Knows neither Raft nor the engine.
 """
 
 from __future__ import annotations
@@ -27,9 +26,6 @@ class Confirmed:
     def __init__(self) -> None:
         self._waiting: deque[tuple[int, list[Read]]] = deque()
 
-    def __len__(self) -> int:
-        return sum(len(reads) for _, reads in self._waiting)
-
     def add(self, index: int, reads: list[Read]) -> None:
         """These may run when `index` is applied. Indexes of one leader never go down; after a change of
         leaders they may, and then these wait a little longer than they must.
@@ -44,8 +40,42 @@ class Confirmed:
             ready += waiting.popleft()[1]
         return ready
 
-    def take_all(self) -> list[Read]:
-        """Takes out everything."""
-        reads = [read for _, some in self._waiting for read in some]
-        self._waiting.clear()
-        return reads
+    def late(self, now: float) -> list[Read]:
+        """Takes out those whose deadline has passed: nobody knows when their index will be applied here."""
+        late = [read for _, reads in self._waiting for read in reads if read.deadline <= now]
+        if late:
+            left = [
+                (index, [read for read in reads if read.deadline > now]) for index, reads in self._waiting
+            ]
+            self._waiting = deque((index, reads) for index, reads in left if reads)
+        return late
+
+
+class Freshness:
+    """Since when nothing is missing here that a leader had committed. One thread.
+
+    Of what was heard while something was missing, the oldest and the newest are kept: under steady writes the
+    newest is always a little ahead of what is applied.
+    """
+
+    __slots__ = ("_awaited", "_heard", "since")
+
+    def __init__(self) -> None:
+        self.since = float("-inf")
+        """When the newest commit index was heard that is applied here."""
+        self._heard = self._awaited = (self.since, 0)
+
+    def hear(self, now: float, commit: int, applied: int) -> None:
+        """A leader's commit index was `commit`."""
+        if self._heard[1] <= applied:
+            self._awaited = now, commit
+        self._heard = now, commit
+        self.advance(applied)
+
+    def advance(self, applied: int) -> None:
+        """This much is applied."""
+        if self._heard[1] <= applied:
+            self.since = self._heard[0]
+        elif self._awaited[1] <= applied:
+            self.since = self._awaited[0]
+            self._awaited = self._heard

@@ -13,8 +13,10 @@ Invariants
 - A refusal that says "nothing was applied" speaks of an attempt that is in no log and will be in none.
 - What this node proposed and then lost sight of, because it leads no more, is answered OUTCOME_UNKNOWN with
   `retry_after_ms`: asked again with RETRY, whoever leads then will know.
-- Once this copy of the data has shown damage, nothing is applied here any more, and nothing is said to peers:
-  the others go on without it.
+- Every write in `_pending` or `_logged` holds its bytes of the budget, and every read that waits is in
+  `_reading`: whatever becomes of them, each route is answered once.
+- Once this copy of the data has shown damage, or something happened that cannot, nothing is applied here any
+  more, and nothing is said to peers: the others go on without it.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from storenode.raft.messages import EntryKind, Kind, Message
 from storenode.replica import commands
 from storenode.replica.budget import Budget
 from storenode.replica.proposal import Proposal
-from storenode.replica.reads import Confirmed, Read
+from storenode.replica.reads import Confirmed, Freshness, Read
 from storenode.replica.statemachine import Outcome, StateMachine
 
 Answer = Callable[[bytes, int, int, bytes], None]
@@ -45,8 +47,10 @@ ENTRY_BYTES_MAX: Final = 1 << 20
 is one message, and heartbeats wait behind it.
 """
 
-APPLY_BYTES_MAX: Final = 8 << 20
-"""Applied in one turn, so that a replica that catches up still hears and answers."""
+READS_MAX: Final = 4096
+"""Reads of a partition that wait for a proof of leadership or for what is to be applied: a round trip of 2 ms
+at two million reads a second. When there are more, it is a quorum that they wait for, and it is not there.
+"""
 
 ROUTES_MAX: Final = 8  # attempts of one write that wait together: more than an SDK makes in one log write
 BUSY_RETRY_MS: Final = 20  # a few log writes
@@ -56,6 +60,7 @@ PRESSURE_STOP: Final = 2
 
 _TIMEOUT = encode_error("the deadline passed before the write was proposed; nothing was applied")
 _READ_TIMEOUT = encode_error("the deadline passed before the read could be served")
+_MANY_READS = encode_error("too many reads of this partition wait already", retry_after_ms=BUSY_RETRY_MS)
 _OVER_BUDGET = encode_error("too many bytes of writes in flight on this store", retry_after_ms=BUSY_RETRY_MS)
 _MANY_ATTEMPTS = encode_error("too many attempts of this write wait already", retry_after_ms=BUSY_RETRY_MS)
 _PRESSURE = encode_error("compaction is behind, writes wait for it", retry_after_ms=PRESSURE_RETRY_MS)
@@ -95,18 +100,21 @@ class Replica:
         self._pending: list[Proposal] = []
         self._logged: dict[int, tuple[int, list[Proposal]]] = {}
         self._in_flight: dict[tuple[int, int], Proposal] = {}
+        self._reading: dict[Read, None] = {}
         self._confirmed = Confirmed()
         self._led_term = 0  # the term in which this node leads and has applied all that was before
         self._led_since = 0.0
         self._session_base = 0
         self._stamp = 0
-        self._heard_at = float("-inf")
-        self._heard_commit = 0
+        self._freshness = Freshness()
+        self._followed_term = (
+            0  # whose leader has committed an entry of it, so that its commit index is no older
+        )
 
     @property
     def idle(self) -> bool:
-        """Nobody waits for a write."""
-        return not self._pending and not self._logged
+        """Nobody waits for a write or a read."""
+        return not self._pending and not self._logged and not self._reading
 
     # -- from routers
 
@@ -115,15 +123,14 @@ class Replica:
         raft = self.raft
         if self.failure is not None:
             self._refuse(route)
-        elif mode > LEASE and self._heard_at >= now - mode / 1000 and self._fresh():
+        elif mode > LEASE and self._freshness.since >= now - mode / 1000:
             self._serve(Read(route, ops, deadline))
         elif raft.role is not Role.LEADER:
             self._refuse(route)
         elif mode >= LEASE and raft.lease_until > now:
             self._serve_leased(Read(route, ops, deadline))
         else:
-            raft.read_index(Read(route, ops, deadline))
-            self._on_dirty(self)
+            self._confirm(Read(route, ops, deadline))
 
     def propose(
         self,
@@ -190,18 +197,41 @@ class Replica:
         """Takes a Raft message."""
         if self.failure is not None:
             return
-        raft = self.raft
-        raft.step(message)
-        if message.kind in (Kind.APPEND, Kind.HEARTBEAT) and message.term == raft.term:
-            self._heard_at = now
-            self._heard_commit = raft.commit
+        try:
+            self.raft.step(message)
+        except Exception as error:  # noqa: BLE001 - this log contradicts the leader's
+            self.fail(error)
+            return
+        kind = message.kind
+        if (kind == Kind.APPEND or kind == Kind.HEARTBEAT) and message.term == self.raft.term:
+            self._hear_commit(message, now)
         self._on_dirty(self)
+
+    def _hear_commit(self, message: Message, now: float) -> None:
+        """What a leader said is committed, which may be more than what is here. Only of a leader that has
+        committed an entry of its own term: before, leaders before it may have committed more.
+        """
+        applied = self.machine.position.index
+        if message.kind == Kind.HEARTBEAT:
+            if message.b == message.term:
+                self._followed_term = message.term
+                self._freshness.hear(now, message.a, applied)
+        elif self._followed_term == message.term:
+            self._freshness.hear(now, message.c, applied)
 
     def tick(self) -> None:
         """One tick of Raft's time has passed."""
-        if self.failure is None:
+        if self.failure is not None:
+            return
+        try:
             self.raft.tick()
-            self._on_dirty(self)
+        except Exception as error:  # noqa: BLE001 - as in `step`
+            self.fail(error)
+            return
+        if self._reading:
+            for read in self._confirmed.late(self._clock.monotonic()):
+                self._answer_read(read, Status.TIMEOUT, _READ_TIMEOUT)
+        self._on_dirty(self)
 
     # -- once per turn, in this order
 
@@ -246,24 +276,24 @@ class Replica:
             for proposal in late:
                 self._cancel(proposal, Status.TIMEOUT, _TIMEOUT)
 
-    def apply(self, now: float) -> bool:
-        """Applies what is committed, answers, serves the reads that are due. Whether there may be more."""
+    def apply(self, now: float, bytes_max: int) -> None:
+        """Applies what is committed, about `bytes_max` bytes of it, answers, serves the reads that are due.
+        Dirty again, if there may be more.
+        """
         raft = self.raft
-        index, entries = raft.take_committed(APPLY_BYTES_MAX)
-        try:
+        index, entries = raft.take_committed(bytes_max)
+        if entries:
             for entry in entries:
                 self._apply_entry(index, *entry)
                 index += 1
-        except Exception as error:  # noqa: BLE001 - whatever it is, this state is not the others' any more
-            self._fail(error)
-            return False
-        if entries:
             raft.applied(index - 1)
+            self._freshness.advance(index - 1)
             self._begin_to_lead(now)
-        self._finish_reads()
+            self._on_dirty(self)  # for the rest, and for what Raft makes of what is applied
+        if self._reading:
+            self._finish_reads()
         if self._logged and raft.role is not Role.LEADER:
             self._lose_sight()
-        return bool(entries)
 
     def _apply_entry(self, index: int, term: int, kind: int, data: bytes) -> None:
         if kind == EntryKind.NORMAL:
@@ -278,13 +308,15 @@ class Replica:
         if logged is None:
             return
         logged_term, proposals = logged
-        if logged_term == term:
-            for proposal, (status, body) in zip(proposals, outcomes, strict=True):
-                self._cancel(proposal, status, body)
-        else:  # another leader's entry has the place: this one will never be applied
-            body = self._not_leader()
-            for proposal in proposals:
-                self._cancel(proposal, Status.NOT_LEADER, body)
+        if logged_term != term:  # another leader's entry has the place: this one will never be applied
+            outcomes = [(Status.NOT_LEADER, self._not_leader())] * len(proposals)
+        waiting = iter(proposals)
+        try:
+            for status, body in outcomes:
+                self._cancel(next(waiting), status, body)
+        except Exception:
+            self._logged[index] = logged_term, list(waiting)  # `fail` answers them
+            raise
 
     def _begin_to_lead(self, now: float) -> None:
         raft, position = self.raft, self.machine.position
@@ -304,50 +336,83 @@ class Replica:
 
     # -- reads
 
-    def _fresh(self) -> bool:
-        return self.machine.position.index >= self._heard_commit
+    def _confirm(self, read: Read) -> None:
+        """Lets it wait until a quorum says that this node leads."""
+        if self._hold(read):
+            self.raft.read_index(read)
+            self._on_dirty(self)
+
+    def _hold(self, read: Read) -> bool:
+        """Whether there is room for one more that waits."""
+        if len(self._reading) >= READS_MAX:
+            self._answer(*read.route, Status.BUSY, _MANY_READS)
+            return False
+        self._reading[read] = None
+        return True
 
     def _finish_reads(self) -> None:
         raft, confirmed = self.raft, self._confirmed
         for index, reads in raft.take_reads():
             confirmed.add(index, reads)  # type: ignore[arg-type]  # Raft gives back what it was given
         for read in raft.take_failed_reads():
-            self._refuse(read.route)  # type: ignore[attr-defined]
+            self._answer_read(read, Status.NOT_LEADER, self._not_leader())  # type: ignore[arg-type]
         for read in confirmed.due(self.machine.position.index):
             self._serve(read)
 
     def _serve(self, read: Read) -> None:
         """Reads that come in now would see no less."""
         if self._clock.monotonic() >= read.deadline:
-            self._answer(*read.route, Status.TIMEOUT, _READ_TIMEOUT)
-            return
-        self._answer(*read.route, *self._results(read.ops))
+            self._answer_read(read, Status.TIMEOUT, _READ_TIMEOUT)
+        else:
+            self._answer_read(read, *self._results(read.ops))
 
     def _serve_leased(self, read: Read) -> None:
+        """At once, if all is applied here that a client may have heard of: what this leader has committed may
+        have been applied elsewhere, and answered there.
+        """
+        raft = self.raft
+        commit = raft.commit
+        if self.machine.position.index < commit:
+            if self._clock.monotonic() >= raft.lease_until:
+                self._confirm(read)
+            elif self._hold(read):
+                self._confirmed.add(commit, [read])
+                self._on_dirty(self)
+            return
         status, body = self._results(read.ops)
-        if self._clock.monotonic() < self.raft.lease_until:
+        if self._clock.monotonic() < raft.lease_until:
             self._answer(*read.route, status, body)
         else:  # this process stood still in between
-            self.raft.read_index(read)
-            self._on_dirty(self)
+            self._confirm(read)
+
+    def _answer_read(self, read: Read, status: int, body: bytes) -> None:
+        self._reading.pop(read, None)
+        self._answer(*read.route, status, body)
 
     def _results(self, ops: bytes) -> Outcome:
         try:
             return Status.OK, self.machine.engine.read(ops, self._clock.wall_ms())
         except KVError as error:
             return error.status, encode_error(error.message, **error.details)
+        except Exception as error:  # noqa: BLE001 - the disk refuses; one read must not cost the others
+            _log.error("read_failed", partition=self.partition, error=f"{type(error).__name__}: {error}")
+            return Status.INTERNAL, encode_error(f"the read failed on this store: {error}")
 
     def installed(self, now: float) -> None:
         """A snapshot is in the state machine and the log is cut behind it."""
         machine = self.machine
         self.raft.restore(machine.position.index, machine.position.term, machine.configuration)
+        self._freshness.advance(machine.position.index)
         self._lose_sight()
         self._finish_reads()
         self._on_dirty(self)
 
     # -- the end of things
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
+        """Whatever it is, this replica cannot be trusted to be what the others are: it ends here."""
+        if self.failure is not None:
+            return
         reason = f"{type(error).__name__}: {error}"
         self.failure = f"partition {self.partition} is out of service on this store: {reason}"
         _log.error("replica_failed", partition=self.partition, error=reason, exc_info=True)
@@ -356,8 +421,8 @@ class Replica:
         body = self._not_leader()
         for proposal in pending:
             self._cancel(proposal, Status.NOT_LEADER, body)
-        for read in self._confirmed.take_all():
-            self._refuse(read.route)
+        for read in list(self._reading):
+            self._answer_read(read, Status.NOT_LEADER, body)
 
     def _cancel(self, proposal: Proposal, status: int, body: bytes) -> None:
         """Answers a write; it is under way no more."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from struct import Struct
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import attrs
 import msgpack
@@ -41,7 +41,7 @@ _VERDICTS: Final = {
 
 
 class EngineFace(Protocol):
-    """What a replica needs of an unlogged `storenode.engine.Engine`."""
+    """What a replica needs of a `storenode.engine.replica_engine.ReplicaEngine`."""
 
     on_retire: Callable[[], bytes]
 
@@ -85,12 +85,14 @@ class StateMachine:
         self.configuration = founders
         self.session_ms = 0
         self.stamp_ms = 0
-        self._load(engine.state)
+        if engine.state:
+            self._become(_decode(engine.state))
         engine.on_retire = self.dump
 
     def apply(self, index: int, term: int, data: bytes) -> list[Outcome]:
         """Applies a NORMAL entry; one outcome for each of its writes. Corruption: this copy of the data is
-        damaged, or the log is; nothing must be applied to it any more.
+        damaged, or the log is. InvalidRequest: the leader took in what this software does not know; others
+        may have executed it. After any exception nothing must be applied any more.
         """
         outcomes: list[Outcome] = []
         if data:
@@ -127,12 +129,23 @@ class StateMachine:
     def durable(self) -> Position:
         """What the engine's tables hold: what the log need not keep for this replica."""
         recorded = self.engine.flushed_state
-        return _position(recorded) if recorded else FOUNDED
+        return position_of(recorded) if recorded else FOUNDED
 
     def install(self, examined: Any) -> None:
-        """Becomes what a checkpoint of another replica holds, which `engine.examine` has looked at."""
+        """Becomes what a checkpoint of another replica holds, which `engine.examine` has looked at.
+
+        ValueError: it is not newer than this. Corruption: it has no state that this software knows. Then, and
+        with all errors of `engine.install` but EngineFailed, nothing has changed.
+        """
+        state = examined.replica
+        found = _decode(state)
+        if found.position.index <= self.position.index:
+            raise ValueError(
+                f"a snapshot of entry {found.position.index} is not newer than entry {self.position.index},"
+                " which is applied"
+            )
         self.engine.install(examined)
-        self._load(self.engine.state)
+        self._become(found)
 
     # -- the replica state
 
@@ -142,18 +155,37 @@ class StateMachine:
         rest: bytes = msgpack.packb((configuration, self.stamp_ms, self.session_ms, self.sessions.dump()))
         return _HEAD.pack(STATE_VERSION, self.position.index, self.position.term) + rest
 
-    def _load(self, state: bytes) -> None:
-        if not state:
-            return
-        self.position = _position(state)
-        configuration, self.stamp_ms, self.session_ms, sessions = msgpack.unpackb(
-            state[_HEAD.size :], use_list=False
-        )
-        self.configuration = decode_configuration(configuration)
-        self.sessions.load(sessions)
+    def _become(self, state: _State) -> None:
+        self.position, self.configuration = state.position, state.configuration
+        self.stamp_ms, self.session_ms = state.stamp_ms, state.session_ms
+        self.sessions = state.sessions
 
 
-def _position(state: bytes) -> Position:
+class _State(NamedTuple):
+    """A replica state, decoded."""
+
+    position: Position
+    configuration: Configuration
+    stamp_ms: int
+    session_ms: int
+    sessions: SessionTable
+
+
+def _decode(state: bytes) -> _State:
+    position = position_of(state)
+    try:
+        configuration, stamp_ms, session_ms, dumped = msgpack.unpackb(state[_HEAD.size :], use_list=False)
+        sessions = SessionTable()
+        sessions.load(dumped)
+        return _State(position, decode_configuration(configuration), stamp_ms, session_ms, sessions)
+    except Exception as error:
+        raise Corruption(f"a replica state that this software does not know: {error}") from error
+
+
+def position_of(state: bytes) -> Position:
+    """How far the content is that a replica state belongs to."""
+    if len(state) < _HEAD.size:
+        raise Corruption(f"a replica state of {len(state)} bytes: it has {_HEAD.size} at least")
     version, index, term = _HEAD.unpack_from(state)
     if version != STATE_VERSION:
         raise Corruption(

@@ -38,6 +38,7 @@ class Network:
         self.applied: dict[bytes, int] = {}
         self.tables: set[tuple[bytes, int]] = set()
         self.restarts = 0
+        self.evictions = 0
         self.floors: dict[bytes, int] = {}
         self.up = [False] * ROUTERS
         self.session = Session([f"r{i}" for i in range(ROUTERS)], 5, self.random, self.now)
@@ -93,8 +94,8 @@ class Network:
             return [int(self.random.choice(refusals)), "no leader"]
         if (key, request.sequence) in self.tables:
             return [0, 1, 1]
-        if self.restarts and request.flags & protocol.FLAG_RETRY:
-            return [int(Status.OUTCOME_UNKNOWN), "it may have run before the restart"]
+        if self.evictions and request.flags & protocol.FLAG_RETRY:
+            return [int(Status.OUTCOME_UNKNOWN), "it may have run before the table's memory begins"]
         floor = self.floors[key] = max(self.floors.get(key, 0), request.acked_below)
         if request.sequence < floor:
             return [int(Status.OUTCOME_UNKNOWN), "acknowledged"]
@@ -117,11 +118,15 @@ class Network:
                 self.session.tick(self.now)
 
     def shake(self) -> None:
-        """Connections come and go, stores restart: the session tables live in memory."""
+        """Connections come and go; stores restart, which their session tables survive, unless so many others
+        wrote meanwhile that this session had to go.
+        """
         if self.random.random() < self.trouble / 10:
             self.restarts += 1
-            self.tables.clear()
-            self.floors.clear()
+            if self.random.random() < 0.5:
+                self.evictions += 1
+                self.tables.clear()
+                self.floors.clear()
         for router in range(ROUTERS):
             if self.random.random() < (0.3 if self.up[router] else 0.7):
                 self.up[router] = not self.up[router]

@@ -16,7 +16,9 @@ from tests.simulation.running import run
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
-    parser.add_argument("--seeds", default="0:100", metavar="A:B", help="from A on, before B (default: 0:100)")
+    parser.add_argument(
+        "--seeds", default="0:100", metavar="A:B", help="from A on, before B (default: 0:100)"
+    )
     parser.add_argument("--minutes", type=float, default=FAULTS_S / 60, help="simulated minutes with faults")
     parser.add_argument("--keep-going", action="store_true", help="go on after a failure")
     parser.add_argument("--verbose", action="store_true", help="print the story while it happens")

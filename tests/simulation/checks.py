@@ -51,6 +51,8 @@ class Checks:
             if index != machine.position.index + 1:
                 raise Violation(f"{store.name} p{group} applies {index} after {machine.position.index}")
             what = (term, crc32(data))
+            if not store.speaks:
+                return apply(index, term, data)
             if agreed.setdefault(index, what) != what:
                 raise Violation(
                     f"{store.name} p{group} applies {what} at {index}, another replica {agreed[index]}"
@@ -80,9 +82,8 @@ class Checks:
         agreed, raft = self.agreed[replica.partition], replica.raft
         last = max(agreed, default=0)
         if raft.last_index < last:
-            raise Violation(
-                f"{store.name} leads p{replica.partition} with a log up to {raft.last_index}; {last} was applied"
-            )
+            had = f"its log ends at {raft.last_index}"
+            raise Violation(f"{store.name} leads p{replica.partition}; {had}, {last} was applied")
         first = max(last - LOOK_BACK, store.log.group(replica.partition).first_index)
         for index in range(first, last + 1):
             if index in agreed and raft.log.term(index) != agreed[index][0]:

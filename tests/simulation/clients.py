@@ -1,5 +1,5 @@
-"""Clients in the simulated world: the real request machine (kvclient/session.py), a few things to ask for, and
-the record of what they were told.
+"""Clients in the simulated world: the real request machine (kvclient/session.py), a few things to ask for,
+and the record of what they were told.
 
 Every value that is written is unique, so a history says which write a read has seen. Reads that may be stale
 are recorded apart, for they are not linearizable. Some writes have a TTL; what becomes of these is only
@@ -9,6 +9,7 @@ compared between the replicas.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Any, NamedTuple
 
@@ -73,11 +74,13 @@ class Client:
         self.done = 0
         self._network = network
         self._settings = settings
-        self._routers = routers
+        self._routers = world.random.sample(routers, len(routers))  # in the order of its preference
+        self._places = {router.number: place for place, router in enumerate(self._routers)}
         self._book = book
         self._keys = keys
         self._random = Random(world.random.getrandbits(64))
-        self._session = Session([router.name for router in routers], number + 1, self._random, world.now)
+        names = [router.name for router in self._routers]
+        self._session = Session(names, number + 1, self._random, world.now)
         self._event: Event | None = None
         self._count = 0
         self._active = False
@@ -106,11 +109,11 @@ class Client:
         self._flush()
 
     def receive(self, router: int, frame: bytes) -> None:
-        self._session.receive(router, [frame], self.world.now)
+        self._session.receive(self._places[router], [frame], self.world.now)
         self._flush()
 
     def connection(self, router: int, connected: bool) -> None:
-        self._session.connection(router, connected, self.world.now)
+        self._session.connection(self._places[router], connected, self.world.now)
         self._flush()
 
     def _flush(self) -> None:
@@ -118,13 +121,9 @@ class Client:
         while session.outbox:
             pending = session.outbox.popleft()
             if not pending.done:
-                router, frame = self._routers[pending.router], pending.frame
-                identity = self.name.encode()
-                self._network.send(
-                    self.name,
-                    router.name,
-                    lambda router=router, frame=frame: router.deliver("requests", [identity, frame]),  # type: ignore[misc]
-                )
+                router = self._routers[pending.router]
+                arrive = partial(router.deliver, "requests", [self.name.encode(), pending.frame])
+                self._network.send(self.name, router.name, arrive)
         session.rebuilds.clear()
         if self._event is not None:
             self._event.cancel()
@@ -152,13 +151,11 @@ class Client:
             self._read_stale()
         elif choice < 0.5:
             mode = self._random.choice((protocol.LINEARIZABLE, protocol.LEASE))
-            keys = self._random.sample(self._keys, min(len(self._keys), self._random.choice((1, 1, 2))))
-            self._ask([self._get(key) for key in keys], writes=False, mode=mode)
+            self._ask([self._get(key) for key in self._pick(2)], writes=False, mode=mode)
         elif choice < 0.58:
             self._write_expiring()
         else:
-            keys = self._random.sample(self._keys, min(len(self._keys), self._random.choice((1, 1, 1, 2))))
-            self._ask([self._write(key) for key in keys], writes=True, mode=protocol.LINEARIZABLE)
+            self._ask([self._write(key) for key in self._pick(2)], writes=True, mode=protocol.LINEARIZABLE)
 
     def _ask(self, ops: list[_Op], writes: bool, mode: int) -> None:
         body = b"".join(op.encoded for op in ops)
@@ -168,6 +165,12 @@ class Client:
                 lambda pending: self._told(pending, ops),
             )
         )  # fmt: skip
+
+    def _pick(self, most: int = 1) -> list[bytes]:
+        """Keys of now: from time to time all are replaced by new ones, so that histories stay short."""
+        count = min(len(self._keys), self._random.choice((1, 1, 1, most)))
+        generation = int(self.world.now / self._settings.key_life)
+        return [b"%s.%d" % (key, generation) for key in self._random.sample(self._keys, count)]
 
     def _get(self, key: bytes) -> _Op:
         def found(result: list[Any]) -> Found | None:
@@ -212,7 +215,7 @@ class Client:
         return self._book.recorder.call(self.name, function, *arguments, key=key)
 
     def _read_stale(self) -> None:
-        key, called, bound = self._random.choice(self._keys), self.world.now, self._settings.stale_ms
+        key, called, bound = self._pick()[0], self.world.now, self._settings.stale_ms
 
         def told(pending: Pending) -> None:
             self._think()
@@ -232,7 +235,9 @@ class Client:
             (protocol.encode_put(key, b"%d" % random.randrange(10**9), ttl), protocol.encode_touch(key, ttl))
         )
         self.submit(
-            Pending(protocol.Kind.OPS, body, 1, True, 0, self._settings.timeout, lambda pending: self._think())
+            Pending(
+                protocol.Kind.OPS, body, 1, True, 0, self._settings.timeout, lambda pending: self._think()
+            )
         )
 
     # -- what it is told
@@ -245,10 +250,15 @@ class Client:
                 status, unknown = int(pending.error.status), pending.error.maybe_applied
             else:
                 result = pending.results[position]
-                status, unknown = result[0], getattr(result[1], "maybe_applied", False) if len(result) > 1 else False
+                status, unknown = (
+                    result[0],
+                    getattr(result[1], "maybe_applied", False) if len(result) > 1 else False,
+                )
             self.world.trace(self.name, op.ticket, status)
             if status in (Status.INTERNAL, Status.INVALID_REQUEST, Status.CORRUPTION):
-                raise Violation(f"{self.name} is told {Status(status).name}: {pending.error or pending.results}")
+                raise Violation(
+                    f"{self.name} is told {Status(status).name}: {pending.error or pending.results}"
+                )
             if status <= Status.NOT_AN_INTEGER:
                 recorder.ok(op.ticket, op.on_ok(result))
                 book.answered += 1

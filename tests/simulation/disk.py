@@ -70,7 +70,12 @@ class Disk:
     def _on_step(self, vfs: CrashVfs, step: Step) -> None:
         if self.fallen is not None:
             return
-        if self.log_fails and step.when == "before" and step.kind in ("write", "sync") and "/raft/" in step.path:
+        if (
+            self.log_fails
+            and step.when == "before"
+            and step.kind in ("write", "sync")
+            and "/raft/" in step.path
+        ):
             raise OSError(errno.EIO, "the disk refuses", step.path)
         if self.steps_until_death:
             self.steps_until_death -= 1

@@ -123,12 +123,20 @@ class Machine:
         this life only.
         """
         life = self.life
-        return self.world.after(seconds, lambda: action() if self.life == life else None)
+
+        def happen() -> None:
+            if self.life == life:
+                action()
+                self.after_event()
+
+        return self.world.after(seconds, happen)
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> SimulatedTimer:
         """As of the reactor: seconds of this machine's clock."""
         timer = SimulatedTimer(callback)
-        timer.event = self.later(self.clock.ahead + seconds / self.clock.rate, lambda: self.deliver("timer", timer))
+        timer.event = self.later(
+            self.clock.ahead + seconds / self.clock.rate, lambda: self.deliver("timer", timer)
+        )
         return timer
 
     def wakeup(self) -> SimulatedWakeup:
@@ -172,3 +180,6 @@ class Machine:
 
     def end_turn(self) -> None:
         """The end of a turn."""
+
+    def after_event(self) -> None:
+        """The end of everything that happens to it."""

@@ -46,6 +46,8 @@ class Nemesis:
         """Everything is well from now on: links, disks, loops; who is down comes back."""
         self._active = False
         self._network.calm()
+        for router in self._routers:
+            router.paused_until = 0.0
         for store in self._stores:
             store.slow_disk = 1.0
             store.disk.steps_until_death = 0
@@ -102,11 +104,8 @@ class Nemesis:
         random.shuffle(names)
         if random.random() < 0.5:  # a leader, if there is one, apart from all other stores
             leaders = [store.name for store in self._stores if store.up and store.groups.leading]
-            if leaders:
-                names.remove(leaders[0])
-                names.insert(0, leaders[0])
-            routers = [name for name in names[1:] if name.startswith("r") and random.random() < 0.5]
-            side = [names[0], *routers]
+            alone = random.choice(leaders or names)
+            side = [alone, *(name for name in names if name[0] == "r" != alone[0] and random.random() < 0.5)]
         else:
             side = names[: random.randint(1, len(names) - 1)]
         others = [name for name in names if name not in side]

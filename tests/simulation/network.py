@@ -19,6 +19,7 @@ class Network:
         """(from, to) -> how many faults cut this direction."""
         self.loss = settings.loss
         self.duplication = settings.duplication
+        self._hiccups = 0.0005 if settings.fifo else 0.01  # all that comes behind one waits as well, or not
         self._world = world
         self._latency = settings.latency
         self._fifo = settings.fifo
@@ -41,10 +42,16 @@ class Network:
     def calm(self) -> None:
         """All is well from now on; what is under way arrives."""
         self.cut.clear()
-        self.loss = self.duplication = 0.0
+        self.loss = self.duplication = self._hiccups = 0.0
 
     def send(
-        self, source: str, target: str, arrive: Callable[[], object], ahead: float = 0.0, *, stream: bool = False
+        self,
+        source: str,
+        target: str,
+        arrive: Callable[[], object],
+        ahead: float = 0.0,
+        *,
+        stream: bool = False,
     ) -> None:
         """`ahead`: leaves so much later. `stream`: by a connection that keeps the order and loses nothing
         but by a cut.
@@ -57,8 +64,8 @@ class Network:
         copies = 2 if not stream and self.duplication and random.random() < self.duplication else 1
         for _ in range(copies):
             delay = ahead + self._latency * (0.2 + random.expovariate(1.0))
-            if random.random() < 0.01:
-                delay += random.choice((self._latency * 20, 0.5))
+            if random.random() < self._hiccups:
+                delay += random.choice((self._latency * 20, 0.5, 2.0))
             if self._fifo or stream:
                 last = self._last.get((source, target), 0.0)
                 when = self._last[source, target] = max(last, self._world.now + delay)

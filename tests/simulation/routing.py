@@ -57,7 +57,7 @@ class SimulatedRouter(Machine):
             random=Random(self.world.random.getrandbits(64)),
         )
         self.core.on_map(self._map.encode())
-        self._lives = {node: 0 for node in self._stores}
+        self._lives = dict.fromkeys(self._stores, 0)
         self._silent = dict.fromkeys(self._stores, 0)
         self._timer: SimulatedTimer | None = None
         self._awake_at = self.clock.monotonic()

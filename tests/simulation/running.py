@@ -37,7 +37,9 @@ def run(
     tell: Callable[[str], None] | None = None,
     on_done: Callable[[int, str, str], None] | None = None,
 ) -> Failure | None:
-    """Runs seeds until one fails. `tell` gets every line of the story; `on_done` (seed, trace hash, summary)."""
+    """Runs seeds until one fails. `tell` gets every line of the story, `on_done` (seed, trace hash, summary)
+    of each that passed.
+    """
     for seed in seeds:
         world, summary, error = simulate(seed, faults_s, tell)
         if error is not None:

@@ -24,6 +24,8 @@ class Settings(NamedTuple):
     lanes: int
     """Requests that a client has under way at once."""
     keys: int
+    key_life: float
+    """After so long clients turn to new keys."""
     think: float
     """Longest pause of a lane between two requests."""
     timeout: float
@@ -51,17 +53,23 @@ def draw(random: Random) -> Settings:
     """The settings of a seed."""
     stores = random.choice((3, 3, 3, 3, 3, 5, 5, 1))
     calm = random.random() < 0.1
-    faults = () if calm else tuple(fault for fault in FAULTS if random.random() < 0.4)
-    segment = random.choice((1500, 4000, 16000))
+    likely = random.choice((0.15, 0.4, 0.6))
+    faults = (
+        ()
+        if calm
+        else tuple(fault for fault in FAULTS if random.random() < (0.7 if fault == "partition" else likely))
+    )
+    segment = random.choice((600, 1500, 4000, 16000))
     return Settings(
         stores=stores,
         replicas=stores if stores < 5 else random.choice((3, 5)),
-        partitions=random.choice((1, 1, 2, 4)),
-        routers=random.choice((1, 2)),
+        partitions=random.choice((1, 1, 1, 2, 4)),
+        routers=random.choice((1, 2, 2)),
         clients=random.randint(2, 6),
         lanes=random.choice((1, 1, 2, 3)),
         keys=random.choice((1, 3, 6)),
-        think=random.choice((0.1, 0.3, 0.8)),
+        key_life=random.choice((2.0, 6.0, 1000.0)),
+        think=random.choice((0.1, 0.2, 0.6)),
         timeout=random.choice((1.0, 3.0, 5.0)),
         latency=random.choice((0.0005, 0.002, 0.01, 0.03)),
         fifo=random.random() < 0.5,
@@ -71,10 +79,10 @@ def draw(random: Random) -> Settings:
         turn=random.choice((0.0002, 0.002, 0.01)),
         memtable_bytes=random.choice((1, 600, 3000, 20000)),
         segment_bytes=segment,
-        log_bytes_max=segment * random.choice((1, 2, 4)),
+        log_bytes_max=segment * random.choice((1, 1, 2)),
         log_cache_bytes=random.choice((0, 2000, 1 << 20)),
         faults=faults,
-        fault_interval=random.choice((0.5, 1.5, 4.0)),
-        restart=random.choice((0.2, 1.0, 4.0)),
+        fault_interval=random.choice((1.0, 2.0, 4.0)),
+        restart=random.choice((0.2, 0.5, 3.0)),
         stale_ms=random.choice((50, 300, 2000)),
     )

@@ -86,12 +86,15 @@ class SimulatedPuller:
         del self._jobs[group]
         if (goodbye := job.pull.goodbye()) is not None:
             self._ask(job.endpoint, goodbye)
-        self._store.world.note(f"{self._store.name} p{group} pull: {type(outcome).__name__}")
+        reason = outcome.reason.replace(self._store.disk.path, "") if isinstance(outcome, Failed) else "done"
+        self._store.world.note(f"{self._store.name} p{group} pull: {reason}")
         job.on_done(outcome)
 
 
 class _Served:
-    def __init__(self, number: int, group: int, directory: str, made: Made, files: dict[str, FileMeta]) -> None:
+    def __init__(
+        self, number: int, group: int, directory: str, made: Made, files: dict[str, FileMeta]
+    ) -> None:
         self.number = number
         self.group = group
         self.directory = directory

@@ -42,7 +42,9 @@ def _check(read: StaleRead, operations: list[Operation]) -> None:
         ):
             raise Violation(f"{read}: nobody has written that")
     elif newest and not any(one.function == "delete" and one.called <= read.returned for one in operations):
-        raise Violation(f"{read} found nothing; version {newest} was seen before {horizon:.3f}, nobody deletes")
+        raise Violation(
+            f"{read} found nothing; version {newest} was seen before {horizon:.3f}, nobody deletes"
+        )
 
 
 def _version(operation: Operation) -> int:

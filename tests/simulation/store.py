@@ -13,7 +13,6 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from shared import messages
 from shared.clustermap import ClusterMap
 from shared.hashing import xxh64
 from shared.opstream import Limits
@@ -64,7 +63,7 @@ class SimulatedStore(Machine):
         self.peers: dict[int, SimulatedStore] = {}
         self.to_router: Callable[[SimulatedStore, str, bytes], None]
         self.on_death: Callable[[SimulatedStore], None]
-        self.snapshots_installed = 0
+        self._installed_before = 0
         self._network = network
         self._settings = settings
         self._map = cluster_map
@@ -90,7 +89,8 @@ class SimulatedStore(Machine):
 
     def _position(self) -> str:
         return ", ".join(
-            f"p{one.partition}: applied {one.raft.applied_index} log ..{one.raft.last_index} term {one.raft.term}"
+            f"p{one.partition}: applied {one.raft.applied_index} log ..{one.raft.last_index} "
+            f"term {one.raft.term}"
             for one in self.groups.replicas.values()
         )
 
@@ -100,17 +100,27 @@ class SimulatedStore(Machine):
             return
         self.world.note(f"{self.name} dies: {why}")
         crash = self.disk.freeze()
-        self.end_life()
-        self.snapshots_installed += self.snapshots.installed
-        self._stack.close()
+        self.close()
         self.disk.survive(crash, power_lost)
         self.on_death(self)
+
+    def close(self) -> None:
+        """Nobody uses the files any more."""
+        self.end_life()
+        self._installed_before += self.snapshots.installed
+        self._stack.close()
+
+    @property
+    def snapshots_taken(self) -> int:
+        return self._installed_before + (self.snapshots.installed if self.up else 0)
 
     def after_event(self) -> None:
         """Power was lost at a step of the disk within this event, perhaps."""
         if self.up and self.disk.fallen is not None:
             step = self.disk.fallen.step
-            self.die(True, f"power lost {step.when} {step.kind} of {os.path.relpath(step.path, self.disk.path)}")
+            self.die(
+                True, f"power lost {step.when} {step.kind} of {os.path.relpath(step.path, self.disk.path)}"
+            )
         elif self.up and self._failed:
             self.die(False, "its log failed")
 
@@ -149,7 +159,10 @@ class SimulatedStore(Machine):
         options = engine.Options(memtable_bytes=settings.memtable_bytes, compression="none")
         for partition in self._map.partitions_of(self.node):
             opened = engine.open_replica(
-                os.path.join(path, f"p{partition:04}"), options=options, shared=self._shared, engine_id=partition
+                os.path.join(path, f"p{partition:04}"),
+                options=options,
+                shared=self._shared,
+                engine_id=partition,
             )
             stack.callback(opened.close)
             founders = self._map.replicas[partition]
@@ -191,7 +204,6 @@ class SimulatedStore(Machine):
             except Exception as error:  # noqa: BLE001 - as the real one
                 result = error
             self.deliver("notified", partial(done, result))
-            self.after_event()
 
         self.later(self._disk_latency() * 3, run)
 
@@ -230,16 +242,11 @@ class SimulatedStore(Machine):
             self._jobs_scheduled = True
             self.later(self._disk_latency() * 4, self._do_jobs)
 
-    def _begin_turn(self) -> None:
-        super()._begin_turn()
-        self.after_event()
-
     def _do_jobs(self) -> None:
         """What the engines' threads have done meanwhile."""
         self._jobs_scheduled = False
         while self._shared.run_pending():
             pass
-        self.after_event()
 
     def _tick(self) -> None:
         self.call_later(TICK_S, self._tick)
@@ -270,9 +277,7 @@ class SimulatedStore(Machine):
             topic = int.from_bytes(frame[:2], "big")
             for node, peer in self.peers.items():
                 if topic in (node, EVERYBODY):
-                    self._network.send(
-                        self.name, peer.name, partial(peer.on_frame, frame), self.clock.ahead
-                    )
+                    self._network.send(self.name, peer.name, partial(peer.on_frame, frame), self.clock.ahead)
 
     def on_frame(self, frame: bytes) -> None:
         if self.up:

@@ -120,6 +120,52 @@ def test_the_raft_log_knows_files_checksums_and_shapes_only() -> None:
         )
 
 
+def foreign(path: Path) -> set[str]:
+    """Top-level names that `path` imports and that are none of ours."""
+    return {name.split(".")[0] for name in imports(path)} - set(ROOMS)
+
+
+OUTSIDE_WORLD = {"zmq", "asyncio", "socket", "select", "threading", "queue", "time", "os", "io", "pathlib"}
+
+
+def test_a_replica_knows_raft_and_neither_log_nor_engine_nor_anything_outside() -> None:
+    allowed = ("storenode.replica", "storenode.raft", "shared.clock", "shared.logs", *PUBLIC_PROTOCOL)
+    for path in sources("storenode/replica"):
+        assert not outside(path, allowed), path
+        assert not foreign(path) & OUTSIDE_WORLD, path
+
+
+@pytest.mark.parametrize(
+    ("name", "allowed"),
+    [
+        (
+            "groups.py",
+            ("storenode.raft", "storenode.raftlog", "storenode.replica", "storenode.engine.errors"),
+        ),
+        ("founding.py", ("storenode.raft", "storenode.raftlog", "storenode.replica", "storenode.groups")),
+        ("outbox.py", ("shared.frames", "shared.messages")),
+    ],
+)
+def test_what_drives_replicas_touches_no_socket_no_thread_and_no_file(
+    name: str, allowed: tuple[str, ...]
+) -> None:
+    path = ROOT / "storenode" / name
+    assert not outside(path, (*allowed, "shared.clock", "shared.logs", *PUBLIC_PROTOCOL))
+    assert not foreign(path) & OUTSIDE_WORLD
+
+
+@pytest.mark.parametrize("name", ["logthread.py", "snapshots.py"])
+def test_threads_and_snapshots_know_no_socket(name: str) -> None:
+    path = ROOT / "storenode" / name
+    assert not foreign(path) & {"zmq", "asyncio", "socket", "select"}
+    assert "shared.sockets" not in set(imports(path))
+
+
+def test_only_these_files_of_a_store_get_sockets() -> None:
+    users = {path.name for path in sources("storenode") if "shared.sockets" in set(imports(path))}
+    assert users <= {"service.py", "bus.py", "bulk.py", "node.py"}
+
+
 def test_only_the_shells_touch_zmq() -> None:
     shells = {
         "kvclient/transport.py",

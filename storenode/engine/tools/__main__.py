@@ -23,8 +23,9 @@ from storenode.engine.tools.places import USAGE, Refused, Site, find_site, held
 from storenode.engine.tools.printing import ENCODINGS, FORMATS, Printer
 from storenode.engine.tools.repair import repair
 from storenode.engine.tools.stats import stats
+from storenode.engine.tools.storelog import OpenLog, no_log
 from storenode.engine.tools.tablefile import Damage, TableFile
-from storenode.engine.tools.verify import verify
+from storenode.engine.tools.verify import replica_states, verify
 from storenode.engine.vfs import Vfs
 
 OK, ERROR, NOT_FOUND, PARTIAL, DAMAGED, INTERRUPTED, BROKEN_PIPE = 0, 1, 3, 10, 11, 130, 141
@@ -68,14 +69,14 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Run one tool; its exit code."""
+def run(arguments: Sequence[str], open_log: OpenLog = no_log) -> int:
+    """Run one tool; its exit code. `open_log` knows the log that the engines of a store share."""
     shows_traceback = "--traceback" in arguments
     try:
         options = parser().parse_args(arguments)
         printer = Printer(sys.stdout.buffer, options.format, options.encoding)
         try:
-            return _run(options, printer)
+            return _run(options, printer, open_log)
         finally:
             printer.close()
     except Refused as error:
@@ -98,21 +99,35 @@ def run(arguments: Sequence[str]) -> int:
         return ERROR
 
 
-def _run(options: argparse.Namespace, printer: Printer) -> int:
+def _run(options: argparse.Namespace, printer: Printer, open_log: OpenLog) -> int:
     vfs = Vfs()
     if options.verb == "dump-table":
         return _dump_table(vfs, options, printer)
     site = find_site(vfs, options.directory)
     if options.verb == "repair":
         with held(vfs, site, exclusive=options.yes):
-            return int(repair(vfs, site, printer, salvage=options.salvage, do_it=options.yes))
+            code = int(repair(vfs, site, printer, salvage=options.salvage, do_it=options.yes))
+            return _judge_log(vfs, site, open_log) or code
     with held(vfs, site, exclusive=False):
         if options.verb == "find":
             key = _key(options.key, options.encoding)
-            found, sound = find(vfs, site, key, printer, everywhere=options.all)
+            found, sound = find(vfs, site, key, printer, everywhere=options.all, log=open_log(site))
             return DAMAGED if not sound else OK if found else NOT_FOUND
-        tool = {"verify": verify, "stats": stats, "dump-manifest": dump_manifest}[options.verb]
+        if options.verb == "verify":
+            return OK if verify(vfs, site, printer, open_log(site)) else DAMAGED
+        tool = {"stats": stats, "dump-manifest": dump_manifest}[options.verb]
         return OK if tool(vfs, site, printer) else DAMAGED
+
+
+def _judge_log(vfs: Vfs, site: Site, open_log: OpenLog) -> int:
+    """A log that its peers have as well is not repaired: a part of it taken out was acknowledged, perhaps."""
+    log = open_log(site)
+    if log is None:
+        return OK
+    problems = log.check(replica_states(vfs, site)).problems
+    for _, damage in problems:
+        _say(f"error: {damage}. This cannot be repaired: the store's peers have what it lost (LOG_DAMAGED)")
+    return DAMAGED if problems else OK
 
 
 def _dump_table(vfs: Vfs, options: argparse.Namespace, printer: Printer) -> int:

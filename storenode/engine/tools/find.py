@@ -11,6 +11,7 @@ from storenode.engine.tools.logfile import LogFile, Record, operations
 from storenode.engine.tools.places import Place, Site, partition_of
 from storenode.engine.tools.printing import Cell, Printer
 from storenode.engine.tools.records import read_manifest
+from storenode.engine.tools.storelog import StoreLog
 from storenode.engine.tools.tablefile import KINDS, Damage, DataBlock, TableFile
 from storenode.engine.version import TableMeta
 from storenode.engine.vfs import Vfs
@@ -55,7 +56,9 @@ class Found:
             self.problems.append((str(error.filename), None, error.strerror or str(error)))
 
 
-def find(vfs: Vfs, site: Site, key: bytes, printer: Printer, *, everywhere: bool) -> tuple[bool, bool]:
+def find(
+    vfs: Vfs, site: Site, key: bytes, printer: Printer, *, everywhere: bool, log: StoreLog | None = None
+) -> tuple[bool, bool]:
     """(found, sound): whether there is a record of the key, and whether all that was looked at could be read.
 
     In a store's directory only the key's own partition is searched, unless `everywhere` or its number is not
@@ -68,6 +71,9 @@ def find(vfs: Vfs, site: Site, key: bytes, printer: Printer, *, everywhere: bool
         records = manifest.of(place.engine_id)
         known = records.tables
         found.deleted_below = 0
+        if log is not None:
+            state = records.state.state.replica if records.state else None
+            _guarded(found, lambda: _search_store_log(log, place, key, state, found))  # noqa: B023
         files = place.files(vfs)
         for number, path in sorted(files.logs.items(), reverse=True):
             _guarded(found, lambda: _search_log(vfs, place, number, path, key, found))  # noqa: B023 - runs at once
@@ -95,6 +101,12 @@ def _guarded(found: Found, search: object) -> None:
         search()
     except (Damage, OSError) as error:
         found.problem(error)
+
+
+def _search_store_log(log: StoreLog, place: Place, key: bytes, replica: bytes | None, found: Found) -> None:
+    """Entries have no sequence there: what it is, is known when they are applied."""
+    for one in log.find(place.engine_id, key, replica):
+        found.row(place.engine_id, one.file, None, one.offset, None, one.name, None, one.value_size, one.note)
 
 
 def _search_log(vfs: Vfs, place: Place, number: int, path: str, key: bytes, found: Found) -> None:

@@ -10,6 +10,8 @@ from storenode.engine.tools.examine import examine_levels, examine_logs, examine
 from storenode.engine.tools.places import Place, Site
 from storenode.engine.tools.printing import Printer
 from storenode.engine.tools.records import EngineRecords, Manifest, read_manifest
+from storenode.engine.tools.storelog import COLUMNS as LOG_COLUMNS
+from storenode.engine.tools.storelog import StoreLog
 from storenode.engine.tools.tablefile import Damage
 from storenode.engine.vfs import Vfs
 
@@ -35,8 +37,8 @@ class Checked(NamedTuple):
     problems: int
 
 
-def verify(vfs: Vfs, site: Site, printer: Printer) -> bool:
-    """Print what is wrong as it is found; True if nothing is."""
+def verify(vfs: Vfs, site: Site, printer: Printer, log: StoreLog | None = None) -> bool:
+    """Print what is wrong as it is found; True if nothing is. `log`: the one that all engines share."""
     manifest = read_manifest(vfs, site.manifest_directory)
     notes: list[Finding] = []
     checked: list[Checked] = []
@@ -54,13 +56,33 @@ def verify(vfs: Vfs, site: Site, printer: Printer) -> bool:
         for finding in found:
             printer.row(*finding)
         checked.append(Checked(place.engine_id, *counts, len(found)))
+    report = None if log is None else log.check(_states(site, manifest))
+    if report is not None:
+        for partition, damage in report.problems:
+            printer.row(partition, damage.path, damage.offset, damage.what)
+        notes += [Finding(number, note.path, note.offset, note.what) for number, note in report.notes]
     printer.section("notes", COLUMNS)
     for note in notes:
         printer.row(*note)
     printer.section("checked", ("partition", *Checked._fields[1:]))
     for engine in checked:
         printer.row(*engine)
-    return not general and not any(engine.problems for engine in checked)
+    if report is not None:
+        printer.section("log", LOG_COLUMNS)
+        if report.counts is not None:
+            printer.row(*report.counts)
+    sound = not general and not any(engine.problems for engine in checked)
+    return sound and (report is None or not report.problems)
+
+
+def replica_states(vfs: Vfs, site: Site) -> dict[int, bytes | None]:
+    """The replica state of each engine; None of one that is no replica's."""
+    return _states(site, read_manifest(vfs, site.manifest_directory))
+
+
+def _states(site: Site, manifest: Manifest) -> dict[int, bytes | None]:
+    states = {place.engine_id: manifest.of(place.engine_id).state for place in site.places}
+    return {number: state.state.replica if state else None for number, state in states.items()}
 
 
 def _has_tables(vfs: Vfs, site: Site) -> bool:

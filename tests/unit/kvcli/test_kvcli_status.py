@@ -93,6 +93,20 @@ def printed(answer: dict[str, Any], form: str = "table", partitions: bool = Fals
     return stream.getvalue().decode(), code
 
 
+def test_what_a_store_says_of_its_own_trouble_is_a_problem() -> None:
+    answer = healthy()
+    answer["nodes"][1] |= {
+        "failed": {"2": "partition 2 is out of service on this store: Corruption: 000007.sst"},
+        "failing_jobs": ["flush: No space left on device"],
+    }
+    assert problems(answer) == [
+        "store2 does not serve 1 of its replicas: "
+        "partition 2 is out of service on this store: Corruption: 000007.sst",
+        "store2 cannot flush or compact: flush: No space left on device",
+    ]
+    assert printed(answer)[1] == Exit.DEGRADED
+
+
 @pytest.mark.parametrize(
     ("name", "answer", "partitions", "code"),
     [

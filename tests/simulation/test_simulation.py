@@ -1,0 +1,67 @@
+"""Many seeds of the simulation, and what makes a seed worth something: that it is the same run each time.
+
+RINGKV_SIMULATION_SEEDS says how many seeds the long run takes (`-m long`).
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shared import logs
+from tests.simulation import run
+from tests.simulation.cluster import simulate
+
+SEEDS = 100
+"""About a minute on a machine that does nothing else."""
+
+CHUNK = 10
+LONG_FIRST = 100_000
+SEEDS_LONG = int(os.environ.get("RINGKV_SIMULATION_SEEDS", "2000"))
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> None:
+    logs.configure("error", "console")
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+def test_whatever_goes_wrong_nothing_acknowledged_is_lost(first: int) -> None:
+    failure = run(range(first, first + CHUNK))
+    assert failure is None, str(failure)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(0)
+def test_many_more_seeds() -> None:
+    failure = run(range(LONG_FIRST, LONG_FIRST + SEEDS_LONG))
+    assert failure is None, str(failure)
+
+
+def test_a_seed_is_the_same_run_each_time() -> None:
+    first, summary, error = simulate(5, 8.0)
+    again, *_ = simulate(5, 8.0)
+    assert error is None
+    assert first.digest == again.digest
+    assert simulate(6, 8.0)[0].digest != first.digest
+    for hash_seed in ("1", "2"):
+        program = (
+            "from shared import logs; logs.configure('error', 'console')\n"
+            "from tests.simulation.cluster import simulate\n"
+            "print(simulate(5, 8.0)[0].digest)"
+        )
+        environment = dict(os.environ, PYTHONHASHSEED=hash_seed)
+        printed = subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert printed.stdout.strip() == first.digest, summary
