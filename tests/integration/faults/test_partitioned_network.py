@@ -23,7 +23,7 @@ CUT_SECONDS = 1.2
 GIVEN_UP_SECONDS = 4.5
 """After so long a silence a router takes a store for lost (router/backends.py)."""
 
-SHORT_FAULTS = 5
+SHORT_FAULTS = 4
 """Of the list, in the short form: each is an election and a recovery, of seconds."""
 
 PROBE_SECONDS = 20.0

@@ -50,7 +50,7 @@ def pause_routers(trial: Trial) -> None:
     for router in trial.cluster.routers.values():
         router.pause()
         trial.workload.wait_for_writes()
-        trial.hold(PAUSE_SECONDS)
+        trial.hold(PAUSE_SECONDS / 2)
         router.resume()
         trial.workload.wait_for_writes()
 
