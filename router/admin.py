@@ -1,4 +1,5 @@
-"""The operators' commands: `status`, `route`, `ready` (docs/protocol.md section 6).
+"""The operators' commands: `status`, `route`, `ready`, and `group`, which `router.groupcommands` carries out
+(docs/protocol.md section 6).
 
 Owns their arguments and answers, and the rounds of questions that they put to the stores. Must not know
 sockets or the way of ordinary requests. `ready` refuses when a partition has no leader that answers;
@@ -20,7 +21,8 @@ import msgpack
 
 from kvclient.errors import InvalidRequest, Status, Unsupported
 from kvclient.protocol import KEY_BYTES_MAX, Kind, encode_error
-from router import groups
+from router import groupcommands, groups
+from router.groupcommands import Asker, Respond
 from router.topology import Topology, ranges
 from shared.hashing import hashed_part, partition_of
 
@@ -28,7 +30,6 @@ BODY_BYTES_MAX = KEY_BYTES_MAX + 256  # the longest command is `route` with the 
 ROUNDS_MAX = 64  # operators and probes, not traffic
 STATUS_SECONDS_MAX = 2.0  # a live store answers in milliseconds; a screen should not wait for a dead one
 
-Respond = Callable[[bytes, int, int, int, bytes], None]  # client, kind, request id, status, body
 Figures = dict[int, dict[str, Any]]  # by node, of those that have answered
 Then = Callable[[Figures, float], None]  # what follows a round, and when it ended
 
@@ -40,14 +41,6 @@ class Command(NamedTuple):
     key: bytes
 
 
-class Asker(NamedTuple):
-    """Who gave the command, and until when the answer is of use."""
-
-    client: bytes
-    request_id: int
-    deadline: float
-
-
 class _Round(NamedTuple):
     deadline: float
     waiting: set[int]
@@ -55,7 +48,7 @@ class _Round(NamedTuple):
     then: Then
 
 
-def decode_command(body: bytes) -> Command:
+def decode_command(body: bytes) -> Command | groupcommands.Command:
     """The command in an ADMIN body; InvalidRequest or Unsupported says what is wrong with it."""
     if len(body) > BODY_BYTES_MAX:
         raise InvalidRequest("an admin command is short", limit=BODY_BYTES_MAX, size=len(body))
@@ -72,8 +65,10 @@ def decode_command(body: bytes) -> Command:
             raise InvalidRequest(f"route takes one key of 1 to {KEY_BYTES_MAX} bytes")
         case ["status" | "ready" as name, *_]:
             raise InvalidRequest(f"{name} takes no arguments")
+        case ["group", *_]:
+            return groupcommands.decode_group(fields)
         case [str(name), *_]:
-            raise Unsupported(f"unknown admin command {name[:40]!r}; known: status, route, ready")
+            raise Unsupported(f"unknown admin command {name[:40]!r}; known: status, route, ready, group")
     raise InvalidRequest("an admin command begins with its name")
 
 
@@ -107,8 +102,9 @@ class StatusRounds:
         """Where a key lives: the replicas of its partition are asked who leads."""
         known = self._topology.map
         assert known is not None
-        replicas = known.replicas[partition_of(key, known.bits)]
-        asked = [node for node in replicas if node in self._topology.queues]
+        partition = partition_of(key, known.bits)
+        leader = self._topology.leaders[partition]  # may be none of the map's replicas
+        asked = [node for node in {*known.replicas[partition], leader} if node in self._topology.queues]
         self._ask(asker, asked, now, asker.deadline, partial(self._end_route, asker, key))
 
     def ready(self, asker: Asker, now: float, proceed: Callable[[float], None]) -> None:
@@ -212,7 +208,7 @@ class StatusRounds:
             "epoch": known.epoch,
             "replicas": [
                 {"id": node, "name": known.node(node).name, "leader": node == leader}
-                for node in known.replicas[partition]
+                for node in (groups.members(row) if row else known.replicas[partition])
             ],
             "state": "up" if leader in self._topology.queues else "down",
         }
@@ -256,14 +252,16 @@ def _unled(table: list[dict[str, Any]]) -> dict[int, list[int]]:
 
 
 def _add_totals(nodes: list[dict[str, Any]], table: list[dict[str, Any]]) -> None:
-    """How many partitions a node leads, and the largest lag of its replicas; None if it is silent."""
+    """How many partitions a node has and leads, and the largest lag of its replicas; None if it is silent."""
     led = Counter(row["leader"] for row in table)
+    held = Counter(node for row in table for node in groups.members(row))
     lags: dict[int, int] = {}
     for row in table:
         for replica in row["replicas"]:
             if replica["up"] and replica["lag"] is not None:
                 lags[replica["id"]] = max(lags.get(replica["id"], 0), replica["lag"])
     for node in nodes:
+        node["partitions"] = held[node["id"]]
         node["leads"] = None if node["state"] == "down" else led[node["id"]]
         node["lag"] = lags.get(node["id"])
 

@@ -91,6 +91,11 @@ class Backends:
             if node in core.outbox_stores:
                 self._by_node[node].send(messages.encode_status_request(token))
         core.outbox_status.clear()
+        for node, request in core.outbox_groups:
+            frame = messages.encode_group_request(request)
+            if node not in core.outbox_stores or not self._by_node[node].send(frame):
+                core.on_group_unsent(node, request.token)
+        core.outbox_groups.clear()
         if core.should_ask_map():
             self._ask_map()
 
@@ -185,6 +190,8 @@ class Backends:
                     )
             case messages.StatusReply():
                 self._core.on_status_reply(backend.node, message.token, message.figures)
+            case messages.GroupReply():
+                self._core.on_group_reply(backend.node, message.token, message.status, message.body)
             case messages.Fault():
                 raise ProtocolError(f"the store did not understand a frame of ours: {message.message[:200]}")
 

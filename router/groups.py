@@ -88,10 +88,10 @@ def table(known: ClusterMap, views: Views) -> list[dict[str, Any]]:
 
 def row(known: ClusterMap, partition: int, views: Views) -> dict[str, Any]:
     """One partition: its leader (0 = none known), term, indexes of the leader, and its replicas."""
-    replicas = known.replicas[partition]
-    here = {node: views[node][partition] for node in replicas if partition in views.get(node, ())}
+    here = {node: view[partition] for node, view in views.items() if partition in view}
     leader, term = leader_of(here)
     leading = here.get(leader)
+    replicas = _members(known, partition, leading)
     commit = leading.commit if leading else max((view.commit or 0 for view in here.values()), default=None)
     match = leading.match if leading else {}
     return {
@@ -105,6 +105,23 @@ def row(known: ClusterMap, partition: int, views: Views) -> dict[str, Any]:
         "learners": leading.learners if leading else [],
         "replicas": [_replica(node, here.get(node), commit, match.get(node)) for node in replicas],
     }
+
+
+def members(row: Mapping[str, Any]) -> list[int]:
+    """The nodes of a row's replicas."""
+    return [replica["id"] for replica in row["replicas"]]
+
+
+def _members(known: ClusterMap, partition: int, leading: Group | None) -> list[int]:
+    """What the leader says, in the order of the map as far as that goes; without a leader, the map."""
+    replicas = known.replicas[partition]
+    if leading is None or not leading.voters:
+        return list(replicas)
+    found = {*leading.voters, *leading.learners}
+    moved = sorted(found.difference(replicas))
+    return [node for node in replicas if node in found] + [
+        node for node in moved if any(one.id == node for one in known.nodes)
+    ]
 
 
 def _replica(node: int, view: Group | None, commit: int | None, match: int | None) -> dict[str, Any]:

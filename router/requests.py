@@ -24,10 +24,12 @@ from kvclient.protocol import (
     pack,
 )
 from router import figures as figure
-from router.admin import Asker, StatusRounds, decode_command
+from router.admin import StatusRounds, decode_command
 from router.dispatch import Dispatch
 from router.figures import Figures
 from router.flight import NOT_SENT, Flight, Part
+from router.groupcommands import Asker, GroupCommands
+from router.groupcommands import Command as GroupCommand
 from router.responses import Responses
 from router.scatter import BarrierGather, CountGather, Gather, OpsGather, ScanGather, partition_scan
 from router.topology import Topology
@@ -79,6 +81,7 @@ class Intake:
         flight: Flight,
         dispatch: Dispatch,
         status: StatusRounds,
+        groups: GroupCommands,
         responses: Responses,
         figures: Figures,
     ) -> None:
@@ -93,6 +96,7 @@ class Intake:
         self._flight = flight
         self._dispatch = dispatch
         self._status = status
+        self._groups = groups
         self._responses = responses
         self._counters = figures.counters.values
 
@@ -252,7 +256,9 @@ class Intake:
     def _start_admin(self, caller: Caller, now: float) -> None:
         command = decode_command(caller.request.body)
         asker = Asker(caller.client, caller.request.request_id, caller.deadline)
-        if command.name == "route":
+        if isinstance(command, GroupCommand):
+            self._groups.start(asker, command, now)
+        elif command.name == "route":
             self._status.route(asker, command.key, now)
         elif command.name == "status":
             self._status.status(asker, now)

@@ -2,9 +2,9 @@
 time and chance are handed in.
 
 The caller's duties: hand in what arrives (`on_requests`, `on_batch_reply`, `on_map`, `on_backend`,
-`on_unsent`, `on_status_reply`); call `on_tick` no later than `next_due()`; at the end of each turn send and
-empty `outbox_clients`, `outbox_stores` and `outbox_status`, and put a MAP question to some store if
-`should_ask_map()`.
+`on_unsent`, `on_status_reply`, `on_group_reply`, `on_group_unsent`); call `on_tick` no later than
+`next_due()`; at the end of each turn send and empty `outbox_clients`, `outbox_stores`, `outbox_status` and
+`outbox_groups`, and put a MAP question to some store if `should_ask_map()`.
 
 Promises
 - A request that was read is answered exactly once, by its deadline, unless its client is gone.
@@ -30,6 +30,7 @@ from router.admin import StatusRounds
 from router.dispatch import Dispatch, make_tuple
 from router.figures import Figures
 from router.flight import Flight, Part
+from router.groupcommands import GroupCommands
 from router.requests import (
     MARGIN_MS,
     MARGIN_SHORT,
@@ -41,7 +42,7 @@ from router.requests import (
 from router.responses import Responses
 from router.topology import Topology
 from shared.clock import Clock
-from shared.messages import Item
+from shared.messages import GroupRequest, Item
 from shared.opstream import Limits, split
 
 # The straight line's decoder: ten plain fields. Nesting and huge announced arrays are refused before they
@@ -74,6 +75,7 @@ class Router:
         self._responses = Responses(self.figures)
         self._dispatch = Dispatch(self.topology, self.flight, self._responses, self.figures, random)
         self._status = StatusRounds(name, self.topology, self.figures.snapshot, self._responses.give)
+        self._groups = GroupCommands(self.topology, self._responses.give)
         self._intake = Intake(
             name=name,
             version=version,
@@ -83,6 +85,7 @@ class Router:
             flight=self.flight,
             dispatch=self._dispatch,
             status=self._status,
+            groups=self._groups,
             responses=self._responses,
             figures=self.figures,
         )
@@ -112,9 +115,14 @@ class Router:
         return self._status.questions
 
     @property
+    def outbox_groups(self) -> list[tuple[int, GroupRequest]]:
+        """(node id, request) of GROUP messages to send; empty it with clear()."""
+        return self._groups.outbox
+
+    @property
     def busy(self) -> bool:
         """Whether any request has not been answered yet."""
-        return bool(self.flight.parts or self._intake.early or self._status.pending)
+        return bool(self.flight.parts or self._intake.early or self._status.pending or self._groups.pending)
 
     # -- from clients
 
@@ -227,6 +235,14 @@ class Router:
         """A store's figures."""
         self._status.on_reply(node, token, figures, self._clock.monotonic())
 
+    def on_group_reply(self, node: int, token: int, status: int, body: bytes) -> None:
+        """A store's answer to a command for a group."""
+        self._groups.on_reply(node, token, status, body, self._clock.monotonic())
+
+    def on_group_unsent(self, node: int, token: int) -> None:
+        """The socket of a node did not take this command: nobody has it."""
+        self._groups.on_unsent(node, token, self._clock.monotonic())
+
     def on_backend(self, node: int, up: bool) -> None:
         """A store of the map can be sent to from now on, or cannot. What it had when it went down is lost."""
         now = self._clock.monotonic()
@@ -236,6 +252,7 @@ class Router:
         else:
             self._dispatch.unsent(node, self.topology.set_down(node), now)
             self._dispatch.lost(node, now)
+            self._groups.on_down(node, now)
 
     def on_unsent(self, node: int, items: Iterable[Item]) -> None:
         """The socket of a node did not take these items: nobody has them."""
@@ -279,6 +296,7 @@ class Router:
         self._dispatch.place_due(now)
         self._intake.expire_early(now, self._no_map)
         self._status.expire(now)
+        self._groups.on_tick(now)
 
     def on_stall(self) -> None:
         """This process stood still for longer than clients wait for an attempt.
@@ -298,5 +316,6 @@ class Router:
             self.flight.next_due(),
             self._intake.early_due,
             self._status.next_due(),
+            self._groups.next_due(),
             self.topology.next_question,
         )

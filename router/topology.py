@@ -9,7 +9,8 @@ the next replica in line (guessed), after a refusal that names nobody. What is k
 by that very node, as refusals of others may be old; what is guessed yields to any word of a store.
 
 Invariants:
-- `leaders[p]` is a replica of partition p.
+- `leaders[p]` is a node of the map: a store that was named, or has answered, may lead partition p without
+  being one of the replicas that the map gives it, as members are changed by hand.
 - `queues` has exactly the nodes of the map that are up; a queue holds what goes out at the end of this turn.
 - The epoch never goes back, and a map of another cluster is never taken.
 """
@@ -58,20 +59,23 @@ class Topology:
                 )
             if new.epoch <= self.epoch:
                 return False
+        old = new.replicas if self.map is None else self.map.replicas
         self.map = new
         self.encoded_map = encoded
         self.epoch = new.epoch
         self.bits = new.bits
         self._known = frozenset(node.id for node in new.nodes)
-        self._keep_leaders(new.replicas)
+        self._keep_leaders(old, new.replicas)
         return True
 
-    def _keep_leaders(self, table: Sequence[tuple[int, ...]]) -> None:
-        """Who led still leads, unless the partition has left it: a new map moves replicas, not leaders."""
-        before = self.leaders or [0] * len(table)
+    def _keep_leaders(self, old: Sequence[tuple[int, ...]], new: Sequence[tuple[int, ...]]) -> None:
+        """Who led still leads, unless the partition has left it: a new map moves replicas, not leaders. A
+        leader that was no replica by the old map either is none of those that left.
+        """
+        before = self.leaders or [0] * len(new)
         self.leaders = [
-            leader if leader in replicas else replicas[0]
-            for leader, replicas in zip(before, table, strict=True)
+            leader if leader in now or (leader in self._known and leader not in then) else now[0]
+            for leader, then, now in zip(before, old, new, strict=True)
         ]
         self.guessed = {
             partition for partition in self.guessed if self.leaders[partition] == before[partition]
@@ -126,10 +130,9 @@ class Topology:
 
         Whether another node that is up is known to lead now; otherwise the next replica is guessed.
         """
-        assert self.map is not None
         if self.leaders[partition] != node and partition not in self.guessed:
             return self.leaders[partition] in self.queues
-        if named != node and named in self.queues and named in self.map.replicas[partition]:
+        if named != node and named in self.queues:
             self._know(partition, named)
             return True
         if self.leaders[partition] == node:
@@ -141,8 +144,7 @@ class Topology:
 
         That counts against a guess alone: a leader that has been voted out answers what it began before.
         """
-        assert self.map is not None
-        if partition in self.guessed and node in self.map.replicas[partition]:
+        if partition in self.guessed and node in self._known:
             self._know(partition, node)
 
     def _know(self, partition: int, node: int) -> None:
@@ -157,10 +159,10 @@ class Topology:
     def _turn(self, partition: int) -> int:
         """Guess that the next replica that is up leads; 0 if there is none but the one believed in."""
         assert self.map is not None
-        replicas = self.map.replicas[partition]
-        following = replicas.index(self.leaders[partition]) + 1
-        for node in (replicas + replicas)[following : following + len(replicas) - 1]:
-            if node in self.queues:
+        replicas, believed = self.map.replicas[partition], self.leaders[partition]
+        following = replicas.index(believed) + 1 if believed in replicas else 0
+        for node in (replicas + replicas)[following : following + len(replicas)]:
+            if node in self.queues and node != believed:
                 self.leaders[partition] = node
                 self.guessed.add(partition)
                 return node

@@ -21,6 +21,7 @@ from shared import frames
 VERSION = 1
 
 UINT16_MAX = (1 << 16) - 1
+UINT32_MAX = (1 << 32) - 1
 UINT64_MAX = (1 << 64) - 1
 
 
@@ -32,12 +33,30 @@ class Kind(enum.IntEnum):
     STATUS = 3
     PING = 4
     BULK = 5
+    GROUP = 6
     BATCH_REPLY = 65
     MAP_REPLY = 66
     STATUS_REPLY = 67
     PONG = 68
     BULK_REPLY = 69
+    GROUP_REPLY = 70
     FAULT = 127
+
+
+class GroupCommand(enum.StrEnum):
+    """What a GROUP message asks of one partition's replica (docs/raft.md section 9)."""
+
+    SHOW = "show"
+    TRANSFER_LEADER = "transfer-leader"
+    ADD_LEARNER = "add-learner"
+    PROMOTE = "promote"
+    REMOVE = "remove"
+    HOST = "host"
+    """Of the leader's store to another: be ready to become a member."""
+
+
+GROUP_DRY_RUN = 1
+"""A flag of GROUP: say what would happen."""
 
 
 class Item(NamedTuple):
@@ -128,15 +147,37 @@ class BulkReply(NamedTuple):
     body: bytes
 
 
+class GroupRequest(NamedTuple):
+    """Router to store, or store to store: a command for one partition. `node` is whom it is about, 0 for
+    nobody; `cluster` is XXH64 of the cluster id.
+    """
+
+    token: int
+    cluster: int
+    partition: int
+    timeout_ms: int
+    flags: int
+    command: GroupCommand
+    node: int
+
+
+class GroupReply(NamedTuple):
+    """The answer: a MessagePack map if `status` is 0, otherwise an error body."""
+
+    token: int
+    status: int
+    body: bytes
+
+
 class Fault(NamedTuple):
     """Either way: the last frame was not understood."""
 
     message: str
 
 
-ToStore = Batch | MapRequest | StatusRequest | Ping | BulkRequest | Fault
-ToRouter = BatchReply | MapReply | StatusReply | Pong | Fault
-ToPeer = BulkReply | Fault
+ToStore = Batch | MapRequest | StatusRequest | Ping | BulkRequest | GroupRequest | Fault
+ToRouter = BatchReply | MapReply | StatusReply | Pong | GroupReply | Fault
+ToPeer = BulkReply | GroupReply | Fault
 
 Decoders = dict[int, Callable[[tuple[Any, ...]], ToStore | ToRouter | ToPeer]]
 
@@ -195,6 +236,16 @@ def encode_bulk_request(body: bytes) -> bytes:
 def encode_bulk_reply(body: bytes) -> bytes:
     """BULK_REPLY."""
     return _pack((VERSION, Kind.BULK_REPLY, body))
+
+
+def encode_group_request(request: GroupRequest) -> bytes:
+    """GROUP."""
+    return _pack((VERSION, Kind.GROUP, *request))
+
+
+def encode_group_reply(token: int, status: int, body: bytes) -> bytes:
+    """GROUP_REPLY."""
+    return _pack((VERSION, Kind.GROUP_REPLY, token, status, body))
 
 
 def encode_fault(message: str) -> bytes:
@@ -325,6 +376,32 @@ def _body_only(make: Callable[[bytes], Any], fields: Sequence[Any]) -> Any:
     return make(fields[2])
 
 
+def _group_request(fields: Sequence[Any]) -> GroupRequest:
+    _arity(fields, 9, "GROUP")
+    try:
+        command = GroupCommand(fields[7])
+    except ValueError:
+        raise ProtocolError("the command of a GROUP is unknown") from None
+    return GroupRequest(
+        _unsigned(fields[2], UINT64_MAX, "token"),
+        _unsigned(fields[3], UINT64_MAX, "cluster"),
+        _unsigned(fields[4], UINT16_MAX, "partition"),
+        _unsigned(fields[5], UINT32_MAX, "timeout"),
+        _unsigned(fields[6], GROUP_DRY_RUN, "flags"),
+        command,
+        _unsigned(fields[8], UINT16_MAX, "node id"),
+    )
+
+
+def _group_reply(fields: Sequence[Any]) -> GroupReply:
+    _arity(fields, 5, "GROUP_REPLY")
+    if type(fields[4]) is not bytes:
+        raise ProtocolError("the body of a GROUP_REPLY must be bin")
+    return GroupReply(
+        _unsigned(fields[2], UINT64_MAX, "token"), _unsigned(fields[3], UINT16_MAX, "status"), fields[4]
+    )
+
+
 def _fault(fields: Sequence[Any]) -> Fault:
     _arity(fields, 3, "FAULT")
     if type(fields[2]) is not str:
@@ -338,6 +415,7 @@ _TO_STORE: Decoders = {
     Kind.STATUS: partial(_token_only, StatusRequest),
     Kind.PING: partial(_token_only, Ping),
     Kind.BULK: partial(_body_only, BulkRequest),
+    Kind.GROUP: _group_request,
     Kind.FAULT: _fault,
 }
 _TO_ROUTER: Decoders = {
@@ -345,9 +423,11 @@ _TO_ROUTER: Decoders = {
     Kind.MAP_REPLY: _map_reply,
     Kind.STATUS_REPLY: _status_reply,
     Kind.PONG: _pong,
+    Kind.GROUP_REPLY: _group_reply,
     Kind.FAULT: _fault,
 }
 _TO_PEER: Decoders = {
     Kind.BULK_REPLY: partial(_body_only, BulkReply),
+    Kind.GROUP_REPLY: _group_reply,
     Kind.FAULT: _fault,
 }

@@ -68,7 +68,7 @@ class Figures:
             "epoch": self._map.epoch,
             "uptime_s": round(time.monotonic() - self._started, 3),
             "memory_bytes": _resident_bytes(),
-            "partitions": list(self._map.partitions_of(self._node.id)),
+            "partitions": sorted(self.replicas) or list(self._map.partitions_of(self._node.id)),
             "failed": {
                 str(replica.partition): replica.failure
                 for replica in self.replicas.values()
@@ -113,7 +113,7 @@ def _group(replica: Replica) -> dict[str, Any]:
         "commit": raft.commit,
         "applied": raft.applied_index,
         "last": raft.last_index,
-        "voters": sorted(configuration.voters),
+        "voters": sorted(configuration.voters | configuration.outgoing),
         "learners": sorted(configuration.learners),
         "match": {str(node): one.match for node, one in raft.progress.items()},
     }

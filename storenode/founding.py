@@ -1,21 +1,23 @@
-"""How the replicas of a node come to life: engine and log are brought together, or the group begins.
+"""How the replicas of a node come to life: engine and log are brought together, or the group begins, or the
+node joins a group.
 
 Owns the rules for what a start finds. Everybody begins a group in the same way, without asking anybody: its
 first configuration is what the cluster map said when the cluster was founded, its log is cut at index 1 of
-term 0. The loop thread, before it runs.
+term 0. Who was no founder begins with an empty log and no configuration, and is sent a snapshot when the
+group has taken it in. The loop thread: `add` and `finish` before it runs, `join` while it does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import Final
 
 from kvclient.errors import Corruption
 from shared.clock import Clock
-from storenode.groups import TICK_S, Groups
+from storenode.groups import TICK_S, Groups, Joining
 from storenode.raft import Raft, Settings
-from storenode.raft.messages import Configuration
+from storenode.raft.messages import NOBODY, Configuration
 from storenode.raftlog import RaftLog, Record
 from storenode.replica.budget import Budget
 from storenode.replica.replica import Answer, Replica
@@ -47,7 +49,9 @@ class Founder:
         self._found: list[tuple[int, StateMachine, int, Random]] = []
 
     def add(self, partition: int, engine: EngineFace, founders: Sequence[int], random: Random) -> None:
-        """A partition whose engine is open. Corruption: its log and its engine do not belong together."""
+        """A partition whose engine is open; `founders` are empty if this node is none of them. Corruption:
+        its log and its engine do not belong together.
+        """
         machine = StateMachine(engine, Configuration(frozenset(founders)))
         log = self._log.group(partition)
         index, term = machine.position.index, machine.position.term
@@ -66,32 +70,33 @@ class Founder:
         if index > log.last_index or log.term(index) != term:
             # A group that begins; or a snapshot was installed, and the process died before its log was cut.
             self._cuts.append(Record(partition, None, (index, term), index + 1, []))
-        self._found.append((partition, machine, founders[0], random))
+        self._found.append((partition, machine, founders[0] if founders else NOBODY, random))
 
     def finish(self) -> None:
         """Make durable how the groups begin, and let the replicas live."""
         if self._cuts:
             self._log.installed(self._log.write(self._cuts))
-        groups = self._groups
         for partition, machine, preferred, random in self._found:
-            raft = Raft(
-                self._node,
-                self._log.group(partition),
-                machine.configuration,
-                machine.position.index,
-                SETTINGS,
-                random,
-            )
-            groups.replicas[partition] = Replica(
-                partition,
-                preferred,
-                raft,
-                machine,
-                self._clock,
-                self._budget,
-                self._answer,
-                groups.dirty,
-            )
+            replica = self._groups.replicas[partition] = self._replica(partition, machine, preferred, random)
             if preferred == self._node:
-                raft.campaign()
-                groups.dirty(groups.replicas[partition])
+                replica.raft.campaign()
+                self._groups.dirty(replica)
+
+    def join(self, partition: int, engine: EngineFace, random: Random, done: Callable[[], object]) -> None:
+        """A new partition whose engine is open and empty; `done` follows when its replica lives."""
+        machine = StateMachine(engine, Configuration(frozenset()))
+        self._groups.join(Joining(self._replica(partition, machine, NOBODY, random), done))
+
+    def _replica(self, partition: int, machine: StateMachine, preferred: int, random: Random) -> Replica:
+        raft = Raft(
+            self._node,
+            self._log.group(partition),
+            machine.configuration,
+            machine.position.index,
+            SETTINGS,
+            random,
+        )
+        groups = self._groups
+        return Replica(
+            partition, preferred, raft, machine, self._clock, self._budget, self._answer, groups.dirty
+        )

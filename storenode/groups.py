@@ -17,7 +17,7 @@ from shared import logs
 from shared.clock import Clock
 from storenode.engine.errors import EngineFailed
 from storenode.raft import Dropped, NotLeader, Role, Unstable
-from storenode.raft.messages import Message
+from storenode.raft.messages import HardState, Message
 from storenode.raftlog import LogFailed, RaftLog, Record, Written
 from storenode.replica.replica import Replica
 
@@ -50,6 +50,13 @@ class Arrived(NamedTuple):
     done: Callable[[Exception | None], object]
 
 
+class Joining(NamedTuple):
+    """A replica that begins to live when the log says so durably, and whom to tell."""
+
+    replica: Replica
+    done: Callable[[], object]
+
+
 class Groups:
     """The replicas of one node."""
 
@@ -80,6 +87,7 @@ class Groups:
         self._cuts: list[Record] = []
         self._arrived: list[Arrived] = []
         self._installing: dict[Replica, Arrived] = {}
+        self._joining: list[Joining] = []
         self._handing_over = False
         self._dead = False
 
@@ -179,13 +187,16 @@ class Groups:
 
     def _write(self, batch: list[tuple[Replica, Unstable]]) -> None:
         records, self._cuts = self._cuts, []
+        joining, self._joining = self._joining, []
         for replica, unstable in batch:
             records.append(
                 Record(replica.partition, unstable.hard, None, unstable.first_index, unstable.entries)
             )
-        self._writer.submit(records, lambda outcome: self._written(batch, outcome))
+        self._writer.submit(records, lambda outcome: self._written(batch, joining, outcome))
 
-    def _written(self, batch: list[tuple[Replica, Unstable]], outcome: Written | Exception) -> None:
+    def _written(
+        self, batch: list[tuple[Replica, Unstable]], joining: list[Joining], outcome: Written | Exception
+    ) -> None:
         if isinstance(outcome, Exception):
             self._die(outcome)
             return
@@ -203,6 +214,16 @@ class Groups:
             self._installed(arrived, now)
         self._dirty.update(self._unwritten)
         self._unwritten.clear()
+        for replica, done in joining:
+            self.replicas[replica.partition] = replica
+            done()
+
+    def join(self, joining: Joining) -> None:
+        """Takes in a replica without a past. The log knows the group before anything is said in it, so that
+        the next start opens the replica again.
+        """
+        self._cuts.append(Record(joining.replica.partition, HardState(0, 0, 0), None, 1, []))
+        self._joining.append(joining)
 
     def _die(self, error: Exception) -> None:
         """Nobody can say what is on the disk: from here on this node says nothing, to nobody."""
@@ -321,9 +342,13 @@ class Groups:
         return needed
 
     def _hand_back(self, replica: Replica) -> None:
-        """Leadership goes to the node that the map prefers, once that one has everything."""
+        """Leadership goes to the node that the map prefers, once that one has everything; unless an operator
+        wants it here.
+        """
         raft, preferred = replica.raft, replica.preferred
-        if raft.role is Role.LEADER and preferred != raft.node and preferred in raft.progress:
+        if raft.role is not Role.LEADER or replica.kept_term == raft.term:
+            return
+        if preferred != raft.node and preferred in raft.progress:
             progress = raft.progress[preferred]
             if progress.recent_active and progress.match == raft.last_index:
                 self._transfer(replica, preferred)

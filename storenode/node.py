@@ -34,7 +34,10 @@ from storenode.config import StoreConfig
 from storenode.directory import DataDirectory, DirectoryRefused, Identity, open_directory
 from storenode.engine.vfs import Vfs
 from storenode.figures import Figures, Parts
+from storenode.groupcommands import GroupCommands
 from storenode.groups import MAINTAIN_S, TICK_S, Groups
+from storenode.hosting import Hosting
+from storenode.hostrequest import HostRequests, OnHosted
 from storenode.logthread import LogThread
 from storenode.noop import NoopReplica
 from storenode.raftlog import LogCorrupt, LogRefused, RaftLog
@@ -85,6 +88,7 @@ class StoreNode:
     def __init__(self, config: StoreConfig, cluster_map: ClusterMap, noop: bool, stack: ExitStack) -> None:
         self._config = config
         self._map = cluster_map
+        self._cluster = xxh64(cluster_map.cluster_id.encode())
         self._clock = SystemClock()
         self._reactor = Reactor()
         stack.callback(self._reactor.close)
@@ -150,7 +154,7 @@ class StoreNode:
             self._reactor,
             self._context,
             node,
-            xxh64(self._map.cluster_id.encode()),
+            self._cluster,
             config.listen.bus,
             {one.id: one.bus for one in self._map.nodes if one.bus},
             lambda sender, rows: groups.on_messages(sender, rows),
@@ -163,7 +167,9 @@ class StoreNode:
         budget = Budget(config.limits.in_flight_bytes)
         founder = founding.Founder(node, log, groups, self._clock, budget, self._service.outbox.add)
         options = engine.Options(memtable_bytes=config.engine.memtable)
-        for partition in self._map.partitions_of(node):
+        engines = stack.enter_context(ExitStack())
+
+        def open_engine(partition: int) -> engine.ReplicaEngine:
             try:
                 opened = engine.open_replica(
                     str(directory.partition(partition)), options=options, shared=shared, engine_id=partition
@@ -173,14 +179,43 @@ class StoreNode:
                     f"{error}. It is no replica of partition {partition} any more: give this store an empty "
                     "data.dir under a new node id"
                 ) from None
-            stack.callback(opened.close)
-            founder.add(partition, opened, self._map.replicas[partition], random.Random())
+            engines.callback(opened.close)
+            return opened
+
+        founded = set(self._map.partitions_of(node))
+        for partition in sorted(
+            founded.union(group for group in log.groups if group < self._map.partition_count)
+        ):
+            founders = self._map.replicas[partition] if partition in founded else ()
+            founder.add(partition, open_engine(partition), founders, random.Random())
         founder.finish()
         self._figures.replicas = groups.replicas
         snapshots = self._snapshots(groups, directory, vfs, stack)
         self._figures.parts = Parts(directory, budget, log, thread, bus, snapshots)
-        self._drive(groups, bus)
+        hosts = HostRequests(self._reactor, self._context, self._clock, self._cluster)
+        stack.callback(hosts.close)
+        self._drive(groups, bus, self._commands(groups, hosts, Hosting(founder, open_engine)))
         return groups.replicas
+
+    def _commands(self, groups: Groups, hosts: HostRequests, hosting: Hosting) -> GroupCommands:
+        nodes = {node.id: node for node in self._map.nodes}
+
+        def ask_host(node: int, partition: int, deadline: float, done: OnHosted) -> None:
+            hosts.ask(node, nodes[node].rpc, partition, deadline, done)
+
+        commands = GroupCommands(
+            self._config.node.id,
+            self._cluster,
+            self._map.partition_count,
+            {node.id: node.name for node in nodes.values()},
+            groups,
+            self._clock,
+            self._service.answer_group,
+            ask_host,
+            hosting.host,
+        )
+        self._service.on_group = commands.on_request
+        return commands
 
     def _snapshots(self, groups: Groups, directory: DataDirectory, vfs: Vfs, stack: ExitStack) -> Snapshots:
         puller = BulkClient(self._reactor, self._context, self._config.node.id, vfs, self._clock)
@@ -206,13 +241,14 @@ class StoreNode:
         self._service.on_bulk = source.on_request
         return snapshots
 
-    def _drive(self, groups: Groups, bus: Bus) -> None:
+    def _drive(self, groups: Groups, bus: Bus, commands: GroupCommands) -> None:
         reactor = self._reactor
         self._service.driver = groups
 
         def end_turn() -> None:
             if groups.end_turn():
                 reactor.call_later(0, _nothing)
+            commands.end_turn()
             bus.flush()
 
         def tick() -> None:

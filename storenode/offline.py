@@ -70,7 +70,10 @@ class ReplicatedLog:
         group = self._recovered().groups.get(partition)
         if group is None:
             return
-        applied = position_of(replica).index if replica else FOUNDED.index
+        try:
+            applied = _end(replica)
+        except Corruption as error:
+            raise Damage(self._directory, 0, str(error)) from None
         found: list[Logged] = []
         index = group.first_index
         while index <= group.last_index:
@@ -121,11 +124,19 @@ class ReplicatedLog:
 
 def _contradiction(group: GroupLog, state: bytes | None) -> str | None:
     """Why the store would not start with this group: the rule of `storenode.founding`."""
-    end = position_of(state).index if state else FOUNDED.index
+    try:
+        end = _end(state)
+    except Corruption as error:
+        return str(error)
     if end < group.first_index - 1:
         lost = f"{end + 1} to {group.first_index - 1}"
         return f"its data ends with entry {end}, the log begins with {group.first_index}: {lost} are lost"
     return None
+
+
+def _end(state: bytes | None) -> int:
+    """The last entry whose effects are in the tables."""
+    return position_of(state).index if state else FOUNDED.index
 
 
 def open_log(site: Site) -> ReplicatedLog | None:

@@ -57,6 +57,7 @@ _COUNTERS: Final = (
 
 _TIMEOUT: Final = encode_error("the deadline passed before the store could serve it; nothing was applied")
 _EMPTY: Final = encode_error("an empty op stream asks for nothing")
+_NO_GROUPS: Final = encode_error("the partitions of this store are not replicated")
 _STOPPING: Final = encode_error("this store is stopping; nothing was applied")
 
 _log = logs.get("service")
@@ -120,6 +121,8 @@ class Service:
         self.driver: Driver = NoDriver()
         self.on_bulk: Callable[[bytes, bytes], object] | None = None
         """(peer, body) of a request for a snapshot; None: this store has none to give."""
+        self.on_group: Callable[[bytes, messages.GroupRequest], object] | None = None
+        """(peer, command for a group); None: the partitions of this store are no groups."""
         self._partitions: Mapping[int, Partition] = {}
         self._figures: Callable[[], dict[str, Any]] = dict
         self._socket: zmq.Socket[bytes] | None = None
@@ -203,6 +206,11 @@ class Service:
             if self.on_bulk is None:
                 raise ProtocolError("this store has no snapshots to give")
             self.on_bulk(router, request.body)
+        elif isinstance(request, messages.GroupRequest):
+            if self.on_group is None:
+                self.answer_group(router, request.token, Status.UNSUPPORTED, _NO_GROUPS)
+            else:
+                self.on_group(router, request)
         else:  # not answered, or two sides that do not understand each other would go on for ever
             self.counters.values[FAULTS_RECEIVED] += 1
 
@@ -264,6 +272,10 @@ class Service:
     def send_bulk(self, peer: bytes, body: bytes) -> None:
         """Answers a request for a snapshot."""
         self._send(peer, messages.encode_bulk_reply(body))
+
+    def answer_group(self, peer: bytes, token: int, status: int, body: bytes) -> None:
+        """Answers a command for a group."""
+        self._send(peer, messages.encode_group_reply(token, status, body))
 
     def _send(self, router: bytes, frame: bytes) -> None:
         """Queues a frame for a router. One that is gone, or does not read, asks again when it is back: its

@@ -39,6 +39,7 @@ COMMANDS = {
     "export": Lazy(_BULK, "kvclient.cli.export_command:export_file", "Write keys to a file."),
     "status": Lazy(_CLUSTER, "kvclient.cli.cluster:status", "Show the cluster, its nodes and problems."),
     "route": Lazy(_CLUSTER, "kvclient.cli.cluster:route", "Show which partition and nodes hold a key."),
+    "group": Lazy(_CLUSTER, "kvclient.cli.group:group", "Show and change the replicas of one partition."),
     "ping": Lazy(_CLUSTER, "kvclient.cli.cluster:ping", "Measure round trips to the routers."),
     "wait": Lazy(_CLUSTER, "kvclient.cli.cluster:wait", "Wait until the cluster serves writes."),
     "version": Lazy(_CLUSTER, "kvclient.cli.cluster:version", "Print the versions of client and cluster."),

@@ -95,6 +95,11 @@ class Raft(GroupState):
         return self._leadership.lease_until if self._leadership else NEVER
 
     @property
+    def leadership(self) -> Leadership | None:
+        """What only a leader has."""
+        return self._leadership
+
+    @property
     def progress(self) -> dict[int, Progress]:
         """Every member's progress; empty if this node does not lead."""
         return self._leadership.replication.progress if self._leadership else {}
@@ -185,10 +190,8 @@ class Raft(GroupState):
     def applied(self, index: int) -> None:
         """The state machine has everything up to `index`."""
         if not self.applied_index <= index <= self._handed_out:
-            raise ValueError(
-                f"applied index {index} is not between {self.applied_index}, applied before,"
-                f" and {self._handed_out}, the last one handed out"
-            )
+            had, given = self.applied_index, self._handed_out
+            raise ValueError(f"applied index {index} is not between {had}, applied before, and {given}")
         self.applied_index = index
         if self.log.changes:
             self.log.forget_changes(index)
@@ -283,8 +286,6 @@ class Raft(GroupState):
 
     def take_failed_reads(self) -> list[object]:
         """Tokens that get no answer here: leadership was lost, or no leader is known or answers."""
-        if not self._failed_reads:
-            return []
         failed, self._failed_reads = self._failed_reads, []
         return failed
 

@@ -65,6 +65,13 @@ class Leadership:
         return self._state.log.commit >= self._first_index
 
     @property
+    def change_under_way(self) -> int:
+        """The index of a change that is not applied here, or of what other leaders left and may be one; 0:
+        there is none.
+        """
+        return self._pending_change if self._pending_change > self._state.applied_index else 0
+
+    @property
     def lease_until(self) -> float:
         """In the clock of `now`; -inf while there is none. Once the order to campaign has left, a late copy
         of it may depose us past every promise, so that there is no lease for the rest of this term.
@@ -94,7 +101,7 @@ class Leadership:
             raise Dropped(f"leadership is being handed to node {self.transferee}; ask again")
         if not self.established:
             raise ConfigurationRefused("the leader has not committed an entry of its term yet; ask again")
-        if self._pending_change > state.applied_index:
+        if self.change_under_way:
             raise ConfigurationRefused(
                 f"a change may be pending at index {self._pending_change}, applied is {state.applied_index};"
                 " one at a time, ask again when it is applied"
@@ -157,7 +164,7 @@ class Leadership:
         member = self.replication.progress.get(message.sender)
         if member is None or message.context > self._reads.context:
             return
-        member.recent_active = True
+        member.hear(self._state.now)
         if message.context > member.acked_context:
             member.acked_context = message.context
             if message.context > self._reads.confirmed:

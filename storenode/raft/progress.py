@@ -30,24 +30,30 @@ class Progress:
         "_match_at_beat",
         "_messages_max",
         "acked_context",
+        "heard_at",
         "inflight_bytes",
         "match",
         "next",
         "probe_sent",
         "recent_active",
+        "since",
         "snapshot_index",
         "snapshot_ticks",
         "stalled",
         "state",
     )
 
-    def __init__(self, next_index: int, settings: Settings) -> None:
+    def __init__(self, next_index: int, settings: Settings, now: float = 0.0) -> None:
         self.match = 0
         self.next = next_index
         self.state = ProgressState.PROBE
         self.probe_sent = False
         self.recent_active = True
         """Heard of since the last check of the quorum; a new member has not had the time yet."""
+        self.since = now
+        """When this leader began to look after it, in the clock of `GroupState.now`."""
+        self.heard_at: float | None = None
+        """When its last answer came; None: there was none yet."""
         self.acked_context = 0
         """The newest heartbeat context it has answered."""
         self.snapshot_index = 0
@@ -68,6 +74,11 @@ class Progress:
     def full(self) -> bool:
         """No more entries may be sent before some are acknowledged."""
         return len(self._inflight) >= self._messages_max or self.inflight_bytes >= self._bytes_max
+
+    def hear(self, now: float) -> None:
+        """An answer of it has come."""
+        self.recent_active = True
+        self.heard_at = now
 
     def sent(self, last: int, size: int) -> None:
         """Entries up to `last` went out, `size` bytes."""

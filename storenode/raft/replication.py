@@ -39,7 +39,7 @@ class Replication:
         """Keep progress for the members of `configuration`; new ones are probed from the end of the log."""
         state, progress = self._state, self.progress
         self.progress = {
-            node: progress.get(node) or Progress(state.log.last_index + 1, state.settings)
+            node: progress.get(node) or Progress(state.log.last_index + 1, state.settings, state.now)
             for node in sorted(configuration.members)
         }
         self._others = [(node, member) for node, member in self.progress.items() if node != state.node]
@@ -71,7 +71,7 @@ class Replication:
         member = self.progress.get(message.sender)
         if member is None or message.a > self._state.log.last_index:
             return False
-        member.recent_active = True
+        member.hear(self._state.now)
         if message.flag:
             self._take_rejection(member, message)
             return False

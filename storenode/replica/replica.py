@@ -93,6 +93,8 @@ class Replica:
         self.raft = raft
         self.machine = machine
         self.failure: str | None = None
+        self.kept_term = 0
+        """The term in which an operator wants the leadership here, whoever is preferred."""
         self._clock = clock
         self._budget = budget
         self._answer = answer

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import enum
 from collections import OrderedDict
-from itertools import takewhile
 from typing import Any, Final
 
 from kvclient.protocol import RETRY_WINDOW_MS as SDK_RETRY_WINDOW_MS
@@ -78,13 +77,19 @@ class Session:
         Results are in the order of the log. One that came out of order goes when those in front of it go.
         """
         self.floor = acked_below
-        return sum(map(self._drop, list(takewhile(acked_below.__gt__, self.results))))
+        results, freed = self.results, 0
+        while results and (sequence := next(iter(results))) < acked_below:
+            freed += _RESULT_OVERHEAD + len(results.pop(sequence))
+        self.bytes -= freed
+        return freed
 
     def drop_oldest(self) -> int:
         """Forgets the oldest result and raises the floor above it; returns the bytes freed."""
         sequence = next(iter(self.results))
         self.floor = max(self.floor, sequence + 1)
-        return self._drop(sequence)
+        freed = _RESULT_OVERHEAD + len(self.results.pop(sequence))
+        self.bytes -= freed
+        return freed
 
     def keep(self, sequence: int, results: bytes) -> int:
         """Returns the bytes that it takes."""
@@ -92,11 +97,6 @@ class Session:
         size = _RESULT_OVERHEAD + len(results)
         self.bytes += size
         return size
-
-    def _drop(self, sequence: int) -> int:
-        freed = _RESULT_OVERHEAD + len(self.results.pop(sequence))
-        self.bytes -= freed
-        return freed
 
 
 class SessionTable:

@@ -73,15 +73,21 @@ class Position:
 FOUNDED: Final = Position(1, 0)
 """Where a group begins: its first configuration is state, not an entry (storenode/raft/__init__.py)."""
 
+JOINING: Final = Position(0, 0)
+"""Where a replica is that knows nothing of its group yet: a snapshot brings it in."""
+
 
 class StateMachine:
     """One partition's state. One thread."""
 
     def __init__(self, engine: EngineFace, founders: Configuration) -> None:
-        """`founders`: the configuration of a partition in which nothing ever happened."""
+        """`founders`: the configuration of a partition in which nothing ever happened; without voters on a
+        node that did not found it.
+        """
         self.engine = engine
         self.sessions = SessionTable()
-        self.position = FOUNDED
+        self._origin = FOUNDED if founders.voters else JOINING
+        self.position = self._origin
         self.configuration = founders
         self.session_ms = 0
         self.stamp_ms = 0
@@ -129,7 +135,7 @@ class StateMachine:
     def durable(self) -> Position:
         """What the engine's tables hold: what the log need not keep for this replica."""
         recorded = self.engine.flushed_state
-        return position_of(recorded) if recorded else FOUNDED
+        return position_of(recorded) if recorded else self._origin
 
     def install(self, examined: Any) -> None:
         """Becomes what a checkpoint of another replica holds, which `engine.examine` has looked at.
@@ -183,7 +189,7 @@ def _decode(state: bytes) -> _State:
 
 
 def position_of(state: bytes) -> Position:
-    """How far the content is that a replica state belongs to."""
+    """How far the content is that a replica state belongs to. Corruption if it is none."""
     if len(state) < _HEAD.size:
         raise Corruption(f"a replica state of {len(state)} bytes: it has {_HEAD.size} at least")
     version, index, term = _HEAD.unpack_from(state)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.faults.cluster import PARTITIONS, STORES, Cluster
-from tests.integration.faults.trial import LONG, PRESS_SECONDS, SHORT, Trial, endure
+from tests.integration.faults.trial import KILLED, LONG, PRESS_SECONDS, SHORT, Trial, endure
 
 
 def kill_a_follower(trial: Trial) -> None:
@@ -25,7 +25,7 @@ def kill_a_follower(trial: Trial) -> None:
 def kill_the_leader(trial: Trial) -> None:
     store = trial.store(trial.leader())
     store.crash()
-    trial.resumed.append(trial.workload.wait_for_writes())
+    trial.resumed[KILLED].append(trial.workload.wait_for_writes())
     store.start()
     trial.cluster.wait_whole()
 

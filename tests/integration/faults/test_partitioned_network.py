@@ -23,7 +23,7 @@ CUT_SECONDS = 1.2
 GIVEN_UP_SECONDS = 4.5
 """After so long a silence a router takes a store for lost (router/backends.py)."""
 
-SHORT_FAULTS = 5
+SHORT_FAULTS = 4
 """Of the list, in the short form: each is an election and a recovery, of seconds."""
 
 PROBE_SECONDS = 20.0
@@ -104,7 +104,7 @@ def _another_has_to_lead(trial: Trial, network: Network, *, outgoing: bool, inco
     tag = trial.dice.choice(trial.workload.tags)
     node = trial.cluster.leader(tag)
     network.isolate(node, outgoing=outgoing, incoming=incoming)
-    trial.workload.wait_for_writes([tag])
+    trial.resumed["cut off"].append(trial.workload.wait_for_writes([tag]))
     trial.cluster.until(lambda: trial.cluster.leader(tag) != node, "another leader")
     network.heal()
 

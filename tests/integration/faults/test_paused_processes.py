@@ -31,7 +31,7 @@ def pause_the_leader(trial: Trial) -> None:
     tag = trial.dice.choice(trial.workload.tags)
     node = trial.cluster.leader(tag)
     trial.store(node).pause()
-    trial.workload.wait_for_writes([tag])
+    trial.resumed["paused"].append(trial.workload.wait_for_writes([tag]))
     assert trial.cluster.leader(tag) != node
     trial.hold(PAUSE_SECONDS / 2)
     trial.store(node).resume()
@@ -50,7 +50,7 @@ def pause_routers(trial: Trial) -> None:
     for router in trial.cluster.routers.values():
         router.pause()
         trial.workload.wait_for_writes()
-        trial.hold(PAUSE_SECONDS)
+        trial.hold(PAUSE_SECONDS / 2)
         router.resume()
         trial.workload.wait_for_writes()
 

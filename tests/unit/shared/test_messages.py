@@ -15,6 +15,9 @@ from shared.messages import (
     Batch,
     BatchReply,
     Fault,
+    GroupCommand,
+    GroupReply,
+    GroupRequest,
     Item,
     MapReply,
     MapRequest,
@@ -34,6 +37,13 @@ TO_STORE = [
     (messages.encode_map_request(9), MapRequest(9)),
     (messages.encode_status_request(9), StatusRequest(9)),
     (messages.encode_ping(0), Ping(0)),
+    *(
+        (
+            messages.encode_group_request(GroupRequest(9, U64, 3, 5000, 1, command, 2)),
+            GroupRequest(9, U64, 3, 5000, 1, command, 2),
+        )
+        for command in GroupCommand
+    ),
     (messages.encode_fault("what?"), Fault("what?")),
 ]
 TO_ROUTER = [
@@ -45,6 +55,7 @@ TO_ROUTER = [
         StatusReply(9, {"keys": 1, "disk": {"free": 2.5}}),
     ),
     (messages.encode_pong(0, 65535, 3), Pong(0, 65535, 3)),
+    (messages.encode_group_reply(9, 21, b"body"), GroupReply(9, 21, b"body")),
     (messages.encode_fault(""), Fault("")),
 ]
 
@@ -61,6 +72,13 @@ def test_round_trips_to_the_router(frame: bytes, message: messages.ToRouter) -> 
     decoded = messages.decode_to_router(frame)
     assert decoded == message
     assert type(decoded) is type(message)
+
+
+def test_a_store_gets_the_answers_that_it_asks_other_stores_for() -> None:
+    frame = messages.encode_group_reply(9, 0, b"body")
+    assert messages.decode_to_peer(frame) == GroupReply(9, 0, b"body")
+    with pytest.raises(ProtocolError, match="does not belong here"):
+        messages.decode_to_peer(messages.encode_pong(0, 1, 1))
 
 
 def test_rows_have_names() -> None:
@@ -86,6 +104,10 @@ def test_golden_bytes() -> None:
     assert messages.encode_map_reply(9, b"m") == bytes.fromhex("94 01 42 09 c4 01 6d")
     assert messages.encode_status_reply(9, {"a": 1}) == bytes.fromhex("94 01 43 09 81 a1 61 01")
     assert messages.encode_pong(9, 2, 3) == bytes.fromhex("95 01 44 09 02 03")
+    assert messages.encode_group_request(
+        GroupRequest(9, 0xC1, 3, 5000, 1, GroupCommand.REMOVE, 2)
+    ) == bytes.fromhex("99 01 06 09 ccc1 03 cd1388 01 a6 72656d6f7665 02")
+    assert messages.encode_group_reply(9, 2, b"x") == bytes.fromhex("95 01 46 09 02 c4 01 78")
     assert messages.encode_fault("x") == bytes.fromhex("93 01 7f a1 78")
 
 
@@ -164,7 +186,7 @@ def test_malformed_items_are_refused(row: Any) -> None:
         ([True, 4, 0], "begins with version and kind"),
         ([1, "4", 0], "begins with version and kind"),
         ([2, 4, 0], "message version 2 is not understood, this side speaks 1"),
-        ([1, 6, 0], "kind 6"),
+        ([1, 7, 0], "kind 7"),
         ([1, -1, 0], "kind -1"),
         ([1, 1, 4], "BATCH is an array of 4, not 3"),
         ([1, 1, 4, [], 0], "BATCH is an array of 4, not 5"),
@@ -175,6 +197,19 @@ def test_malformed_items_are_refused(row: Any) -> None:
         ([1, 2, -1], "token"),
         ([1, 3, "0"], "token"),
         ([1, 4, None], "token"),
+        ([1, 6, 9, 0, 3, 5000, 0, "show"], "GROUP is an array of 9, not 8"),
+        ([1, 6, 9, 0, 3, 5000, 0, "shout", 0], "command of a GROUP is unknown"),
+        ([1, 6, 9, 0, 3, 5000, 0, b"show", 0], "command of a GROUP is unknown"),
+        ([1, 6, 9, 0, 3, 5000, 0, ["show"], 0], "command of a GROUP is unknown"),
+        ([1, 6, 9, 0, 3, 5000, 0, None, 0], "command of a GROUP is unknown"),
+        ([1, 6, -9, 0, 3, 5000, 0, "show", 0], "token"),
+        ([1, 6, 9, -1, 3, 5000, 0, "show", 0], "cluster"),
+        ([1, 6, 9, 0, 1 << 16, 5000, 0, "show", 0], "partition"),
+        ([1, 6, 9, 0, True, 5000, 0, "show", 0], "partition"),
+        ([1, 6, 9, 0, 3, 1 << 32, 0, "show", 0], "timeout"),
+        ([1, 6, 9, 0, 3, 5000, 2, "show", 0], "flags"),
+        ([1, 6, 9, 0, 3, 5000, 0, "show", "1"], "node id"),
+        ([1, 6, 9, 0, 3, 5000, 0, "show", 1 << 16], "node id"),
         ([1, 127, b"x"], "FAULT must be str"),
         ([1, 127, "x", 1], "FAULT is an array of 3"),
     ],
@@ -191,6 +226,10 @@ def test_malformed_messages_to_the_store(fields: Any, text: str) -> None:
         ([1, 65, 4], "BATCH_REPLY is an array of 4"),
         ([1, 65, None, []], "epoch"),
         ([1, 65, 4, 7], "answers of a BATCH_REPLY are an array"),
+        ([1, 70, 9, 0], "GROUP_REPLY is an array of 5"),
+        ([1, 70, 9, 0, "body"], "must be bin"),
+        ([1, 70, 9, -1, b""], "status"),
+        ([1, 70, None, 0, b""], "token"),
         ([1, 66, 9], "MAP_REPLY is an array of 4"),
         ([1, 66, 9, "map"], "must be bin"),
         ([1, 66, -9, b"map"], "token"),

@@ -1,0 +1,299 @@
+"""Store nodes without sockets and threads: real logs, engines, replicas and group commands; messages, log
+writes and snapshots are moved by hand.
+
+Owns the turns. Time is a manual clock that `tick` moves. What a node loses when it stops is what a process
+loses: everything but its directory.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgpack
+
+from kvclient import protocol
+from kvclient.errors import Status
+from shared.clock import ManualClock
+from shared.messages import GROUP_DRY_RUN, GroupCommand, GroupRequest
+from storenode import engine
+from storenode.engine.vfs import Vfs
+from storenode.founding import Founder
+from storenode.groupcommands import GroupCommands
+from storenode.groups import TICK_S, Arrived, Groups
+from storenode.hosting import Hosting
+from storenode.raft import Role
+from storenode.raft.messages import EVERYBODY, Message
+from storenode.raftlog import RaftLog, Record, Written
+from storenode.replica.budget import Budget
+from storenode.replica.replica import Replica
+
+CLUSTER = 0xC1
+PARTITIONS = 8
+ASKER = b"router1"
+
+Reply = tuple[Status, dict[str, Any]]
+
+
+class InlineWriter:
+    """Writes at once."""
+
+    busy = False
+
+    def __init__(self, log: RaftLog) -> None:
+        self._log = log
+
+    def submit(self, records: list[Record], done: Callable[[Written | Exception], object]) -> None:
+        done(self._log.write(records))
+
+
+class StoreNode:
+    """One process on the directory `path`. `founded`: partition -> founders, of those that it is one of."""
+
+    def __init__(self, house: House, number: int, path: Path, founded: dict[int, tuple[int, ...]]) -> None:
+        self.house = house
+        self.number = number
+        self.path = path
+        self.group_replies: dict[int, Reply] = {}
+        self.answers: dict[int, tuple[Status, bytes]] = {}
+        self.hosting_fails = False
+        self._pulled = False
+        self.log = RaftLog(Vfs(), str(path / "raft"), number, segment_bytes=1 << 20)
+        self.shared = engine.Shared(str(path), workers=1)
+        self.engines: list[engine.ReplicaEngine] = []
+        self.groups = Groups(
+            self.log, InlineWriter(self.log), self._send, house.clock, self._fatal, log_bytes_max=1 << 20
+        )
+        self.groups.on_wanted = self._pull
+        founder = Founder(number, self.log, self.groups, house.clock, Budget(1 << 20), self._answer)
+        hosted = set(self.log.groups) | set(founded)
+        for partition in sorted(hosted):
+            founder.add(partition, self._open(partition), founded.get(partition, ()), Random(number))
+        founder.finish()
+        self.commands = GroupCommands(
+            number,
+            CLUSTER,
+            PARTITIONS,
+            {node: f"store{node}" for node in house.numbers},
+            self.groups,
+            house.clock,
+            self._reply,
+            house.ask_host,
+            Hosting(founder, self._open).host,
+        )
+
+    def _open(self, partition: int) -> engine.ReplicaEngine:
+        if self.hosting_fails:
+            raise OSError(28, "No space left on device")
+        path = str(self.path / "partitions" / f"{partition:04}")
+        opened = engine.open_replica(path, shared=self.shared, engine_id=partition)
+        self.engines.append(opened)
+        return opened
+
+    def _send(self, group: int, message: Message) -> None:
+        self.house.queue.append((group, message))
+
+    def _fatal(self, error: Exception) -> None:
+        raise error
+
+    def _reply(self, peer: bytes, token: int, status: int, body: bytes) -> None:
+        assert peer == ASKER
+        assert token not in self.group_replies, "answered twice"
+        answer = msgpack.unpackb(body) if status == 0 else protocol.decode_error(body)
+        self.group_replies[token] = (Status(status), answer)
+
+    def _answer(self, router: bytes, token: int, status: int, body: bytes) -> None:
+        self.answers[token] = (Status(status), body)
+
+    def _pull(self, replica: Replica) -> None:
+        """The snapshot is there at once."""
+        wanted = replica.raft.snapshot_wanted
+        assert wanted is not None
+        source = self.house.nodes.get(wanted[0])
+        if source is None or self.house.snapshots_stopped:
+            return
+        directory = self.path / "incoming"
+        shutil.rmtree(directory, ignore_errors=True)
+        source.groups.replicas[replica.partition].machine.engine.checkpoint(str(directory))
+        examined = replica.machine.engine.examine(str(directory))
+        self._pulled = True
+        self.groups.install(Arrived(replica, examined, self._installed))
+
+    def _installed(self, error: Exception | None) -> None:
+        assert error is None, error
+        self.house.installed += 1
+
+    def turn(self) -> bool:
+        """The end of a turn; whether more is to be done at once."""
+        self._pulled = False
+        left = self.groups.end_turn()
+        self.commands.end_turn()
+        return left or self._pulled
+
+    def close(self) -> None:
+        for opened in self.engines:
+            opened.close()
+        self.shared.close()
+        self.log.close()
+
+
+class House:
+    """Nodes 1 to `count`; partition p is founded by `founders`."""
+
+    def __init__(self, path: Path, count: int = 4, founders: tuple[int, ...] = (1, 2, 3)) -> None:
+        self.path = path
+        self.numbers = range(1, count + 1)
+        self.founders = founders
+        self.clock = ManualClock(1000.0)
+        self.queue: list[tuple[int, Message]] = []
+        self.nodes: dict[int, StoreNode] = {}
+        self.cut_off: set[int] = set()
+        self.installed = 0
+        self.snapshots_stopped = False
+        self.host_asked: list[tuple[int, int]] = []
+        self.host_hook: Callable[[int], bool] = lambda node: True
+        self._hosts: dict[tuple[int, int], Callable[[str | None], object]] = {}
+        self._late_hosts: list[tuple[float, Callable[[str | None], object]]] = []
+        self._token = 0
+        for number in self.numbers:
+            self.start(number)
+
+    def start(self, number: int) -> StoreNode:
+        path = self.path / f"store{number}"
+        path.mkdir(exist_ok=True)
+        founded = {0: self.founders} if number in self.founders else {}
+        node = self.nodes[number] = StoreNode(self, number, path, founded)
+        return node
+
+    def stop(self, number: int) -> None:
+        """The process ends; its directory stays."""
+        self.nodes.pop(number).close()
+
+    def close(self) -> None:
+        for number in list(self.nodes):
+            self.stop(number)
+
+    def replica(self, number: int, partition: int = 0) -> Replica:
+        return self.nodes[number].groups.replicas[partition]
+
+    def ask_host(
+        self, node: int, partition: int, deadline: float, done: Callable[[str | None], object]
+    ) -> None:
+        """As `HostRequests`: the other store's commands are asked; nothing comes from one that is away."""
+        self.host_asked.append((node, partition))
+        if node not in self.nodes or not self.host_hook(node):
+            self._late_hosts.append((deadline, done))
+            return
+        token = self.tell(node, GroupCommand.HOST, node, partition=partition)
+        self._hosts[node, token] = done
+
+    def tell(
+        self,
+        number: int,
+        command: GroupCommand,
+        member: int,
+        *,
+        partition: int = 0,
+        dry: bool = False,
+        timeout_ms: int = 5000,
+        cluster: int = CLUSTER,
+    ) -> int:
+        """A command to the store `number`; returns its token."""
+        self._token += 1
+        flags = GROUP_DRY_RUN if dry else 0
+        token = self._token
+        request = GroupRequest(token, cluster, partition, timeout_ms, flags, command, member)
+        self.nodes[number].commands.on_request(ASKER, request)
+        return token
+
+    def reply(self, number: int, token: int) -> Reply:
+        return self.nodes[number].group_replies[token]
+
+    def run(self, number: int, command: GroupCommand, member: int, **options: Any) -> Reply:
+        """A command and its answer, for which time passes."""
+        token = self.tell(number, command, member, **options)
+        for _ in range(100):
+            self.settle()
+            if token in self.nodes[number].group_replies:
+                return self.reply(number, token)
+            self.tick()
+        raise AssertionError("no answer within ten seconds")
+
+    def settle(self) -> None:
+        """Turns and deliveries until nothing happens any more."""
+        for _ in range(500):
+            busy = [node.turn() for node in list(self.nodes.values())]
+            told = self._tell_hosts()
+            queue, self.queue = self.queue, []
+            for group, message in queue:
+                for number, node in self.nodes.items():
+                    heard = message.to in (number, EVERYBODY) and number != message.sender
+                    if heard and not self.cut_off & {number, message.sender}:
+                        node.groups.on_messages(message.sender, [(group, message)])
+            if not (queue or told or any(busy)):
+                return
+        raise AssertionError("messages go round without end")
+
+    def _tell_hosts(self) -> bool:
+        """Whether anybody was told that a store hosts a partition, or does not."""
+        told = False
+        for (node, token), done in list(self._hosts.items()):
+            answer = self.nodes[node].group_replies.get(token) if node in self.nodes else None
+            if answer is not None:
+                del self._hosts[node, token]
+                told = True
+                done(None if answer[0] == Status.OK else answer[1]["message"])
+        now = self.clock.monotonic()
+        for late in [late for late in self._late_hosts if late[0] <= now]:
+            self._late_hosts.remove(late)
+            late[1]("it did not answer in time")
+            told = True
+        return told
+
+    def tick(self, times: int = 1) -> None:
+        for _ in range(times):
+            self.clock.advance(TICK_S)
+            for node in self.nodes.values():
+                node.groups.tick()
+            self.settle()
+
+    def elect(self, number: int) -> None:
+        """Make `number` the leader of partition 0."""
+        for _ in range(100):
+            leader = self.leader()
+            if leader == number:
+                return
+            if leader:
+                self.transfer(leader, number)
+            self.tick()
+        raise AssertionError(f"node {number} does not get elected")
+
+    def transfer(self, number: int, to: int) -> None:
+        """The leader `number` hands over, without an operator's order."""
+        self.replica(number).raft.transfer(to)
+        self.nodes[number].groups.dirty(self.replica(number))
+
+    def leader(self) -> int:
+        for number, node in self.nodes.items():
+            replica = node.groups.replicas.get(0)
+            if replica is not None and replica.raft.role is Role.LEADER and number not in self.cut_off:
+                return number
+        return 0
+
+    def put(self, number: int, key: bytes, value: bytes) -> None:
+        """A write through the replica of `number`, applied."""
+        self._token += 1
+        token, now = self._token, self.clock.monotonic()
+        self.replica(number).propose(
+            (ASKER, token), 0, 0, 0, 0, protocol.encode_put(key, value), now + 5, now
+        )
+        self.settle()
+        assert self.nodes[number].answers.pop(token)[0] == Status.OK
+
+    def get(self, number: int, key: bytes) -> list[Any]:
+        """What the engine of `number` has."""
+        ops = protocol.encode_get(key)
+        return protocol.decode_results(self.replica(number).machine.engine.read(ops, 1))[0]
