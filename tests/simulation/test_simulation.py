@@ -31,7 +31,7 @@ def quiet() -> None:
 
 
 REGRESSIONS = {"a snapshot that a dead process had pulled refused all later ones": 53}
-"""What these seeds have found. A change of the simulation makes other runs of them: then look for new ones."""
+"""What these seeds have found. A change of the simulation makes other runs of them: then look for others."""
 
 
 @pytest.mark.parametrize("seed", REGRESSIONS.values(), ids=REGRESSIONS.keys())
