@@ -7,6 +7,7 @@ Owns what was seen so far. Changes nothing: a run without these checks is the sa
 - Log matching: an entry's group, index and term say what it holds, and the term of the one before it.
 - Leader completeness: who leads has every entry that was ever applied anywhere.
 - State machine safety: what is applied at an index is the same on all replicas, in all their lives.
+- Time: neither of the two times of a partition goes back (docs/raft.md section 2).
 - Durable before said: who acknowledges entries has them on its disk.
 """
 
@@ -58,7 +59,14 @@ class Checks:
                     f"{store.name} p{group} applies {what} at {index}, another replica {agreed[index]}"
                 )
             self._world.trace(store.name, group, index, what)
-            return apply(index, term, data)
+            before = machine.stamp_ms, machine.session_ms
+            outcomes = apply(index, term, data)
+            if machine.stamp_ms < before[0] or machine.session_ms < before[1]:
+                raise Violation(
+                    f"{store.name} p{group}: time goes back at {index}, from {before} to "
+                    f"{(machine.stamp_ms, machine.session_ms)}"
+                )
+            return outcomes
 
         machine.apply = watched  # type: ignore[method-assign, assignment]
 

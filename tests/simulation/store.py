@@ -7,19 +7,20 @@ the engines' threads, clocks, the disk's memory.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from random import Random
 from typing import Any
 
+from kvclient.errors import KVError
 from shared.clustermap import ClusterMap
 from shared.hashing import xxh64
 from shared.opstream import Limits
 from storenode import engine, founding, raftframes, snapshotfiles
 from storenode.groups import MAINTAIN_S, TICK_S, Groups
 from storenode.raft.messages import EVERYBODY, Message
-from storenode.raftlog import RaftLog
+from storenode.raftlog import LogRefused, RaftLog
 from storenode.replica.budget import Budget
 from storenode.service import Service
 from storenode.snapshots import Snapshots
@@ -32,6 +33,9 @@ from tests.simulation.snapshots import SimulatedPuller, SimulatedSource
 from tests.simulation.world import Violation, World
 
 IN_FLIGHT_BYTES = 1 << 20
+
+REFUSALS = (KVError, LogRefused, RuntimeError, ValueError)
+"""What the product raises on purpose; anything else is a program that does not work."""
 
 
 class SimulatedService(Service):
@@ -84,7 +88,8 @@ class SimulatedStore(Machine):
         self._stack = ExitStack()
         self._jobs_scheduled = False
         self._failed = False
-        self._build(self._stack)
+        with self._ending_is_a_violation("does not start"):
+            self._build(self._stack)
         self.world.note(f"{self.name} starts, " + self._position())
         self.after_event()
 
@@ -94,6 +99,20 @@ class SimulatedStore(Machine):
             f"term {one.raft.term}"
             for one in self.groups.replicas.values()
         )
+
+    @contextmanager
+    def _ending_is_a_violation(self, what: str) -> Iterator[None]:
+        """The product itself says that something is wrong, and the process ends with that; no fault here may
+        lead there, for disks lose only what they may lose.
+        """
+        try:
+            yield
+        except REFUSALS as error:
+            raise Violation(f"{self.name} {what}: {type(error).__name__}: {error}") from error
+
+    def _begin_turn(self) -> None:
+        with self._ending_is_a_violation("ends by itself"):
+            super()._begin_turn()
 
     def die(self, power_lost: bool, why: str) -> None:
         """The process ends here; with `power_lost` the machine loses what was not synced."""
