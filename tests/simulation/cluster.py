@@ -13,6 +13,8 @@ from kvclient import protocol
 from kvclient.pending import Pending
 from shared.clustermap import ClusterMap, Node
 from shared.hashing import partition_of
+from storenode.raft import Raft
+from storenode.raft.quorum import VoteResult, vote_result
 from tests.linearizability.checker import Verdict, check_by_key
 from tests.linearizability.history import Outcome
 from tests.linearizability.models import KeyValue
@@ -131,9 +133,32 @@ class Cluster:
         self.nemesis.end()
         world.note("all is well from here on")
         world.run_until(world.now + SETTLE_S)
+        deafened = self._deafen() if self.settings.deaf_leader else []
         self._check_progress()
+        self.network.unblock(deafened)
         self._check_replicas_agree()
         self._judge()
+
+    def _deafen(self) -> list[tuple[str, str]]:
+        """Cut the links towards a leader, not those from it, if the others can go on without it."""
+        for store in self.stores.values():
+            if store.groups.leading and all(
+                self._can_spare(replica.raft, store.node)
+                for other in self.stores.values()
+                for replica in other.groups.replicas.values()
+            ):
+                pairs = [(peer.name, store.name) for peer in store.peers.values()]
+                self.network.block(pairs)
+                self.world.note(f"{store.name} hears no other store")
+                return pairs
+        return []
+
+    @staticmethod
+    def _can_spare(raft: Raft, node: int) -> bool:
+        """Whether the other voters are a quorum, as far as this replica knows."""
+        configuration = raft.configuration
+        votes = {voter: voter != node for voter in configuration.members}
+        return vote_result(configuration, votes) is VoteResult.WON
 
     def _check_progress(self) -> None:
         for client in self.clients:

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from storenode.raft import Dropped, Role
+from storenode.raft.configuration import ConfigurationRefused
+from storenode.raft.messages import Change, Operation, Transition
 from tests.simulation.network import Network
 from tests.simulation.routing import SimulatedRouter
 from tests.simulation.settings import Settings
@@ -210,3 +213,34 @@ class Nemesis:
             store.groups.hand_over()
             store.groups._handing_over = False  # it was no stop after all
             store.call_later(0, lambda: None)
+
+    def _reconfigure(self) -> None:
+        """Some voters become learners, some learners voters: by a joint configuration, unless it is one."""
+        random = self._world.random
+        leading = [
+            (store, replica)
+            for store in self._stores
+            if store.up
+            for replica in store.groups.replicas.values()
+            if replica.raft.role is Role.LEADER and len(replica.raft.configuration.members) > 1
+        ]
+        if not leading:
+            return
+        store, replica = random.choice(leading)
+        configuration = replica.raft.configuration
+        members = sorted(configuration.members)
+        voters = set(random.sample(members, random.randint(1, len(members))))
+        operations = [(Operation.ADD_VOTER, node) for node in sorted(voters - configuration.voters)]
+        operations += [(Operation.ADD_LEARNER, node) for node in sorted(configuration.voters - voters)]
+        change = Change(random.choice((Transition.AUTO, Transition.IMPLICIT)), tuple(operations))
+        try:
+            if operations:
+                replica.raft.propose_change(change)
+        except (ConfigurationRefused, Dropped):
+            return  # another one is under way, or leadership is
+        self._world.note(f"{store.name} p{replica.partition}: voters {sorted(voters)} of {members}")
+        store.groups.dirty(replica)
+        store.call_later(0, lambda: None)
+        if random.random() < 0.7:  # while some know the new voters, and some do not
+            begin = random.choice((self._partition, self._partition, self._outage))
+            self._world.after(random.uniform(0, 0.2), lambda: begin() if self._active else None)

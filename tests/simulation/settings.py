@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 FAULTS = (
     "partition", "absence", "one_way", "power", "kill", "outage", "disk_step", "log_failure", "pause",
-    "stall", "wall_jump", "slow_disk", "router_restart", "hand_over", "lossy",
+    "stall", "wall_jump", "slow_disk", "router_restart", "hand_over", "lossy", "reconfigure",
 )  # fmt: skip
 
 
@@ -47,6 +47,8 @@ class Settings(NamedTuple):
     restart: float
     """Longest time that a process stays down."""
     stale_ms: int
+    deaf_leader: bool
+    """Whether the last proof of progress is made while a leader hears no other store."""
 
 
 def draw(random: Random) -> Settings:
@@ -85,4 +87,5 @@ def draw(random: Random) -> Settings:
         fault_interval=random.choice((0.6, 1.2, 3.0)),
         restart=random.choice((0.2, 0.5, 3.0, 6.0)),
         stale_ms=random.choice((50, 300, 2000)),
+        deaf_leader=random.random() < 0.3,
     )
