@@ -1,4 +1,5 @@
-"""python -m tests.faults [NAME...] [--list] [--jobs N]: is each deliberate fault caught by the test suite?
+"""python -m tests.faults [NAME...] [--list] [--jobs N]: is each deliberate fault caught, by the test suite
+or by the simulation?
 
 Exit code 1 if one survives, or if the control without a fault does not pass.
 """

@@ -1,5 +1,5 @@
 """A test build: a copy of the project in a directory of its own, changed, compiled where that is needed, and
-tested. The project itself is only read.
+tested or simulated. The project itself is only read.
 """
 
 from __future__ import annotations
@@ -39,18 +39,29 @@ project.run_commands()
 """
 
 OWN_MISTAKES = re.compile(
-    r"(ImportError|ModuleNotFoundError|NameError|AttributeError|SyntaxError|IndentationError)\b"
+    r"\b(ImportError|ModuleNotFoundError|NameError|AttributeError|SyntaxError|IndentationError)\b"
 )
-"""A test that ends in one of these says that a changed source does not work at all."""
+"""What ends in one of these says that a changed source does not work at all."""
+
+SEED_FAILED = re.compile(r"^seed (\d+) failed: (\w+): (.*)$", re.MULTILINE)
+"""How the simulation tells of a seed: its number, the exception, what it says."""
+
+VIOLATION = "Violation"
+"""What the simulation raises when it has seen what must never happen. Any other exception says only that
+the changed sources do not work: it is nothing that a user would have met.
+"""
 
 SAID_MAX = 3000
+TOLD_MAX = 150
 
 PASSED, FAILED, HUNG, BROKEN = "passed", "failed", "hung", "broken"
 
 
 class Verdict(NamedTuple):
-    """How a test run ended. `failed`: by an assertion of `test`, or an exception in it. `broken`: no test was
-    run, or one ended for another reason than the test's; `said` tells why."""
+    """How a run ended. `failed`: by an assertion of `test`, or an exception in it; or by a violation in a
+    seed of the simulation, which `test` names. `broken`: nothing was run, or something ended for another
+    reason; `said` tells why.
+    """
 
     kind: str
     test: str = ""
@@ -89,6 +100,20 @@ class Build:
         command = [sys.executable, "-m", "pytest", "-q", "-x", "-m", "not long", "-p", "no:cacheprovider"]
         command += ["--timeout=0", f"--basetemp={self._place / 'tmp'}", f"--junitxml={report}", *tests]
         started = time.monotonic()
+        code = self._run(command, output, seconds)
+        verdict = _verdict(code, report, output.read_text(errors="replace")[-SAID_MAX:])
+        return verdict._replace(seconds=time.monotonic() - started)
+
+    def simulate(self, seeds: int, seconds: float) -> Verdict:
+        """Run seeds of the simulation, from 0 on, until one fails, `seconds` at most."""
+        output = self._place / "story"
+        started = time.monotonic()
+        code = self._run([sys.executable, "-m", "tests.simulation", f"--seeds=0:{seeds}"], output, seconds)
+        verdict = _verdict_of_seeds(code, output.read_text(errors="replace"))
+        return verdict._replace(seconds=time.monotonic() - started)
+
+    def _run(self, command: Sequence[str], output: Path, seconds: float) -> int | None:
+        """The exit code; None: it did not end."""
         with output.open("wb") as said:
             process = subprocess.Popen(
                 command,
@@ -100,15 +125,13 @@ class Build:
                 start_new_session=True,
             )
             try:
-                code: int | None = process.wait(seconds)
+                return process.wait(seconds)
             except subprocess.TimeoutExpired:
-                code = None
-            finally:  # also what the tests started and left behind
+                return None
+            finally:  # also what it started and left behind
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
-        verdict = _verdict(code, report, output.read_text(errors="replace")[-SAID_MAX:])
-        return verdict._replace(seconds=time.monotonic() - started)
 
 
 def _verdict(code: int | None, report: Path, said: str) -> Verdict:
@@ -122,3 +145,16 @@ def _verdict(code: int | None, report: Path, said: str) -> Verdict:
             if failure is not None and not OWN_MISTAKES.match(failure.get("message", "")):
                 return Verdict(FAILED, f"{case.get('classname')}::{case.get('name')}", failure.text or "")
     return Verdict(BROKEN, said=said)
+
+
+def _verdict_of_seeds(code: int | None, said: str) -> Verdict:
+    if code is None:
+        return Verdict(HUNG, said=said[-SAID_MAX:])
+    if code == 0:
+        return Verdict(PASSED)
+    failed = SEED_FAILED.search(said)
+    if (
+        failed is None or failed[2] != VIOLATION or OWN_MISTAKES.search(failed[3])
+    ):  # which a replica ended with
+        return Verdict(BROKEN, said=said[-SAID_MAX:])
+    return Verdict(FAILED, f"seed {failed[1]}: {failed[3][:TOLD_MAX]}", said[-SAID_MAX:])

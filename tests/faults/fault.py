@@ -1,4 +1,6 @@
-"""A deliberate fault: a small change of the sources that the test suite must not let pass."""
+"""A deliberate fault: a small change of the sources that the test suite, or the simulation, must not let
+pass.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,14 @@ class Fault(NamedTuple):
     file: str
     text: str
     replacement: str
-    tests: tuple[str, ...]
+    tests: tuple[str, ...] = ()
     """Which must catch it: files of the default suite, or tests in them (`file::test`)."""
     extensions: tuple[str, ...] = ()
     """Modules that are compiled anew so that the tests see a change of native code."""
     hangs: bool = False
     """Whether a test that does not end is how it is caught."""
+    seeds: int = 0
+    """Instead of tests: so many seeds of the simulation, from 0 on, of which one must find a violation."""
 
     def apply(self, root: Path) -> None:
         """Change the sources below `root`. ValueError if the text is not there exactly once, or if what comes

@@ -17,6 +17,12 @@ CONTROL_SECONDS = 900.0
 FAULT_SECONDS = 120.0
 """A fault's tests take some seconds."""
 
+SECONDS_PER_SEED = 3.0
+"""A seed takes a third of a second on an idle processor."""
+
+CONTROL_SEEDS = 20
+"""So few cannot show that the project is sound; they show that a simulation can pass here at all."""
+
 
 class Result(NamedTuple):
     """What became of a fault: caught, or the reason why not."""
@@ -29,10 +35,13 @@ class Result(NamedTuple):
         """In one line."""
         if self.verdict.kind == FAILED:
             return self.verdict.test
+        judge = "seed" if self.fault.seeds else "test"
         if self.verdict.kind == PASSED:
-            return "SURVIVED: no test noticed it"
-        what = "a test that does not end" if self.verdict.kind == HUNG else "BROKEN: no test could judge it"
-        return what if self.caught or self.verdict.kind == BROKEN else f"HANGS: {what}"
+            return f"SURVIVED: no {judge} noticed it"
+        if self.verdict.kind == BROKEN:
+            return f"BROKEN: no {judge} could judge it"
+        what = f"a {judge} that does not end"
+        return what if self.caught else f"HANGS: {what}"
 
 
 def run(root: Path, faults: Sequence[Fault], jobs: int, tell: Callable[[Result], None]) -> Verdict:
@@ -52,16 +61,25 @@ def run(root: Path, faults: Sequence[Fault], jobs: int, tell: Callable[[Result],
 
 
 def control(build: Build, faults: Sequence[Fault]) -> Verdict:
-    """All tests of these faults on a build that is changed nowhere, compiled as theirs are: they must
-    pass."""
+    """All tests of these faults on a build that is changed nowhere, compiled as theirs are, and some seeds if
+    any is judged by the simulation: they must pass.
+    """
     said = build.compile(name for fault in faults for name in fault.extensions)
     if said:
         return Verdict(BROKEN, said=said)
-    return build.test(sorted({test for fault in faults for test in fault.tests}), CONTROL_SECONDS)
+    verdict = Verdict(PASSED)
+    tests = sorted({test for fault in faults for test in fault.tests})
+    if tests:
+        verdict = build.test(tests, CONTROL_SECONDS)
+    if verdict.kind == PASSED and any(fault.seeds for fault in faults):
+        verdict = build.simulate(CONTROL_SEEDS, CONTROL_SECONDS)
+    return verdict
 
 
-def judge(root: Path, fault: Fault, seconds: float = FAULT_SECONDS) -> Result:
+def judge(root: Path, fault: Fault, seconds: float | None = None) -> Result:
     """One fault, on a copy of the project at `root`."""
+    if seconds is None:
+        seconds = fault.seeds * SECONDS_PER_SEED or FAULT_SECONDS
     with _place() as place:
         build = Build(root, place / fault.name)
         try:
@@ -69,7 +87,12 @@ def judge(root: Path, fault: Fault, seconds: float = FAULT_SECONDS) -> Result:
             said = build.compile(fault.extensions)
         except ValueError as error:
             said = str(error)
-        verdict = Verdict(BROKEN, said=said) if said else build.test(fault.tests, seconds)
+        if said:
+            verdict = Verdict(BROKEN, said=said)
+        elif fault.seeds:
+            verdict = build.simulate(fault.seeds, seconds)
+        else:
+            verdict = build.test(fault.tests, seconds)
     caught = verdict.kind == FAILED or (verdict.kind == HUNG and fault.hangs)
     return Result(fault, verdict, caught)
 

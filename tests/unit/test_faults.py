@@ -12,14 +12,19 @@ from pathlib import Path
 import pytest
 
 from tests.faults.__main__ import report
-from tests.faults.build import BROKEN, FAILED, HUNG, PASSED
+from tests.faults.build import BROKEN, FAILED, HUNG, PASSED, SEED_FAILED, VIOLATION
 from tests.faults.catalogue import FAULTS
 from tests.faults.fault import Fault
 from tests.faults.runner import judge
+from tests.simulation.running import Failure
+from tests.simulation.world import Violation
 
 ROOT = Path(__file__).resolve().parents[2]
 CHEAP = "oldest-version-wins"
 """Of the catalogue: no native code, and caught by a test without files."""
+
+CHEAP_SIMULATED = "acknowledged-before-durable"
+"""One of replication that the first seed finds."""
 
 # The catalogue
 
@@ -29,6 +34,7 @@ def test_names_are_unique_and_can_be_told_apart_on_a_command_line() -> None:
     assert [name for name, count in names.items() if count > 1] == []
     assert [name for name in names if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name)] == []
     assert len(names) >= 40
+    assert sum(1 for fault in FAULTS if fault.seeds) >= 12
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
@@ -41,7 +47,8 @@ def test_each_fault_fits_its_file_once_and_names_tests_that_exist(fault: Fault) 
     assert bool(fault.extensions) == native
     for name in fault.extensions:
         assert (ROOT / (name.replace(".", "/") + ".pyx")).exists()
-    assert fault.tests
+    assert bool(fault.tests) != bool(fault.seeds)
+    assert 0 <= fault.seeds <= 1000
     for test in fault.tests:
         path, _, function = test.partition("::")
         assert not function or f"def {function.partition('[')[0]}(" in (ROOT / path).read_text()
@@ -55,8 +62,15 @@ def test_one_fault_of_the_catalogue_is_caught() -> None:
     assert "test_engine_compaction::test_level_0_is_newest_first" in result.told()
 
 
+def test_one_fault_of_replication_is_found_by_the_simulation() -> None:
+    (fault,) = (one for one in FAULTS if one.name == CHEAP_SIMULATED)
+    result = judge(ROOT, fault)
+    assert (result.verdict.kind, result.caught) == (FAILED, True), result.verdict
+    assert re.match(r"seed \d+: .*s\d p\d acknowledges \d+, \d+ is durable", result.told())
+
+
 @pytest.mark.long
-@pytest.mark.timeout(2 * 3600)
+@pytest.mark.timeout(6 * 3600)
 def test_every_fault_is_caught() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults", "--jobs=2"], cwd=ROOT, capture_output=True, text=True
@@ -66,6 +80,23 @@ def test_every_fault_is_caught() -> None:
 
 
 # The runner
+
+SIMULATION = """
+import sys
+from thing import double
+
+class Violation(AssertionError):
+    pass
+
+first, stop = sys.argv[1].removeprefix("--seeds=").split(":")
+for seed in range(int(first), int(stop)):
+    try:
+        if double(seed) != seed + seed:
+            raise Violation(f"{double(seed)} is not twice {seed}")
+    except Exception as error:
+        print(f"seed {seed} failed: {type(error).__name__}: {error}\\nthe end of the story:")
+        sys.exit(1)
+"""
 
 
 @pytest.fixture
@@ -80,6 +111,8 @@ def project(tmp_path: Path) -> Path:
         "@pytest.fixture\ndef doubled():\n    return double(4) + double(4)\n\n"
         "def test_from_fixture(doubled):\n    assert doubled == 16\n"
     )
+    (root / "tests" / "simulation").mkdir(parents=True)
+    (root / "tests" / "simulation" / "__main__.py").write_text(SIMULATION)
     (root / "setup.cfg").write_text("[tool:pytest]\ntimeout = 60\nmarkers =\n    long: takes long\n")
     return root
 
@@ -109,6 +142,57 @@ def test_how_a_fault_ends_is_told(project: Path, change: Fault, kind: str, caugh
     assert (result.verdict.kind, result.caught) == (kind, caught), result.verdict
     assert told in result.told()
     assert (project / "thing.py").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("replacement", "kind", "told"),
+    [
+        ("    return 3 * number\n", FAILED, "seed 1: 3 is not twice 1"),
+        ("    return number * 2\n", PASSED, "SURVIVED: no seed"),
+        ("    return 2 * number if number < 9 else 0\n", PASSED, "SURVIVED: no seed"),
+        ("    return 2 * numbr\n", BROKEN, "BROKEN: no seed"),
+        ("    assert number < 3\n    return 2 * number\n", BROKEN, "BROKEN: no seed"),
+        ("    raise ValueError(number)\n", BROKEN, "BROKEN: no seed"),
+        ("    import os\n    os.abort()\n", BROKEN, "BROKEN: no seed"),
+        ("    while True: pass\n", HUNG, "HANGS: a seed"),
+    ],
+)
+def test_only_a_violation_in_a_seed_is_how_the_simulation_catches_a_fault(
+    project: Path, replacement: str, kind: str, told: str
+) -> None:
+    change = fault(replacement)._replace(tests=(), seeds=9)
+    result = judge(project, change, seconds=1 if kind == HUNG else 60)
+    assert (result.verdict.kind, result.caught) == (kind, kind == FAILED), result.verdict
+    assert told in result.told()
+
+
+def test_what_the_real_simulation_tells_of_a_failed_seed_is_understood() -> None:
+    failure = Failure(17, Violation("a write is gone"), ("   0.1 s1 starts",))
+    found = SEED_FAILED.search(f"something before\n{failure}\n18 seeds, 1 failed, 3.0 s\n")
+    assert found is not None
+    assert found.groups() == ("17", VIOLATION, "a write is gone")
+
+
+def test_a_replica_that_ended_with_a_mistake_of_the_changed_source_is_no_violation(project: Path) -> None:
+    raising = SIMULATION.replace("except Exception as error:", "except NameError as error:").replace(
+        "{type(error).__name__}: {error}", "Violation: partition 0 is out of service: NameError: {error}"
+    )
+    (project / "tests" / "simulation" / "__main__.py").write_text(raising)
+    result = judge(project, fault("    return 2 * numbr\n")._replace(tests=(), seeds=9))
+    assert (result.verdict.kind, result.caught) == (BROKEN, False), result.verdict
+
+
+def test_the_control_of_simulated_faults_is_a_simulation_and_no_test(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "test_thing.py").write_text("def test_double():\n    assert False\n")
+    change = fault("    return 3 * number\n")._replace(tests=(), seeds=9)
+    assert report(project, [change], jobs=1) == 0
+    assert "1 of 1 faults are caught, the control passed" in capsys.readouterr().out
+    (project / "thing.py").write_text("def double(number):\n    return 2 * number + (number == 5)\n")
+    assert report(project, [change._replace(text="2 * number", replacement="0")], jobs=1) == 1
+    said = capsys.readouterr().out
+    assert "the control without a fault did not pass: failed seed 5: 11 is not twice 5" in said
 
 
 def test_a_text_that_is_not_there_exactly_once_is_refused(project: Path) -> None:

@@ -1,0 +1,179 @@
+"""Faults of replication: Raft's rules, the order of durability, reads, sessions, snapshots. The simulation
+(tests/simulation) has to find each of them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.faults.fault import Fault
+
+SEEDS: Final = 1000
+RAFT: Final = "storenode/raft"
+REPLICA: Final = "storenode/replica"
+LOG: Final = "storenode/raftlog"
+
+
+def _fault(name: str, harm: str, file: str, text: str, replacement: str) -> Fault:
+    return Fault(name, harm, file, text, replacement, seeds=SEEDS)
+
+
+DURABILITY = (
+    _fault(
+        "raft-log-sync-skipped",
+        "acknowledged writes are gone after a power cut of the whole cluster",
+        f"{LOG}/writer.py",
+        "        file.write_at(offset, data)\n        file.sync()\n        self.number = number\n",
+        "        file.write_at(offset, data)\n        self.number = number\n",
+    ),
+    _fault(
+        "acknowledged-before-durable",
+        "a write counts as replicated on a node that forgets it in a power cut",
+        f"{RAFT}/core.py",
+        "        replies, self.pending_replies = self.pending_replies, []\n        self._writing = Unstable(",
+        "        self._release(self.pending_replies)\n        replies, self.pending_replies = [], []\n"
+        "        self._writing = Unstable(",
+    ),
+    _fault(
+        "vote-not-durable",
+        "two leaders in one term after a restart, each acknowledges other writes",
+        f"{RAFT}/core.py",
+        "        hard = HardState(self.term, self.vote, self.log.commit)\n",
+        "        hard = HardState(self.term, NOBODY, self.log.commit)\n",
+    ),
+    _fault(
+        "term-not-restored",
+        "a restarted node votes again in a term in which it has voted: two leaders",
+        f"{RAFT}/state.py",
+        "        self.term = hard.term\n",
+        "        self.term = storage.term(storage.last_index)\n",
+    ),
+    _fault(
+        "log-cut-before-data-is-durable",
+        "after a restart writes are missing that were in neither the tables nor the log",
+        "storenode/groups.py",
+        "        index = replica.machine.durable().index\n",
+        "        index = replica.machine.position.index\n",
+    ),
+)
+
+ELECTIONS = (
+    _fault(
+        "votes-twice",
+        "two leaders in one term, each acknowledges other writes",
+        f"{RAFT}/election.py",
+        "            state.vote == message.sender\n            or",
+        "            not pre\n            or",
+    ),
+    _fault(
+        "votes-for-the-longer-log",
+        "a leader without acknowledged writes, which it then removes from the others",
+        f"{RAFT}/election.py",
+        "(message.b, message.a) >= (state.log.last_term, state.log.last_index)",
+        "message.a >= state.log.last_index",
+    ),
+)
+
+COMMIT = (
+    _fault(
+        "heartbeat-commits-what-was-not-compared",
+        "a replica applies writes that were never agreed on",
+        f"{RAFT}/following.py",
+        "    if message.a > log.commit and message.b and log.matches(message.a, message.b):\n"
+        "        log.commit = message.a\n",
+        "    log.commit = max(log.commit, min(message.a, log.last_index))\n",
+    ),
+    _fault(
+        "conflicting-entries-kept",
+        "replicas hold different data for ever",
+        f"{RAFT}/log_view.py",
+        "            if index > self.last_index or self.term(index) != entry[0]:\n",
+        "            if index > self.last_index:\n",
+    ),
+)
+
+WRITES = (
+    _fault(
+        "sessions-left-out-of-the-state",
+        "a retried write runs a second time after a restart, or on a node that got a snapshot",
+        f"{REPLICA}/statemachine.py",
+        "self.stamp_ms, self.session_ms, self.sessions.dump()))",
+        "self.stamp_ms, self.session_ms, SessionTable().dump()))",
+    ),
+    _fault(
+        "sessions-judged-by-the-leader-only",
+        "a write that was retried at another leader runs twice",
+        f"{REPLICA}/statemachine.py",
+        "            if isinstance(verdict, bytes):\n                return Status.OK, verdict\n",
+        "            if isinstance(verdict, bytes):\n                verdict = Verdict.EXECUTE\n",
+    ),
+    _fault(
+        "state-one-entry-ahead",
+        "the first entry after a restart is never applied: this replica differs for ever",
+        f"{REPLICA}/statemachine.py",
+        "_HEAD.pack(STATE_VERSION, self.position.index, self.position.term)",
+        "_HEAD.pack(STATE_VERSION, self.position.index + 1, self.position.term)",
+    ),
+    _fault(
+        "state-one-entry-behind",
+        "a restarted replica forgets entries that count as replicated",
+        f"{REPLICA}/statemachine.py",
+        "_HEAD.pack(STATE_VERSION, self.position.index, self.position.term)",
+        "_HEAD.pack(STATE_VERSION, self.position.index - 1, self.position.term)",
+    ),
+    _fault(
+        "answers-of-one-entry-shifted",
+        "a client is told what another one's write has done",
+        f"{REPLICA}/replica.py",
+        "            for status, body in outcomes:\n",
+        "            for status, body in outcomes[1:] + outcomes[:1]:\n",
+    ),
+    _fault(
+        "lost-write-said-to-be-refused",
+        "a client is told that nothing was applied, and the write is there",
+        f"{REPLICA}/replica.py",
+        "                self._cancel(proposal, Status.OUTCOME_UNKNOWN, _LOST)\n",
+        "                self._cancel(proposal, Status.TIMEOUT, _TIMEOUT)\n",
+    ),
+    _fault(
+        "session-clock-begins-anew",
+        "after a change of leaders the session table forgets in the wrong order: a retried write runs twice",
+        f"{REPLICA}/replica.py",
+        "            self._session_base = self.machine.session_ms\n",
+        "            self._session_base = 0\n",
+    ),
+    _fault(
+        "snapshot-put-in-without-its-sessions",
+        "a retried write runs a second time at a node that got a snapshot",
+        f"{REPLICA}/statemachine.py",
+        "        self._become(found)\n\n    # -- the replica state\n",
+        "        self._become(found._replace(sessions=self.sessions))\n\n    # -- the replica state\n",
+    ),
+    _fault(
+        "snapshot-acknowledged-when-offered",
+        "a write counts as replicated on a node that only knows that there is a snapshot with it",
+        f"{RAFT}/following.py",
+        "        state.snapshot_wanted = message.sender, index, term\n",
+        "        state.snapshot_wanted = message.sender, index, term\n"
+        "        state.acknowledge(message.sender, index)\n",
+    ),
+    _fault(
+        "log-not-cut-behind-a-snapshot",
+        "a node that got a snapshot goes on with its old, conflicting entries",
+        "storenode/groups.py",
+        "None, (at.index, at.term), at.index + 1, []))\n            self._installing",
+        "None, None, at.index + 1, []))\n            self._installing",
+    ),
+)
+
+LIVENESS = (
+    _fault(
+        "leader-does-not-check-its-quorum",
+        "a leader that hears nobody keeps all others from going on without it",
+        f"{RAFT}/leadership.py",
+        "            if not self._quorum_active():\n                return False\n",
+        "",
+    ),
+)
+
+FAULTS = (*DURABILITY, *ELECTIONS, *COMMIT, *WRITES, *LIVENESS)
