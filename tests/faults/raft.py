@@ -35,16 +35,6 @@ DURABILITY = (
         "        self._writing = Unstable(",
     ),
     _fault(
-        "leader-counts-itself-before-durable",
-        "a write is acknowledged that only one node of three has on its disk",
-        f"{RAFT}/replication.py",
-        "{node: member.match for node, member in self.progress.items()}\n",
-        "{\n"
-        "                node: member.match if node != self._state.node else self._state.log.last_index\n"
-        "                for node, member in self.progress.items()\n"
-        "            },\n",
-    ),
-    _fault(
         "vote-not-durable",
         "two leaders in one term after a restart, each acknowledges other writes",
         f"{RAFT}/core.py",
@@ -176,14 +166,7 @@ WRITES = (
     ),
 )
 
-CONFIGURATION = (
-    _fault(
-        "voters-replaced-in-one-step",
-        "old and new voters decide apart: an acknowledged write is lost",
-        f"{RAFT}/configuration.py",
-        "enter_joint(configuration, change.operations, change.transition != Transition.EXPLICIT)\n",
-        "_apply(configuration, change.operations)\n",
-    ),
+LIVENESS = (
     _fault(
         "leader-does-not-check-its-quorum",
         "a leader that hears nobody keeps all others from going on without it",
@@ -193,4 +176,4 @@ CONFIGURATION = (
     ),
 )
 
-FAULTS = (*DURABILITY, *ELECTIONS, *COMMIT, *WRITES, *CONFIGURATION)
+FAULTS = (*DURABILITY, *ELECTIONS, *COMMIT, *WRITES, *LIVENESS)

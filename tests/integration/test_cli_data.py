@@ -551,14 +551,14 @@ def test_an_export_waits_for_the_cluster_and_appears_whole(
     kv: Run, prefix: str, tmp_path: Path, directory: Path
 ) -> None:
     kv("mput", "-", stdin="".join(f"{prefix}{number}\tv\n" for number in range(2000)).encode())
-    kv("dev", "kill", "store1", "--dir", directory)
+    kv("dev", "kill", "stores", "--dir", directory)
     options = ["export", prefix, "-f", "out.dump", "--resume", "state", "--timeout", "500ms"]
     try:
         failed = kv(*options, "--retry-for", "100ms", code=Exit.UNAVAILABLE)
         assert b"continue:" in failed.stderr
         assert not (tmp_path / "out.dump").exists()
     finally:
-        kv("dev", "start", "store1", "--dir", directory)
+        kv("dev", "start", "stores", "--dir", directory)
     kv(*options)
     kv("del", "--prefix", prefix, "--yes")
     assert b"imported 2,000 keys" in kv("import", "out.dump").stderr

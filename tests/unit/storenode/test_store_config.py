@@ -44,7 +44,7 @@ def problems(tree: Tree, path: Path, **overrides: str) -> list[str]:
 
 def test_the_smallest_configuration_has_the_documented_defaults(path: Path) -> None:
     config = loaded(smallest(), path)
-    assert (config.cluster.partitions, config.cluster.replicas) == (16, 1)
+    assert (config.cluster.partitions, config.cluster.replicas) == (16, 3)
     assert config.listen.rpc == "tcp://127.0.0.1:7200"
     engine, limits = config.engine, config.limits
     assert (engine.memtable, engine.memtables_total, engine.cache, engine.workers) == (
