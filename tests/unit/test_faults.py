@@ -112,6 +112,8 @@ def project(tmp_path: Path) -> Path:
         "def test_from_fixture(doubled):\n    assert doubled == 16\n"
     )
     (root / "tests" / "simulation").mkdir(parents=True)
+    # A package, or an installed project's own tests.simulation would come first, wherever it lies.
+    (root / "tests" / "simulation" / "__init__.py").write_text("")
     (root / "tests" / "simulation" / "__main__.py").write_text(SIMULATION)
     (root / "setup.cfg").write_text("[tool:pytest]\ntimeout = 60\nmarkers =\n    long: takes long\n")
     return root
