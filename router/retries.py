@@ -13,8 +13,6 @@ from router.flight import NOT_SENT, Part, Refusal
 from router.scatter import is_write
 from router.topology import Topology
 
-# Refusals that say "nothing was applied", of one attempt, and will not pass.
-_NOT_APPLIED = frozenset({Status.TIMEOUT, Status.READ_ONLY})
 # Refusals that say "nothing was applied" and may pass: back-pressure, an election, a move, a store that is
 # starting.
 RETRYABLE = frozenset({Status.BUSY, Status.NOT_LEADER, Status.WRONG_REPLICA, Status.UNAVAILABLE})
@@ -88,7 +86,7 @@ def final(part: Part, refusal: Refusal) -> Refusal:
     """What a refusal that will not pass says of the whole part: the store speaks of the attempt that it has
     seen only, and of a pause to the router only.
     """
-    if part.lost and refusal.status in _NOT_APPLIED:
+    if part.lost and refusal.status != Status.OUTCOME_UNKNOWN:
         return _in_doubt(refusal.message)
     return Refusal(refusal.status, refusal.message)
 

@@ -317,7 +317,9 @@ class TestLostStores:
         harness.pass_time(1)
         assert harness.results()[0][0] == Status.UNAVAILABLE
 
-    @pytest.mark.parametrize("status", [Status.TIMEOUT, Status.READ_ONLY])
+    @pytest.mark.parametrize(
+        "status", [Status.TIMEOUT, Status.READ_ONLY, Status.CORRUPTION, Status.INVALID_REQUEST]
+    )
     def test_a_final_refusal_after_a_lost_attempt_does_not_make_the_outcome_known(
         self, harness: Harness, status: Status
     ) -> None:
