@@ -385,7 +385,10 @@ def test_a_disk_that_is_full_after_any_number_of_pages(small_disk: Path, pages: 
         assert engine.scan() == expected
     finally:
         filler.unlink()
-    engine.compact()
+    try:
+        engine.compact()
+    except EngineReadOnly:  # of a compaction that began when there was no room
+        engine.compact()
     engine.put(b"one more", b"", sync=True)
     assert engine.scan() == [*expected, (b"one more", b"")]
     assert engine.verify() == []
