@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from kvclient.errors import Unavailable
 from shared import logs
 from shared.clustermap import ClusterMap
-from storenode.engine.errors import EngineError
+from storenode.engine import EngineError, checkpoint_files
 from storenode.groups import Arrived, Groups
 from storenode.replica.replica import Replica
 from storenode.snapshotpull import Done, Failed
@@ -68,7 +68,8 @@ class Snapshots:
             replica.machine.engine.checkpoint(directory)
         except EngineError as error:
             raise Unavailable(f"the engine of partition {group} gives no checkpoint: {error}") from error
-        return Made(replica.machine.durable().index, replica.machine.engine.flushed_state)
+        engine = replica.machine.engine
+        return Made(replica.machine.durable().index, engine.flushed_state, checkpoint_files(directory))
 
     def want(self, replica: Replica) -> None:
         """The leader has no entries any more that this replica needs."""

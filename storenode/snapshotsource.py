@@ -60,6 +60,8 @@ class Made(NamedTuple):
 
     applied: int
     state: bytes
+    files: list[tuple[str, int]]
+    """(name, bytes) of each that is to be given away."""
 
 
 Make = Callable[[int, str], Made]
@@ -77,6 +79,7 @@ class _Served:
         self.directory = directory
         self.index = made.applied
         self.state = made.state
+        self.listed = made.files
         self.files: dict[str, FileMeta] | None = None
         self.readers: set[int] = set()
         self.used_at = now
@@ -274,7 +277,7 @@ class BulkSource:
     def _sum(self, one: _Served) -> Iterator[int]:
         files = {}
         try:
-            for name, size in snapshotfiles.list_files(self._vfs, one.directory):
+            for name, size in one.listed:
                 crc = 0
                 with contextlib.closing(self._vfs.open(os.path.join(one.directory, name))) as file:
                     for crc, count in snapshotfiles.sum_steps(file, size):  # noqa: B007 - the last one counts

@@ -12,20 +12,19 @@ Formats: docs/formats.md. Threads and time: lsm.py, replica_engine.py, base.py.
 """
 
 from storenode.engine.batch import WriteBatch
+from storenode.engine.checkpoint import checkpoint_files
 from storenode.engine.errors import EngineClosed, EngineError, EngineFailed, EngineReadOnly
 from storenode.engine.install import Examined
 from storenode.engine.iterator import Iterator
 from storenode.engine.lsm import Engine
 from storenode.engine.opening import open, open_replica
 from storenode.engine.options import Options
-from storenode.engine.receiving import CheckpointReceiver, checkpoint_files, remove_checkpoint
 from storenode.engine.replica_engine import ReplicaEngine
 from storenode.engine.shared import Shared
 from storenode.engine.snapshot import Snapshot
 from storenode.engine.table_writer import TableWriter
 
 __all__ = [
-    "CheckpointReceiver",
     "Engine",
     "EngineClosed",
     "EngineError",
@@ -42,5 +41,4 @@ __all__ = [
     "checkpoint_files",
     "open",
     "open_replica",
-    "remove_checkpoint",
 ]

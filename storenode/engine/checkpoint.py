@@ -23,6 +23,17 @@ INCOMPLETE = ".incomplete"
 
 OURS = re.compile(r"\d{6,}\.sst|manifest")
 
+MANIFEST = "manifest/data.mdb"
+
+
+def checkpoint_files(directory: str, vfs: Vfs | None = None) -> list[tuple[str, int]]:
+    """What another node needs of a checkpoint, as (name in it, bytes); the manifest is the last. LMDB's lock
+    file stays here: it says who has the manifest open.
+    """
+    vfs = Vfs() if vfs is None else vfs
+    names = sorted(name for name in vfs.listdir(directory) if name.endswith(".sst"))
+    return [(name, vfs.size(os.path.join(directory, name))) for name in (*names, MANIFEST)]
+
 
 def refuse_used(vfs: Vfs, target: str) -> None:
     """FileExistsError if there is something where a checkpoint is to be made."""

@@ -13,8 +13,9 @@ import tempfile
 from functools import partial
 
 import storenode.engine as engine_package
-from storenode.engine import Options, ReplicaEngine, Shared, remove_checkpoint
+from storenode.engine import Options, ReplicaEngine, Shared
 from storenode.engine.vfs import Vfs
+from storenode.snapshotfiles import remove_tree
 from tests.crash.crashlife import (
     ENGINE_ID,
     FIRST_MS,
@@ -163,7 +164,7 @@ class ReplicaLife:
 
     def receive(self, more: int | None = None) -> int:
         """Have a checkpoint in `incoming`; the count of its entries."""
-        remove_checkpoint(self.incoming, self.vfs)
+        remove_tree(self.vfs, self.incoming)
         ahead = self.applied + (self.dice.choice((0, 1, 5, 20)) if more is None else more)
         while len(self.log) < ahead:
             self.log_one()
@@ -181,7 +182,7 @@ class ReplicaLife:
         assert self.engine.flushed_state == self.engine.state
         self.look()
         if self.dice.random() < 0.7:
-            remove_checkpoint(self.incoming, self.vfs)
+            remove_tree(self.vfs, self.incoming)
 
     def checkpoint_of(self, count: int, place: str) -> str:
         """By another node, of the state after so many entries of the log."""

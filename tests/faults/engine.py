@@ -412,8 +412,8 @@ FAULTS = (
     Fault(
         "received-table-not-synced",
         "a table that came from another node is full of zeros after a power cut",
-        f"{ENGINE}/receiving.py",
-        "            file.sync()\n",
+        "storenode/incoming.py",
+        "            self._file.sync()\n",
         "            pass\n",
         ("tests/crash/test_replica_crash_oracle.py",),
     ),

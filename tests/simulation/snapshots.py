@@ -168,14 +168,15 @@ class SimulatedSource:
             if made.applied < request.at_least:
                 snapshotfiles.remove_tree(self._vfs, directory)
                 return Refusal(request.token, Status.UNAVAILABLE, "not there yet", BUSY_MS)
-            one = self._served[number] = _Served(number, request.group, directory, made, self._sum(directory))
+            files = self._sum(directory, made.files)
+            one = self._served[number] = _Served(number, request.group, directory, made, files)
         one.readers.add(request.node)
         one.used_at = self._machine.clock.monotonic()
         return Opened(request.token, one.number, one.made.state, tuple(one.files.values()))
 
-    def _sum(self, directory: str) -> dict[str, FileMeta]:
+    def _sum(self, directory: str, listed: list[tuple[str, int]]) -> dict[str, FileMeta]:
         files = {}
-        for name, size in snapshotfiles.list_files(self._vfs, directory):
+        for name, size in listed:
             content = self._vfs.read(os.path.join(directory, name))
             files[name] = FileMeta(name, size, bulkprotocol.mask(codec.crc32c(content, 0)))
         return files

@@ -34,6 +34,10 @@ def write_files(directory: str, files: dict[str, bytes]) -> None:
         path.write_bytes(content)
 
 
+def sizes(files: dict[str, bytes]) -> list[tuple[str, int]]:
+    return [(name, len(content)) for name, content in files.items()]
+
+
 class World:
     """`files` and `state` are what the next snapshot is made of; `spoil` may change answers on their way."""
 
@@ -76,7 +80,7 @@ class World:
 
     def make(self, group: int, directory: str) -> Made:
         write_files(directory, self.files)
-        return Made(self.applied, self.state)
+        return Made(self.applied, self.state, sizes(self.files))
 
     def send(self, peer: bytes, body: bytes) -> None:
         sockets.send_or_drop(self.router, (peer, messages.encode_bulk_reply(self.spoil(body))))

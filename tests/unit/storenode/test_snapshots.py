@@ -237,7 +237,10 @@ def test_a_whole_snapshot_that_an_earlier_process_left_does_not_stop_the_next_pu
 def test_a_checkpoint_says_what_is_in_it(source: Side, tmp_path: Path) -> None:
     replica = source.store.replica
     made = source.snapshots.make(PARTITION, str(tmp_path / "out"))
-    assert made == Made(replica.machine.position.index, replica.machine.dump())
+    names = [name for name, _ in made.files]
+    assert made == Made(replica.machine.position.index, replica.machine.dump(), made.files)
+    assert names[-1] == "manifest/data.mdb"
+    assert "manifest/lock.mdb" not in names
     examined = replica.machine.engine.examine(str(tmp_path / "out"))
     assert examined.replica == made.state
 

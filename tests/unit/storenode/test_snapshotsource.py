@@ -29,7 +29,7 @@ from storenode.bulkprotocol import (
 from storenode.engine import codec
 from storenode.engine.vfs import Vfs
 from storenode.snapshotsource import IDLE_S, PREPARING_MS, READS_MAX, BulkSource, Made
-from tests.unit.storenode.bulkworld import write_files
+from tests.unit.storenode.bulkworld import sizes, write_files
 
 DEADLINE_S = 10.0
 RATE = 1 << 20
@@ -67,7 +67,7 @@ class Source:
         write_files(directory, self.files)
         if self.refusal is not None:
             raise self.refusal
-        return Made(self.applied, b"state")
+        return Made(self.applied, b"state", sizes(self.files))
 
     def pause(self, seconds: float) -> None:
         self.paused_s += seconds

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from kvclient.protocol import encode_put
-from storenode.engine import CheckpointReceiver, ReplicaEngine, checkpoint_files
+from storenode.bulkprotocol import FileMeta, mask
+from storenode.engine import ReplicaEngine, checkpoint_files, codec
 from storenode.engine.vfs import Vfs
+from storenode.incoming import Incoming, Journal
 
 NOW_MS = 1 << 41
 
@@ -41,12 +43,16 @@ def count_of(state: bytes) -> int:
 
 
 def send(source: str, target: str, vfs: Vfs | None = None, piece_bytes: int = 1 << 16) -> str:
-    """Bring a checkpoint's files to another node, piece by piece; `target`."""
-    files = checkpoint_files(source)
-    receiver = CheckpointReceiver(target, files, vfs)
-    for name, size in files:
-        content = (Path(source) / name).read_bytes()
-        for offset in range(0, size, piece_bytes):
-            receiver.write(name, offset, content[offset : offset + piece_bytes])
-    receiver.finish()
-    return target
+    """Bring a checkpoint's files to another node, piece by piece, as a store does; `target`."""
+    contents = {name: (Path(source) / name).read_bytes() for name, _ in checkpoint_files(source)}
+    files = tuple(
+        FileMeta(name, len(content), mask(codec.crc32c(content))) for name, content in contents.items()
+    )
+    incoming = Incoming(target, Vfs() if vfs is None else vfs)
+    incoming.begin(Journal(0, 1, b"", files))
+    for file in files:
+        incoming.open(file)
+        for offset in range(0, file.size, piece_bytes):
+            incoming.append(contents[file.name][offset : offset + piece_bytes])
+        assert incoming.finish(file)
+    return incoming.complete()
