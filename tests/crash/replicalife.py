@@ -27,15 +27,12 @@ from tests.crash.crashlife import (
     random_options,
     random_range_deletion,
 )
-from tests.crash.crashvfs import Crash, CrashVfs, Step
+from tests.crash.oracle import Life
 from tests.property.test_engine_model import Operation
 from tests.unit.storenode.engine.replica_counter import count_of, send
 
 Entry = tuple[int, list[list[Operation]]]
 """(time, the operations of each write)."""
-
-UNSYNCED = 3
-"""How much more often than anywhere else a crash comes between a write and its sync."""
 
 
 class Expected:
@@ -56,38 +53,22 @@ def state_of(count: int) -> bytes:
     return count.to_bytes(8, "big") + b"s" * (count * 977 % 9000)
 
 
-class ReplicaLife:
+class ReplicaLife(Life[Expected]):
     """One engine from opening to closing."""
 
     def __init__(
         self, vfs: Vfs, directory: str, options: Options, expected: Expected, dice: random.Random
     ) -> None:
-        self.vfs = vfs
-        self.directory = directory
+        super().__init__(vfs, directory, dice)
         self.incoming = os.path.join(directory, "incoming")
         self.options = options
         self.log = list(expected.log)
         self.states = list(expected.states)
         self.promised = expected.promised
         self.applied = 0
-        self.dice = dice
         self.engine: ReplicaEngine | None = None
-        self.crashes: list[tuple[Crash, Expected]] = []
-
-    def watch(self, chance: float, most: int) -> None:
-        """Take a crash at each step with this chance."""
-        assert isinstance(self.vfs, CrashVfs)
-        chooser = random.Random(self.dice.random())  # of its own: workers call, too
-
-        def hook(vfs: CrashVfs, step: Step) -> None:
-            likely = UNSYNCED if (step.when, step.kind) == ("before", "sync") else 1
-            if len(self.crashes) < most and chooser.random() < chance * likely:
-                self.crashes.append((vfs.crash(step), self.expected()))
-
-        self.vfs.hook = hook
 
     def expected(self) -> Expected:
-        """After a crash of now."""
         said = self.promised if self.engine is None else count_of(self.engine.flushed_state)
         return Expected(self.log, self.states, max(self.promised, said))
 
@@ -139,6 +120,12 @@ class ReplicaLife:
                 self.maintain(roll)
             if self.dice.random() < 0.02:
                 self.install()
+
+    def catch_up(self) -> None:
+        """Apply what the log still has."""
+        while self.applied < len(self.log):
+            self.entry()
+        self.look()
 
     def maintain(self, roll: float) -> None:
         assert self.engine is not None
