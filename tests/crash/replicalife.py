@@ -109,9 +109,7 @@ class ReplicaLife(Life[Expected]):
         assert sorted(names) == sorted(f"{t.number:06d}.sst" for t in self.engine.tree.version.tables())
 
     def act(self, steps: int) -> None:
-        """What the log still has, or something else; flushes, compactions and looks."""
-        if self.dice.random() < 0.3:
-            self.forget_rest()
+        """Entries, flushes, compactions, installations and looks."""
         for _ in range(steps):
             roll = self.dice.random()
             if roll < 0.75:

@@ -22,6 +22,9 @@ from tests.crash.replicalife import Expected, ReplicaLife, nothing_yet, state_of
 
 STATES_DEFAULT = 200
 
+OTHER_LEADER = 0.3
+"""How often the log goes on otherwise after a crash than it did before."""
+
 
 class ReplicaOracle(Oracle[ReplicaLife, Expected]):
     plan = Plan(
@@ -35,6 +38,8 @@ class ReplicaOracle(Oracle[ReplicaLife, Expected]):
         return ReplicaLife(vfs, directory, self.options, expected or nothing_yet(), self.dice)
 
     def go_on(self, life: ReplicaLife) -> None:
+        if self.dice.random() < OTHER_LEADER:
+            life.forget_rest()
         life.catch_up()
         super().go_on(life)
 
