@@ -114,10 +114,6 @@ class BulkClient:
             self._finish(job)
             self._do(job, _cancel)
 
-    def pulling(self) -> set[int]:
-        """The groups whose snapshots are being pulled."""
-        return set(self._jobs)
-
     def close(self) -> bool:
         """End all pulls without an outcome; False if the disk still holds the writing thread."""
         for group in list(self._jobs):

@@ -56,9 +56,6 @@ class SimulatedPuller:
         self._store.world.note(f"{self._store.name} p{group} pulls a snapshot of {at_least} or later")
         self._look(group, job)
 
-    def pulling(self) -> set[int]:
-        return set(self._jobs)
-
     def on_answer(self, body: bytes) -> None:
         answer = bulkprotocol.decode_answer(body)
         for group, job in list(self._jobs.items()):
