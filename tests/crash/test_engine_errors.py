@@ -27,6 +27,7 @@ from storenode.engine.vfs import File, Vfs
 from tests.crash.crashlife import EngineLife, Expected, State, differences, nothing_yet
 from tests.crash.crashvfs import Crash, CrashVfs, Step
 from tests.crash.diskfault import Fault
+from tests.smalldisk import small_disk_at
 
 SMALL = Options(
     memtable_bytes=1 << 12, table_bytes=1 << 12, base_bytes=1 << 12, level_ratio=2, level0_trigger=2
@@ -329,15 +330,8 @@ def test_tables_that_native_code_finds_no_room_for_are_written_later(tmp_path: P
 @pytest.fixture(scope="module")
 def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A real file system of 4 MiB."""
-    mount = tmp_path_factory.mktemp("disk")
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(mount)]
-    made = subprocess.run(command, capture_output=True, text=True, check=False)
-    if made.returncode:
-        pytest.skip(f"mounting is not permitted here: {made.stderr.strip()}")
-    try:
-        yield mount
-    finally:
-        subprocess.run(["umount", "-l", str(mount)], check=True)
+    with small_disk_at(tmp_path_factory.mktemp("disk"), 4) as disk:
+        yield disk
 
 
 @pytest.mark.parametrize("pages", range(1, 60, 4))

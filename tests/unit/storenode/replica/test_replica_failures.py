@@ -9,31 +9,28 @@ from pathlib import Path
 import pytest
 
 from kvclient import protocol
-from kvclient.errors import Corruption, Status
-from storenode.engine.replica_engine import ReplicaEngine
-from tests.unit.storenode.replicaworld import World, increment, reason
+from kvclient.errors import Status
+from tests.unit.storenode.replicaworld import PARTITION, Store, World, increment, reason
 
 
-class Damaged:
-    """An engine of which a block that a write needs is damaged."""
-
-    def __init__(self, inner: ReplicaEngine, fail_at: int) -> None:
-        self._inner = inner
-        self._fail_at = fail_at
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._inner, name)
-
-    def apply(self, ops: bytes, first_sequence: int, now_ms: int) -> bytes:
-        if first_sequence >= self._fail_at:
-            raise Corruption("000007.sst: block at 4096: checksum")
-        return self._inner.apply(ops, first_sequence, now_ms)
+def damage(world: World, store: Store) -> None:
+    """`n` is 5 everywhere; the block that has it is damaged on this store's disk."""
+    store.propose(100, protocol.encode_put(b"n", b"5"))
+    world.settle()
+    assert store.statuses() == [(100, Status.OK)]
+    store.engines[PARTITION].flush()
+    (table,) = (store.path / str(PARTITION)).glob("*.sst")
+    with table.open("r+b") as file:
+        block = file.read(6)
+        file.seek(5)
+        file.write(bytes([block[5] ^ 0x40]))
 
 
 def test_damage_stops_the_replica_and_everybody_who_waits_is_answered_once(world: World) -> None:
     leader = world.lead()
-    leader.replica.machine.engine = Damaged(leader.replica.machine.engine, 2)  # type: ignore[assignment,arg-type]
-    for token in (1, 2, 3):
+    damage(world, leader)
+    leader.propose(1, increment(b"other"), 1)
+    for token in (2, 3):
         leader.propose(token, increment(), token)
     leader.turn()
     leader.propose(4, increment(), 4)
@@ -62,7 +59,7 @@ def test_damage_stops_the_replica_and_everybody_who_waits_is_answered_once(world
 
 def test_a_replica_that_has_failed_says_nothing_more_and_the_others_go_on(world: World) -> None:
     leader = world.lead()
-    leader.replica.machine.engine = Damaged(leader.replica.machine.engine, 1)  # type: ignore[assignment,arg-type]
+    damage(world, leader)
     leader.propose(1, increment(), 1)
     world.settle()
     leader.turn()
@@ -79,7 +76,7 @@ def test_a_replica_that_has_failed_says_nothing_more_and_the_others_go_on(world:
     new.propose(2, increment(), 1, retry=True)
     world.settle()
     assert new.statuses() == [(2, Status.OK)]
-    assert new.value(b"n") == b"1"
+    assert new.value(b"n") == b"6"
 
 
 @pytest.mark.parametrize("method", ["step", "tick", "flush", "take_committed"])
