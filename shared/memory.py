@@ -24,8 +24,8 @@ STEADY_BYTES: Final = 1 << 20
 """Growth between two looks above which the burst is still under way: its pages would be taken again."""
 
 YOUNG_MAX: Final = 20_000
-"""Objects made before the collector looks at them. Requests in flight are some thousands, and not garbage: with
-Python's 700 every turn of a busy loop walks them, in vain. About 2 MiB.
+"""Objects made before the collector looks at them, about 2 MiB. Requests in flight are some thousands, and no
+garbage: with Python's 700 every turn of a busy loop walks them, in vain.
 """
 
 _log = logs.get("memory")
