@@ -135,6 +135,11 @@ class Engine(EngineBase):
 
     # Maintenance
 
+    def flush(self, wait: bool = True) -> None:
+        super().flush(wait)
+        if wait:
+            self._log.sync()  # what changed nothing is in no table
+
     def ingest(self, paths: Iterable[str], *, move: bool = False) -> None:
         """Take in prepared tables (TableWriter): all of them or none, durably, as one write that is newer
         than everything before. Their files get second names, or are copied from another file system, and

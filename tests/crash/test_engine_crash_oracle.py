@@ -213,6 +213,24 @@ STRICT = 0.0
 """Nothing survives that was not synced."""
 
 
+def test_a_flush_makes_durable_that_a_write_changed_nothing(twin: CrashVfs, place: Path) -> None:
+    """It took a sequence, which must not be given out twice."""
+    shared, engine = opened(twin)
+    engine.put(b"k", b"v")
+    engine.flush()
+    for key in (b"missing", b"other"):
+        engine.delete(key)
+    engine.flush()
+    crash = twin.crash(Step("after", "flush", ""))
+    engine.close()
+    shared.close()
+    crash.lose_power(str(place / "second"), random.Random(0), STRICT)
+    shared, engine = opened(CrashVfs(str(place / "second")))
+    assert engine.next_sequence == 4
+    engine.close()
+    shared.close()
+
+
 def test_the_name_of_the_manifest_is_durable(twin: CrashVfs, place: Path) -> None:
     shared, engine = opened(twin)
     engine.put(b"k", b"v", sync=True)
