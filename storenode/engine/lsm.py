@@ -49,6 +49,7 @@ class Engine(EngineBase):
             self,
             self.tree.sync_directory,
         )
+        self.tree.sync_log_name = self._log.sync_name
         self._append_lock = threading.Lock()
         self._write_lock = threading.Lock()
         self._appended = self._applied = 0  # entries, without short puts, which are both at once

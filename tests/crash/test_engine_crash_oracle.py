@@ -149,8 +149,10 @@ def test_a_crash_at_any_step_of_the_first_opening_and_of_the_first_write(place: 
         assert oracle.states >= 50
 
 
-@pytest.mark.parametrize("operation", ["ingest", "checkpoint"])
-def test_a_crash_at_any_step_of_an_ingestion_and_of_a_checkpoint(place: Path, operation: str) -> None:
+@pytest.mark.parametrize(("operation", "times"), [("ingest", 1), ("checkpoint", 1), ("burst", 8)])
+def test_a_crash_at_any_step_of_an_ingestion_a_checkpoint_and_a_change_of_logs(
+    place: Path, operation: str, times: int
+) -> None:
     for seed in range(2):
         oracle = Oracle(seed, place)
         directory = oracle.new_directory()
@@ -159,7 +161,8 @@ def test_a_crash_at_any_step_of_an_ingestion_and_of_a_checkpoint(place: Path, op
         life.open()
         life.act(12)
         life.watch(1.0, 120)
-        getattr(life, operation)()
+        for _ in range(times):
+            getattr(life, operation)()
         oracle.end(life)
         oracle.descend(life, 1)
         assert oracle.states >= 50
