@@ -17,8 +17,9 @@ def hash64(data: bytes) -> int:
 def unpacked_block(type: int, stored: bytes) -> bytes:
     """A block as it was before it was compressed (docs/formats.md section 3). ValueError: it is not one."""
 
-def wal_header(engine_id: int, number: int, previous: int, previous_length: int) -> bytes:
-    """The 48 bytes that a log begins with."""
+def wal_header(engine_id: int, number: int, previous: int, previous_length: int, unsynced: int = 0) -> bytes:
+    """The 48 bytes that a log begins with. `unsynced`: of the previous log's bytes, the last ones, which need
+    not be durable."""
 
 def wal_records(
     entries: Iterable[tuple[int, int, bytes | bytearray | memoryview]], file_id: int, offset: int, synced: int

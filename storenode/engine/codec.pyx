@@ -69,9 +69,11 @@ def unpacked_block(int type, bytes stored):
     return block
 
 
-def wal_header(uint32_t engine_id, uint64_t number, uint64_t previous, uint64_t previous_length):
+def wal_header(
+    uint32_t engine_id, uint64_t number, uint64_t previous, uint64_t previous_length, uint32_t unsynced=0
+):
     cdef uint8_t header[48]
-    wal_put_header(header, engine_id, number, previous, previous_length)
+    wal_put_header(header, engine_id, number, previous, previous_length, unsynced)
     return PyBytes_FromStringAndSize(<char *>header, WAL_HEADER_BYTES)
 
 

@@ -19,7 +19,7 @@ class Core:
     length: int
     """Bytes of the log that count."""
     synced: int
-    """Bytes of the log that are durable; at most `length`."""
+    """Bytes of the log that are durable; at most `length`. 0 until its name is, and every log before it."""
     reserved: int
     """How far zeros are written ahead of `length`; not behind it if there are none."""
     limit: int

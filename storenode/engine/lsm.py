@@ -50,6 +50,7 @@ class Engine(EngineBase):
             self,
             self.tree.sync_directory,
         )
+        self.tree.sync_log_name = self._log.sync_name
         self._append_lock = threading.Lock()
         self._write_lock = threading.Lock()
         self._appended = self._applied = 0  # entries, without short puts, which are both at once
@@ -135,6 +136,11 @@ class Engine(EngineBase):
         self.write(encode_delete_range(start, stop), sync)
 
     # Maintenance
+
+    def flush(self, wait: bool = True) -> None:
+        super().flush(wait)
+        if wait:
+            self._log.sync()  # what changed nothing is in no table
 
     def ingest(self, paths: Iterable[str], *, move: bool = False) -> None:
         """Take in prepared tables (TableWriter): all of them or none, durably, as one write that is newer

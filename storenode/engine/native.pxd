@@ -400,6 +400,6 @@ cdef extern from "wal.h" nogil:
     void wal_put_record(buffer *out, uint64_t file_id, uint64_t offset, uint64_t synced,
                         uint64_t first_sequence, uint64_t now_ms, slice ops)
     void wal_put_header(uint8_t *header, uint32_t engine_id, uint64_t number, uint64_t previous,
-                        uint64_t previous_length)
+                        uint64_t previous_length, uint32_t unsynced)
     int wal_read_record(slice file, uint64_t file_id, uint64_t offset, wal_record *record)
     uint64_t wal_find_proof(slice file, uint64_t file_id, uint64_t bad)

@@ -11,13 +11,14 @@ import os
 from typing import NamedTuple
 
 from kvclient.errors import Corruption, InvalidRequest
+from storenode.engine.log_chain import Log, read_chain
 from storenode.engine.manifest import State
 from storenode.engine.options import Options
 from storenode.engine.shared import Shared
 from storenode.engine.table import Table
 from storenode.engine.tree import Tree, open_table, stored_file_id, table_path
 from storenode.engine.version import PREPARED_ID, TableMeta, Version
-from storenode.engine.wal import Log, read_log, wal_path
+from storenode.engine.wal import wal_path
 
 SEQUENCE_MAX = (1 << 56) - 1
 """A sequence shares eight bytes with the kind of its entry."""
@@ -50,11 +51,12 @@ def recover(shared: Shared, directory: str, engine_id: int, options: Options) ->
     )
     tables = open_tables(shared, directory, metas, table_files)
     tree = Tree(shared, directory, engine_id, state, version_of(directory, metas), tables)
-    logs = _read_logs(
-        shared, directory, engine_id, [number for number in log_files if number >= state.log_number], state
-    )
+    needed = [number for number in log_files if number >= state.log_number]
+    chain = read_chain(shared.vfs, directory, engine_id, needed, state.log_number)
+    logs = chain.logs
     next_sequence, now_ms = _replay(tree, logs, options)
     _remove_orphans(shared, directory, engine_id, table_files - tables.keys(), next_sequence)
+    chain.make_durable(shared.vfs)
     for number in log_files:
         if number < state.log_number:
             shared.vfs.unlink(wal_path(directory, number))
@@ -117,27 +119,6 @@ def version_of(directory: str, metas: list[TableMeta]) -> Version:
         return Version.of(metas)
     except ValueError as error:
         raise Corruption(f"{directory}: {error}") from error
-
-
-def _read_logs(shared: Shared, directory: str, engine_id: int, numbers: list[int], state: State) -> list[Log]:
-    """The logs from the manifest's log number on, oldest first, each joined to the one before."""
-    logs: list[Log] = []
-    if state.log_number and (not numbers or numbers[0] != state.log_number):
-        raise Corruption(f"{wal_path(directory, state.log_number)}: the log is missing")
-    for number in numbers:
-        log = read_log(shared.vfs, directory, engine_id, number, is_last=number == numbers[-1])
-        if log.length == 0:
-            shared.vfs.unlink(log.path)  # the crash came before anything in it was durable
-            continue
-        if logs and (log.previous, log.previous_length) != (logs[-1].number, logs[-1].length):
-            raise Corruption(
-                f"{log.path}: follows log {log.previous} of {log.previous_length} bytes, "
-                f"but there is {logs[-1].number} of {logs[-1].length}"
-            )
-        if not logs and log.previous >= max(state.log_number, 1):
-            raise Corruption(f"{wal_path(directory, log.previous)}: the log is missing")
-        logs.append(log)
-    return logs
 
 
 def _replay(tree: Tree, logs: list[Log], options: Options) -> tuple[int, int]:

@@ -109,6 +109,8 @@ class Tree:
         """Whether it should be retired for their sake."""
         self._ranges = Ranges(state.range_deletions)
         self.settled = Settled(state.flushed_sequence, self._ranges)
+        self.sync_log_name: Callable[[], None] = lambda: None
+        """Called before the manifest may name a log that was begun before the call: it must not vanish."""
         self.view: View | None = None
         self._make_view()
 
@@ -233,6 +235,7 @@ class Tree:
             if flushed:
                 state = State(0, self._log_number_without(flushed), flushed.last_sequence, flushed.now_ms)
                 state = state._replace(replica=flushed.replica)
+                self.sync_log_name()
             else:
                 state = State(0, self.log_number, self.flushed_sequence, self.flushed_now_ms)
                 state = state._replace(replica=self.flushed_replica)

@@ -1,8 +1,10 @@
-"""The write-ahead log of one engine: writing it, and reading it back (docs/formats.md section 2).
+"""Writing the write-ahead log of one engine (docs/formats.md section 2); log_chain.py reads it back.
 
-Invariants: what `append` returned for with sync is durable. A log is complete and durable before the next one
-is begun. A failed write leaves the file as it was; a failed sync ends all writing, since nobody can say then
-what is on the disk. `append` is called by one thread at a time; `sync` and `want_new_file` by any.
+Invariants: what `append` returned for with sync is durable. Logs become durable in their order, and nothing
+of a log counts as durable before it has its name. Who appends without sync does not wait for the disk's
+syncs, nor does it when that begins a log, up to a bound. A failed write leaves the file as it was; a failed
+sync ends all writing, since nobody can say then what is on the disk. `append` is called by one thread at a
+time; `sync` and `want_new_file` by any.
 """
 
 from __future__ import annotations
@@ -10,12 +12,11 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
-from kvclient.errors import Corruption
 from storenode.engine import codec
 from storenode.engine.core import Core
 from storenode.engine.errors import NO_ROOM, EngineFailed, EngineReadOnly, sync_failed
+from storenode.engine.stalls import MEMTABLES_STOP
 from storenode.engine.vfs import File, Vfs
 
 Entry = tuple[int, int, bytes]
@@ -34,7 +35,14 @@ RESERVE_RECORD_BYTES_MAX = RESERVE_BYTES_MAX // 16
 
 _ZEROS = bytes(RESERVE_BYTES_MAX)
 MAGIC = b"rkv-wal\n"
-VERSION = 1
+VERSIONS = (1, 2)
+
+ENDED_MAX = MEMTABLES_STOP
+"""Logs that ended and are not synced: with each of them a memtable ended, and waits for its flush, which
+begins with the sync."""
+
+UNSYNCED_BYTES_MAX = (1 << 32) - 1
+"""What the header of the next log can tell."""
 
 
 def wal_path(directory: str, number: int) -> str:
@@ -64,7 +72,10 @@ class LogWriter:
         self._take_number = take_number
         self._sync_directory = sync_directory
         self._file: File | None = None
+        self._ended: list[File] = []
+        """Logs before the newest that need not be durable, oldest first; without them `core.synced` is 0."""
         self._lock = threading.Lock()
+        self._sync_lock = threading.Lock()  # taken before the other, and held while the disk is at work
         self._core = core
         self.number, core.length = last
         core.synced = core.reserved = core.length
@@ -85,62 +96,103 @@ class LogWriter:
 
     def append(self, entries: Sequence[Entry], *, sync: bool) -> int:
         """Write all entries with one call; the number of the log they are in."""
+        if self._must_sync_before(sync):
+            self.sync()
         with self._lock:
             if self.failure is not None:
                 raise EngineFailed(self.failure)
             core = self._core
-            if self._file is None or core.length >= core.limit or core.ends:
+            if self._file is None or self._is_full():
                 self._begin(entries)
             else:
                 data = codec.wal_records(entries, core.file_id, core.length, core.synced)
                 self._write(self._file, data)
-            if sync:
-                self._sync()
-            return self.number
+            number = self.number
+        if sync:
+            self.sync()
+        return number
 
     def sync(self) -> None:
-        """Make all that was appended durable. EngineFailed also if that failed once before."""
-        with self._lock:
-            self._sync()
+        """Make all that was appended durable. EngineFailed also if that failed once before.
 
-    def _sync(self) -> None:
-        length = self._core.length  # of now: more may be put while the disk is at work
-        if self._file is None or self._core.synced == length:
-            return
-        if self.failure is not None:
-            raise EngineFailed(self.failure)
-        try:
-            self._file.sync()
-        except OSError as error:
-            self._fail(self._file.path, "sync", error)
-        self.syncs += 1
-        self._core.synced = length
+        Meanwhile others may append, and begin logs; of what they do nothing counts as durable.
+        """
+        with self._sync_lock:
+            with self._lock:
+                file, number, length = self._file, self.number, self._core.length
+                ended = tuple(self._ended)
+                if file is None or self._core.synced == length:
+                    return
+                if self.failure is not None:
+                    raise EngineFailed(self.failure)
+                is_new = self._core.synced == 0
+            for one in (*ended, file):
+                self._sync_file(one)
+            if is_new:
+                self._sync_names(file.path)
+            self.syncs += 1
+            with self._lock:
+                del self._ended[: len(ended)]
+                if self.number == number:
+                    self._core.synced = length
+        for one in ended:
+            one.close()
+
+    def sync_name(self) -> None:
+        """See that no log which was begun can vanish any more."""
+        if self._core.synced == 0:
+            self.sync()
 
     def close(self) -> None:
         """End the log with a mark that says that all of it is durable, as far as the disk lets us."""
-        with self._lock:
-            if self._file is None:
-                return
-            try:
-                if self._core.length > HEADER_BYTES:
-                    self._end(self._file)
-            except (EngineReadOnly, EngineFailed):
-                pass  # without the mark the log is as good as after a crash
-            finally:
-                self._core.leave_window()
-                self._core.fd = -1
-                self._file.close()
-                self._file = None
+        if self._file is None:
+            return
+        try:
+            if self._core.length > HEADER_BYTES:
+                self._end(self._file)
+        except (EngineReadOnly, EngineFailed):
+            pass  # without the mark the log is as good as after a crash
+        finally:
+            self._core.leave_window()
+            self._core.fd = -1
+            for file in (*self._ended, self._file):
+                file.close()
+            self._ended.clear()
+            self._file = None
 
     def _end(self, file: File) -> None:
         if self.failure is not None:
             raise EngineFailed(self.failure)
-        self._sync()
+        self.sync()
         core = self._core
         self._write(file, codec.wal_records([(0, 0, b"")], core.file_id, core.length, core.synced))
         core.leave_window()
         file.truncate(core.length)
-        self._sync()
+        self.sync()
+
+    def _is_full(self) -> bool:
+        return self._core.ends or self._core.length >= self._core.limit
+
+    def _must_sync_before(self, sync: bool) -> bool:
+        """Whether other logs must be durable before more is written. What will be acknowledged as durable
+        has to prove that they were, or damage in them could cost it: with its log's header or with its own
+        record."""
+        if not self._is_full():
+            return sync and bool(self._ended)
+        unsynced = self._core.length - self._core.synced
+        return sync or len(self._ended) >= ENDED_MAX or unsynced > UNSYNCED_BYTES_MAX
+
+    def _sync_file(self, file: File) -> None:
+        try:
+            file.sync()
+        except OSError as error:
+            self._fail(file.path, "sync", error)
+
+    def _sync_names(self, path: str) -> None:
+        try:
+            self._sync_directory()
+        except OSError as error:
+            self._fail(path, "sync", error)
 
     def _write(self, file: File, data: bytes) -> None:
         core = self._core
@@ -154,7 +206,6 @@ class LogWriter:
                 file.sync()  # or a crash could bring back, whole, an entry that was refused
             except OSError as second:
                 self._fail(file.path, "truncate", second)
-            core.synced = core.length
             if error.errno in NO_ROOM:
                 raise EngineReadOnly(f"{file.path}: {error.strerror}") from error
             self._fail(file.path, "write", error)
@@ -181,10 +232,10 @@ class LogWriter:
     def _begin(self, entries: Sequence[Entry]) -> None:
         """Begin a new log with these entries; on any failure to write it the old one stays the current
         one."""
-        self._sync()
         number = self._take_number()
         path = wal_path(self._directory, number)
-        header = codec.wal_header(self._engine_id, number, self.number, self._core.length)
+        unsynced = self._core.length - self._core.synced
+        header = codec.wal_header(self._engine_id, number, self.number, self._core.length, unsynced)
         file_id = self._engine_id << 48 | number
         data = header + codec.wal_records(entries, file_id, HEADER_BYTES, 0)
         try:
@@ -203,24 +254,18 @@ class LogWriter:
             if error.errno in NO_ROOM:
                 raise EngineReadOnly(f"{path}: {error.strerror}") from error
             self._fail(path, "write", error)
-        try:
-            # Also for entries that need not be durable: nothing is ever applied from a log that could vanish
-            # as a whole.
-            file.sync()
-            self._sync_directory()
-        except OSError as error:
-            file.close()
-            self._fail(path, "sync", error)
-        if self._file is not None:
+        if self._file is not None and unsynced:
+            self._ended.append(self._file)
+        elif self._file is not None:
             self._file.close()
         self._file = file
         self.number = number
-        self.syncs += 1
         core = self._core
         core.leave_window()
         core.fd = file.fd if file.mappable else -1
         core.file_id = file_id
-        core.length = core.synced = core.reserved = len(data)
+        core.length = core.reserved = len(data)
+        core.synced = 0
         core.ends = False
         core.bytes_written += len(data)
 
@@ -229,71 +274,3 @@ class LogWriter:
         failure = sync_failed(path, error, what)
         self.failure = str(failure)
         raise failure from error
-
-
-class Log(NamedTuple):
-    """A log as it was read: entries in order, and where its sound part ends. `length` 0: not even the
-    header was whole."""
-
-    number: int
-    path: str
-    entries: list[Entry]
-    length: int
-    previous: int
-    previous_length: int
-
-
-def read_log(vfs: Vfs, directory: str, engine_id: int, number: int, *, is_last: bool) -> Log:
-    """Read and check one log. A torn tail of the last one is cut off, on the disk too. Corruption names
-    file and offset."""
-    path = wal_path(directory, number)
-    content = vfs.read(path)
-    file_id = engine_id << 48 | number
-    if not _header_is_sound(path, content, engine_id, number):
-        behind, end = codec.wal_scan(content, file_id, HEADER_BYTES)
-        if not is_last or behind or codec.wal_proof(content, file_id, 0):
-            raise Corruption(f"{path}: damaged log header (offset 0)")
-        _cut(vfs, path, 0)
-        return Log(number, path, [], 0, 0, 0)
-    entries, end = codec.wal_scan(content, file_id, HEADER_BYTES)
-    if not is_zeros(content, end):
-        proof = codec.wal_proof(content, file_id, end)
-        if proof:
-            raise Corruption(
-                f"{path}: damaged record (offset {end}); the record at {proof} proves that it was durable"
-            )
-        if not is_last:
-            raise Corruption(f"{path}: damaged record (offset {end}) in a log that was complete")
-    if is_last:
-        # Also makes durable what only the page cache still held: the next log will vouch for it.
-        _cut(vfs, path, end)
-    previous = int.from_bytes(content[24:32], "little")
-    return Log(number, path, entries, end, previous, int.from_bytes(content[32:40], "little"))
-
-
-def is_zeros(content: bytes, start: int) -> bool:
-    """Whether nothing but zeros follows: room that was reserved and not used."""
-    return content.count(0, start) == len(content) - start
-
-
-def _header_is_sound(path: str, content: bytes, engine_id: int, number: int) -> bool:
-    if len(content) < HEADER_BYTES:
-        return False
-    if codec.masked_crc32c(content[:44]) != int.from_bytes(content[44:48], "little"):
-        return False
-    if content[:8] != MAGIC:
-        raise Corruption(f"{path}: not a log (offset 0)")
-    if int.from_bytes(content[8:12], "little") != VERSION:
-        raise Corruption(f"{path}: unknown log version (offset 8)")
-    if content[12:16] != engine_id.to_bytes(4, "little") or content[16:24] != number.to_bytes(8, "little"):
-        raise Corruption(f"{path}: the log of another engine or number (offset 12)")
-    return True
-
-
-def _cut(vfs: Vfs, path: str, length: int) -> None:
-    file = vfs.open(path, writable=True)
-    try:
-        file.truncate(length)
-        file.sync()
-    finally:
-        file.close()

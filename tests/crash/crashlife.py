@@ -117,7 +117,9 @@ class EngineLife(Life[Expected]):
         """Random writes, flushes, compactions and looks."""
         for _ in range(steps):
             roll = self.dice.random()
-            if roll < 0.1:
+            if roll < 0.06:
+                self.burst()
+            elif roll < 0.12:
                 for _ in range(self.dice.randint(1, 8)):
                     self.put()
                 if self.dice.random() < 0.5:
@@ -181,6 +183,21 @@ class EngineLife(Life[Expected]):
             self.engine.put(key, value)
         with self.engine.snapshot() as snapshot:
             state.now_ms = snapshot.now_ms
+
+    def burst(self) -> None:
+        """Writes that change logs faster than workers sync them."""
+        background = self.engine.background
+        background.hold()
+        for _ in range(self.dice.randint(2, 12)):
+            if self.dice.random() < 0.3:
+                self.engine.retire_memtable()  # so that the next write begins a log
+            if self.engine.pressure() == 2:
+                break  # nobody would end its wait
+            if self.dice.random() < 0.5:
+                self.put()
+            else:
+                self.write(self.operations(), sync=self.dice.random() < 0.1)
+        background.go_on()
 
     def ingest(self) -> None:
         """Tables with distinct keys, of which some have expired, or will."""

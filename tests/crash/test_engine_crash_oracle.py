@@ -54,15 +54,18 @@ def test_a_crash_at_any_step_of_the_first_opening_and_of_the_first_write(place: 
         assert oracle.states >= 50
 
 
-@pytest.mark.parametrize("operation", ["ingest", "checkpoint"])
-def test_a_crash_at_any_step_of_an_ingestion_and_of_a_checkpoint(place: Path, operation: str) -> None:
+@pytest.mark.parametrize(("operation", "times"), [("ingest", 1), ("checkpoint", 1), ("burst", 8)])
+def test_a_crash_at_any_step_of_an_ingestion_a_checkpoint_and_a_change_of_logs(
+    place: Path, operation: str, times: int
+) -> None:
     for seed in range(2):
         oracle = EngineOracle(seed, place)
         life = oracle.first_life()
         life.open()
         life.act(12)
         life.watch(1.0, 120)
-        getattr(life, operation)()
+        for _ in range(times):
+            getattr(life, operation)()
         life.end()
         oracle.descend(life, 0)
         assert oracle.states >= 50
@@ -113,6 +116,24 @@ def twin(place: Path) -> CrashVfs:
 
 STRICT = 0.0
 """Nothing survives that was not synced."""
+
+
+def test_a_flush_makes_durable_that_a_write_changed_nothing(twin: CrashVfs, place: Path) -> None:
+    """It took a sequence, which must not be given out twice."""
+    shared, engine = opened(twin)
+    engine.put(b"k", b"v")
+    engine.flush()
+    for key in (b"missing", b"other"):
+        engine.delete(key)
+    engine.flush()
+    crash = twin.crash(Step("after", "flush", ""))
+    engine.close()
+    shared.close()
+    crash.lose_power(str(place / "second"), random.Random(0), STRICT)
+    shared, engine = opened(CrashVfs(str(place / "second")))
+    assert engine.next_sequence == 4
+    engine.close()
+    shared.close()
 
 
 def test_the_name_of_the_manifest_is_durable(twin: CrashVfs, place: Path) -> None:

@@ -8,6 +8,7 @@
 #define WAL_HEADER_BYTES 48
 #define WAL_RECORD_HEAD_BYTES 32
 #define WAL_VERSION 1
+#define WAL_VERSION_UNSYNCED 2
 #define WAL_MAGIC "rkv-wal\n"
 
 static inline size_t wal_record_bytes(size_t length) {
@@ -43,14 +44,14 @@ static inline void wal_put_record(buffer *out, uint64_t file_id, uint64_t offset
 }
 
 static inline void wal_put_header(uint8_t *header, uint32_t engine_id, uint64_t number, uint64_t previous,
-                                  uint64_t previous_length) {
+                                  uint64_t previous_length, uint32_t unsynced) {
     memcpy(header, WAL_MAGIC, 8);
-    store32(header + 8, WAL_VERSION);
+    store32(header + 8, unsynced ? WAL_VERSION_UNSYNCED : WAL_VERSION);
     store32(header + 12, engine_id);
     store64(header + 16, number);
     store64(header + 24, previous);
     store64(header + 32, previous_length);
-    store32(header + 40, 0);
+    store32(header + 40, unsynced);
     store32(header + 44, crc32c_mask(crc32c(0, header, 44)));
 }
 

@@ -13,7 +13,7 @@ from storenode.engine.deletions import RangeDeletion
 from storenode.engine.manifest import State
 from storenode.engine.options import LEVELS
 from storenode.engine.tools import blocks
-from storenode.engine.tools.logfile import LogFile, operations
+from storenode.engine.tools.logfile import LogFile, operations, torn_logs
 from storenode.engine.tools.places import Place
 from storenode.engine.tools.printing import shown
 from storenode.engine.tools.tablefile import NUMBERS, Damage, DataBlock, TableFile
@@ -307,6 +307,7 @@ def examine_logs(
     records, last_sequence = 0, flushed_sequence
     before: LogFile | None = None
     needed = sorted(number for number in logs if number >= log_number)
+    unproven = torn_logs(vfs, place.directory, place.engine_id, needed, log_number)
     if log_number and log_number not in logs:
         problems.append(Damage(f"{place.directory}/{log_number:06d}.wal", 0, "the log is missing"))
     for number, path in sorted(logs.items()):
@@ -324,9 +325,11 @@ def examine_logs(
             if log.damage is not None:
                 notes.append(log.damage)
             continue
-        is_last = number == needed[-1]
+        if number in unproven.removed:
+            notes.append(Damage(path, 0, "follows a torn end, never durable; opening removes it"))
+            continue
         if log.damage is not None:
-            torn = is_last and log.is_torn()
+            torn = number in unproven.ends and log.is_torn()
             (notes if torn else problems).append(_torn(log.damage) if torn else log.damage)
         problems += _chain(place, log, before, log_number)
         last_sequence = _sequences(log, flushed_sequence, last_sequence, problems)

@@ -13,12 +13,14 @@ from typing import Any, NamedTuple
 
 import msgpack
 
+from kvclient.errors import Corruption
 from kvclient.protocol import Op
 from storenode.engine import codec
 from storenode.engine.deletions import CODE
+from storenode.engine.log_chain import is_zeros, read_chain
 from storenode.engine.tools.tablefile import Damage, context, mask
 from storenode.engine.vfs import Vfs
-from storenode.engine.wal import HEADER_BYTES, MAGIC, VERSION, is_zeros
+from storenode.engine.wal import HEADER_BYTES, MAGIC, VERSIONS
 
 _HEAD = struct.Struct("<IIQQQ")
 _HEADER = struct.Struct("<8sIIQQQI")
@@ -141,11 +143,30 @@ class LogFile:
         magic, version, engine, number, previous, length, _ = _HEADER.unpack_from(self.content)
         if magic != MAGIC:
             raise Damage(self.path, 0, "not a log")
-        if version != VERSION:
+        if version not in VERSIONS:
             raise Damage(self.path, 8, f"unknown log version {version}")
         if (engine, number) != (engine_id, self.number):
             raise Damage(self.path, 12, f"the log of engine {engine}, number {number}")
         return previous, length
+
+
+class Torn(NamedTuple):
+    """What opening does with logs that a crash left torn: `ends` may be cut, `removed` were begun behind
+    what is missing."""
+
+    ends: frozenset[int]
+    removed: frozenset[int]
+
+
+def torn_logs(vfs: Vfs, directory: str, engine_id: int, needed: list[int], log_number: int) -> Torn:
+    """Numbers among `needed`, which are those from the manifest's log number on. If opening refuses the logs,
+    only the newest may be torn, as far as it can tell itself."""
+    try:
+        chain = read_chain(vfs, directory, engine_id, needed, log_number)
+    except (Corruption, OSError):
+        return Torn(frozenset(needed[-1:]), frozenset())
+    ends = [log.number for log in (*chain.logs[-1:], *chain.torn)]
+    return Torn(frozenset(ends), frozenset(log.number for log in chain.torn))
 
 
 def operations(record: Record) -> tuple[list[Operation], bool]:

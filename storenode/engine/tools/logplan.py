@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from storenode.engine.tools.logfile import LogFile
+from storenode.engine.tools.logfile import LogFile, torn_logs
 from storenode.engine.tools.places import Place
 from storenode.engine.tools.tablefile import Damage
 from storenode.engine.vfs import Vfs
@@ -69,7 +69,11 @@ def plan_logs(
     lost: list[str] = []
     now_ms = 0
     needed = sorted(number for number in logs if number >= log_number)
+    oldest = needed[0] if any_start and needed else log_number
+    unproven = torn_logs(vfs, place.directory, place.engine_id, needed, oldest)
     for number in needed:
+        if number in unproven.removed:
+            continue  # opening removes it
         path = logs[number]
         log = _load(vfs, place, number, path)
         if isinstance(log, str):
@@ -78,7 +82,7 @@ def plan_logs(
             chain.end = None
             continue
         now_ms = max([now_ms, *(one.now_ms for one in log.records if 0 < one.first_sequence <= flushed)])
-        torn = number == needed[-1] and log.is_torn()
+        torn = number in unproven.ends and log.is_torn()
         if log.previous is None and torn:
             continue  # opening removes it
         begins = not chain.numbers and not unused and (any_start or _is_first(log, log_number))

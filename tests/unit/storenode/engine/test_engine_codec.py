@@ -73,6 +73,11 @@ def test_the_log_header_has_the_documented_bytes() -> None:
     assert codec.wal_header(3, 7, 5, 1000) == HEADER + masked(codec.crc32c(HEADER))
 
 
+def test_the_header_of_a_log_behind_one_that_need_not_be_durable_has_the_documented_bytes() -> None:
+    header = HEADER[:8] + b"\x02" + HEADER[9:40] + (600).to_bytes(4, "little")
+    assert codec.wal_header(3, 7, 5, 1000, 600) == header + masked(codec.crc32c(header))
+
+
 def test_a_log_record_has_the_documented_bytes() -> None:
     file_id = 3 << 48 | 7
     context = file_id.to_bytes(8, "little") + (48).to_bytes(8, "little")

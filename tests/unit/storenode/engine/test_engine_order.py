@@ -15,7 +15,7 @@ import storenode.engine as engine_package
 from storenode.engine import Engine, Options, Shared
 from storenode.engine.core import Core
 from storenode.engine.vfs import File, Vfs
-from storenode.engine.wal import LogWriter
+from storenode.engine.wal import ENDED_MAX, LogWriter
 
 Event = tuple[str, str]
 
@@ -123,18 +123,96 @@ def test_entries_of_one_append_are_one_write_and_one_sync(tmp_path: Path) -> Non
     shared.close()
 
 
-def test_a_log_is_complete_on_the_disk_before_the_next_one_is_begun(tmp_path: Path) -> None:
+def test_a_put_that_begins_a_log_waits_for_no_sync(tmp_path: Path) -> None:
+    """Overwrites stood still for as long as the disk's slowest sync took, up to 1.7 s."""
+    recorder = Recorder()
+    shared = Shared(str(tmp_path), vfs=recorder)
+    engine = engine_package.open(str(tmp_path / "engine"), shared=shared)
+    engine.background.stop()  # workers may sync, but on their own time
+    mark = len(recorder.events)
+    for number in range(ENDED_MAX):
+        engine.retire_memtable()
+        engine.put(b"key", b"%d" % number)
+        assert engine._log.number == number + 1
+        assert engine.synced == 0
+    assert {what for what, _ in recorder.events[mark:]} == {"create", "write"}
+    engine.close()
+    shared.close()
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[tuple[LogWriter, Recorder, Callable[[bool], list[Event]]]]:
+    """A log without an engine, what happens to it, and a way to add an entry, with or without sync, that
+    begins a log; it tells the events with the names of files."""
     recorder = Recorder()
     numbers, sync_directory = itertools.count(1), partial(recorder.sync_directory, str(tmp_path))
     log = LogWriter(recorder, str(tmp_path), 0, 1 << 20, numbers.__next__, (0, 0), Core(), sync_directory)
-    log.append([(1, 0, b"")], sync=True)
-    log.append([(2, 0, b"")], sync=False)
-    log.want_new_file()
-    mark = len(recorder.events)
-    assert log.append([(3, 0, b"")], sync=False) == 2
+
+    def begin(sync: bool) -> list[Event]:
+        mark = len(recorder.events)
+        log.want_new_file()
+        log.append([(1, 0, b"")], sync=sync)
+        return names(recorder, mark)
+
+    yield log, recorder, begin
     log.close()
-    first, second = str(tmp_path / "000001.wal"), str(tmp_path / "000002.wal")
-    assert recorder.events[mark : mark + 2] == [("sync", first), ("create", second)]
+
+
+def names(recorder: Recorder, mark: int) -> list[Event]:
+    return [
+        (what, Path(path).stem if path.endswith(".wal") else "")
+        for what, path in recorder.events[mark:]
+        if what != "write"
+    ]
+
+
+BEGINS = Callable[[bool], list[Event]]
+
+
+def test_logs_become_durable_in_their_order_and_their_names_last(
+    log: tuple[LogWriter, Recorder, BEGINS],
+) -> None:
+    writer, recorder, begin = log
+    for number in range(1, 4):
+        assert begin(False) == [("create", f"00000{number}")]
+    mark = len(recorder.events)
+    writer.sync()
+    first = [("sync", f"00000{number}") for number in range(1, 4)]
+    assert names(recorder, mark) == [*first, ("sync directory", "")]
+    mark = len(recorder.events)
+    writer.append([(2, 0, b"")], sync=True)
+    writer.sync()
+    assert names(recorder, mark) == [("sync", "000003")]
+
+
+def test_what_is_written_with_sync_stands_behind_nothing_that_need_not_be_durable(
+    log: tuple[LogWriter, Recorder, BEGINS],
+) -> None:
+    """Else damage in front of it could be taken for a hole of a crash."""
+    writer, recorder, begin = log
+    begin(False)
+    create = [("create", "000002"), ("sync", "000002"), ("sync directory", "")]
+    assert begin(True) == [("sync", "000001"), ("sync directory", ""), *create]
+    begin(False)
+    assert writer._core.synced == 0
+    writer.append([(2, 0, b"")], sync=False)
+    begin(False)
+    mark = len(recorder.events)
+    writer.append([(3, 0, b"")], sync=True)
+    last = [("sync", "000003"), ("sync", "000004"), ("sync directory", ""), ("sync", "000004")]
+    assert names(recorder, mark) == last
+
+
+def test_a_log_waits_for_those_before_it_when_they_are_too_many(
+    log: tuple[LogWriter, Recorder, BEGINS],
+) -> None:
+    _, _, begin = log
+    for number in range(1, ENDED_MAX + 2):
+        assert begin(False) == [("create", f"00000{number}")]
+    *syncs, directory, create = begin(False)
+    assert syncs == [("sync", f"00000{number}") for number in range(1, ENDED_MAX + 2)]
+    assert (directory, create) == (("sync directory", ""), ("create", f"00000{ENDED_MAX + 2}"))
+    assert len(begin(False)) == 1
 
 
 def test_a_table_is_durable_before_the_manifest_names_it_and_inputs_go_last(recorded: Recorded) -> None:

@@ -98,13 +98,18 @@ class HeldFile(File):
     """A file whose sync waits until it may go on."""
 
     holds = False
+    held = False
     entered = threading.Event()
     go_on = threading.Event()
 
     def sync(self) -> None:
         if HeldFile.holds:
+            HeldFile.held = True
             HeldFile.entered.set()
-            assert HeldFile.go_on.wait(20)
+            try:
+                assert HeldFile.go_on.wait(20)
+            finally:
+                HeldFile.held = False
         super().sync()
 
 
@@ -130,6 +135,63 @@ def test_what_is_put_while_the_log_is_synced_is_not_taken_for_synced(tmp_path: P
         assert engine.synced == before < engine.length
     finally:
         HeldFile.holds = False
+        engine.close()
+        shared.close()
+
+
+def test_a_log_that_is_begun_while_the_one_before_it_is_synced_is_not_taken_for_synced(
+    tmp_path: Path,
+) -> None:
+    shared = Shared(str(tmp_path), vfs=HeldFiles())
+    engine = storenode.engine.open(str(tmp_path / "engine"), shared=shared)
+    engine.background.stop()
+    HeldFile.entered.clear()
+    HeldFile.go_on.clear()
+    try:
+        engine.put(LONG_WAY_FIRST, b"")
+        HeldFile.holds = True
+        syncing = threading.Thread(target=engine._log.sync)
+        syncing.start()
+        assert HeldFile.entered.wait(20)
+        engine.retire_memtable()
+        engine.put(b"begins a log", b"")
+        HeldFile.go_on.set()
+        syncing.join(20)
+        assert engine.synced == 0
+        engine._log.sync()
+        assert engine.synced == engine.length
+    finally:
+        HeldFile.holds = False
+        HeldFile.go_on.set()
+        engine.close()
+        shared.close()
+
+
+def test_no_put_waits_for_a_sync_before_a_flush_nor_does_one_that_begins_a_log(tmp_path: Path) -> None:
+    shared = Shared(str(tmp_path), vfs=HeldFiles())
+    engine = storenode.engine.open(str(tmp_path / "engine"), shared=shared)
+    HeldFile.entered.clear()
+    HeldFile.go_on.clear()
+    try:
+        engine.put(LONG_WAY_FIRST, b"")
+        HeldFile.holds = True
+        engine.retire_memtable()  # a worker begins with the sync
+        assert HeldFile.entered.wait(20)
+        for number in range(3):
+            engine.write(encode_put(b"%d" % number, b"begins a log"))
+            engine.put(b"%d" % number, b"short")
+            engine.retire_memtable() if number < 2 else None
+        assert HeldFile.held
+        assert engine.synced == 0
+        newest = engine._log.number
+        HeldFile.go_on.set()
+        engine.flush()
+        assert engine._log.number == newest
+        assert engine.synced == engine.length
+        assert len(engine.scan()) == 4
+    finally:
+        HeldFile.holds = False
+        HeldFile.go_on.set()
         engine.close()
         shared.close()
 

@@ -55,6 +55,33 @@ def test_an_engine_that_never_flushed_is_sound_even_without_its_manifest(
     assert content(tmp_path) == {b"a": b"1"}
 
 
+def test_logs_that_a_crash_left_torn_are_sound_and_those_that_were_durable_are_not(
+    tmp_path: Path, bench: Bench
+) -> None:
+    """As opening sees it: what was begun behind a torn log goes with it."""
+    with engine.open(str(tmp_path / "first")) as opened:
+        opened.background.stop()
+        for key in (b"a", b"b", b"c"):
+            opened.put(key, b"1")
+            opened.retire_memtable()
+        torn = Path(shutil.copytree(tmp_path / "first", tmp_path / "torn"))
+        opened.put(b"d", b"1", sync=True)
+        durable = Path(shutil.copytree(tmp_path / "first", tmp_path / "durable"))
+    for copy in (torn, durable):
+        second = logs(copy)[1]
+        second.write_bytes(second.read_bytes()[:60])
+    found = bench("verify", torn)
+    assert found["problems"] == []
+    notes = [(Path(note["file"]).name, note["what"]) for note in found["notes"]]
+    assert [name for name, _ in notes] == ["000002.wal", "000003.wal"], notes
+    assert bench("repair", torn) == {"schema": 1, "plan": [], "lost": []}
+    (torn / "manifest" / "data.mdb").unlink()
+    assert bench("repair", torn)["lost"] == []
+    assert content(torn) == {b"a": b"1"}
+    assert "000002.wal" in str(bench("verify", durable, code=DAMAGED)["problems"])
+    assert bench("repair", durable, code=DAMAGED)["lost"] != []
+
+
 def resealed(path: Path, offset: int, size: int, change: Callable[[bytearray], None]) -> None:
     """Change a block and make its checksum right again: what only the other checks can find."""
     raw = bytearray(path.read_bytes())
