@@ -31,6 +31,8 @@ HURRY_S = 0.02
 """How long clients think while it matters; a lease is gone within a second."""
 
 LOOK_S = 0.001
+"""Between two looks at what is waited for: less than most messages take, or it would be over."""
+
 CALM_S = 0.7
 """Between two rounds: long enough for everybody to catch up."""
 

@@ -16,8 +16,8 @@ from shared import logs
 from tests.simulation import run
 from tests.simulation.cluster import simulate
 
-SEEDS = 100
-"""About a minute on a machine that does nothing else."""
+SEEDS = 200
+"""Somewhat more than a minute on a machine that does nothing else."""
 
 CHUNK = 10
 LONG_FIRST = 100_000
