@@ -15,7 +15,6 @@ from tests.simulation.store import SimulatedStore
 def adjust(random: Random, drawn: Settings) -> Settings:
     """Settings of this scenario, where they matter to it."""
     return drawn._replace(
-        scenario="apart",
         stores=5,
         replicas=5,
         partitions=1,

@@ -10,6 +10,8 @@ Owns what was seen so far. Changes nothing: a run without these checks is the sa
 - State machine safety: what is applied at an index is the same on all replicas, in all their lives.
 - Time: neither of the two times of a partition goes back (docs/raft.md section 2).
 - Durable before said: who acknowledges entries has them on its disk, and keeps them while the term lasts.
+- No false belief: the entries that a leader takes a member to have are on that member's disk.
+- Reads see what was applied before they came (readchecks.py).
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from storenode.raft.messages import Entry, Kind, Message
 from storenode.raftlog import Record
 from storenode.replica.replica import Replica
 from tests.simulation.quorums import Quorums
+from tests.simulation.readchecks import ReadChecks
 from tests.simulation.world import Violation, World
 
 if TYPE_CHECKING:
@@ -41,6 +44,9 @@ class Checks:
         self.durable_before_said = True
         self._world = world
         self._quorums = Quorums()
+        self._reads = ReadChecks()
+        self._believed: dict[tuple[int, int, int], tuple[int, int]] = {}
+        """(Group, leader, member) -> (term, match) that was looked at last."""
         self._votes: dict[tuple[int, int, int], int] = {}
         self._promised: dict[tuple[int, int], tuple[int, int]] = {}
         """(Group, node) -> (term, match) that it has acknowledged."""
@@ -52,6 +58,7 @@ class Checks:
         machine, group = replica.machine, replica.partition
         agreed = self.agreed.setdefault(group, {})
         apply = machine.apply
+        self._reads.watch(store, replica)
 
         def watched(index: int, term: int, data: bytes) -> object:
             if index != machine.position.index + 1:
@@ -64,6 +71,7 @@ class Checks:
                     f"{store.name} p{group} applies {what} at {index}, another replica {agreed[index]}"
                 )
             self._world.trace(store.name, group, index, what)
+            self._reads.applied(group, index)
             before = machine.stamp_ms, machine.session_ms
             outcomes = apply(index, term, data)
             if machine.stamp_ms < before[0] or machine.session_ms < before[1]:
@@ -76,7 +84,9 @@ class Checks:
         machine.apply = watched  # type: ignore[method-assign, assignment]
 
     def after_turn(self, store: SimulatedStore) -> None:
-        """Looks at who leads."""
+        """Looks at what was answered, and at who leads."""
+        if self._reads.violation is not None:
+            raise self._reads.violation
         for group, replica in store.groups.replicas.items():
             if replica.failure is not None:
                 raise Violation(f"{store.name}: {replica.failure}")
@@ -103,6 +113,26 @@ class Checks:
             self._quorums.check_votes(store, replica, votes)
         elif known != store.node:
             raise Violation(f"term {raft.term} of p{group} has two leaders: {known} and {store.node}")
+        self._check_beliefs(store, replica)
+
+    def _check_beliefs(self, store: SimulatedStore, replica: Replica) -> None:
+        """A member of no higher term than the leader's has not let go of anything that it said it has."""
+        group, raft = replica.partition, replica.raft
+        for node, member in raft.progress.items():
+            place, believed = (group, store.node, node), (raft.term, member.match)
+            peer = store.peers.get(node)
+            if peer is None or self._believed.get(place) == believed:
+                continue
+            self._believed[place] = believed
+            if not peer.speaks or group not in peer.groups.replicas:
+                continue
+            log, match = peer.log.group(group), member.match
+            if peer.groups.replicas[group].raft.term > raft.term or match < max(
+                log.first_index, raft.log.first_index
+            ):
+                continue
+            if match > log.last_index or log.term(match) != raft.log.term(match):
+                raise Violation(f"{store.name} leads p{group} and believes that {peer.name} has {match}")
 
     def _check_complete(self, store: SimulatedStore, replica: Replica) -> None:
         agreed, raft = self.agreed[replica.partition], replica.raft

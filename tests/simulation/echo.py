@@ -12,7 +12,6 @@ from tests.simulation.settings import Settings
 def adjust(random: Random, drawn: Settings) -> Settings:
     """Settings of this scenario, where they matter to it."""
     return drawn._replace(
-        scenario="echo",
         stores=random.choice((3, 5)),
         replicas=3,
         partitions=1,

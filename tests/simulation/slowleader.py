@@ -17,7 +17,6 @@ SLOW_S = 1.0
 def adjust(random: Random, drawn: Settings) -> Settings:
     """Settings of this scenario, where they matter to it."""
     return drawn._replace(
-        scenario="slow leader",
         stores=3,
         replicas=3,
         partitions=1,
