@@ -35,6 +35,16 @@ DURABILITY = (
         "        self._writing = Unstable(",
     ),
     _fault(
+        "leader-counts-itself-before-durable",
+        "a write is acknowledged that only one node of three has on its disk",
+        f"{RAFT}/replication.py",
+        "{node: member.match for node, member in self.progress.items()}\n",
+        "{\n"
+        "                node: member.match if node != self._state.node else self._state.log.last_index\n"
+        "                for node, member in self.progress.items()\n"
+        "            },\n",
+    ),
+    _fault(
         "vote-not-durable",
         "two leaders in one term after a restart, each acknowledges other writes",
         f"{RAFT}/core.py",
@@ -89,6 +99,28 @@ ELECTIONS = (
 )
 
 COMMIT = (
+    _fault(
+        "commits-older-terms-by-counting",
+        "an acknowledged write is replaced by another leader's (Raft, figure 8)",
+        f"{RAFT}/leadership.py",
+        "        if index <= log.commit or index < self._first_index:\n",
+        "        if index <= log.commit:\n",
+    ),
+    _fault(
+        "append-commits-beyond-what-it-compared",
+        "a replica applies writes that were never agreed on",
+        f"{RAFT}/following.py",
+        "min(message.c, verified))",
+        "min(message.c, log.last_index))",
+    ),
+    _fault(
+        "old-append-shortens-the-log",
+        "a late message removes entries that count as replicated: acknowledged writes are lost",
+        f"{RAFT}/log_view.py",
+        "        for skipped, entry in enumerate(entries):\n",
+        "        if entries:\n            self._truncate(previous + 1)\n"
+        "        for skipped, entry in enumerate(entries):\n",
+    ),
     _fault(
         "heartbeat-commits-what-was-not-compared",
         "a replica applies writes that were never agreed on",
@@ -235,6 +267,30 @@ WRITES = (
     ),
 )
 
+CONFIGURATION = (
+    _fault(
+        "new-voters-commit-alone",
+        "while voters are replaced old and new ones decide apart: an acknowledged write is lost",
+        f"{RAFT}/quorum.py",
+        "        return min(index, committed_index(configuration.outgoing, match))\n",
+        "        return index\n",
+    ),
+    _fault(
+        "new-voters-elect-alone",
+        "while voters are replaced old and new ones elect a leader each",
+        f"{RAFT}/quorum.py",
+        "    if not configuration.outgoing:\n        return result\n",
+        "    if configuration.voters:\n        return result\n",
+    ),
+    _fault(
+        "voters-replaced-in-one-step",
+        "old and new voters decide apart: an acknowledged write is lost",
+        f"{RAFT}/configuration.py",
+        "enter_joint(configuration, change.operations, change.transition != Transition.EXPLICIT)\n",
+        "_apply(configuration, change.operations)\n",
+    ),
+)
+
 LIVENESS = (
     _fault(
         "leader-does-not-check-its-quorum",
@@ -245,4 +301,4 @@ LIVENESS = (
     ),
 )
 
-FAULTS = (*DURABILITY, *ELECTIONS, *COMMIT, *READS, *WRITES, *LIVENESS)
+FAULTS = (*DURABILITY, *ELECTIONS, *COMMIT, *READS, *WRITES, *CONFIGURATION, *LIVENESS)

@@ -74,7 +74,7 @@ class Cluster:
         keys = [b"k%d" % number for number in range(settings.keys)]
         self.keys = keys + [b"n%d" % number for number in range((settings.keys + 1) // 2)]
         self.clients = [self._client(number) for number in range(settings.clients)]
-        self.nemesis = scenarios.NEMESES[settings.scenario](
+        self.nemesis = scenarios.nemesis_of(settings)(
             world,
             self.network,
             settings,

@@ -41,7 +41,6 @@ def adjust(random: Random, drawn: Settings) -> Settings:
     """Settings of this scenario, where they matter to it."""
     stores = random.choice((3, 3, 3, 3, 5))
     return drawn._replace(
-        scenario="split",
         stores=stores,
         replicas=stores,
         partitions=1,
