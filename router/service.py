@@ -6,7 +6,6 @@ loop ends.
 
 from __future__ import annotations
 
-import gc
 import signal
 from importlib import metadata
 from math import inf
@@ -22,7 +21,7 @@ from router.requests import Budget
 from router.routing import Router
 from shared import logs, sockets
 from shared.clock import Clock, SystemClock
-from shared.memory import Trimmer
+from shared.memory import Trimmer, settle
 from shared.opstream import Limits
 from shared.reactor import Reactor
 from shared.timers import Timer
@@ -138,8 +137,7 @@ def run(config: RouterConfig) -> None:
             reactor.on_signal(number, service.stop)
         _log.info("router_started", listen=service.endpoint, stores=list(config.stores))
         Trimmer(reactor.call_later)
-        gc.collect()
-        gc.freeze()  # what is here now stays: later collections need not look at it
+        settle()
         reactor.run()
         service.close()
         _log.info("router_stopped", **service.core.figures.snapshot())

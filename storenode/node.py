@@ -24,7 +24,7 @@ from shared.clustermap import ClusterMap, Node
 from shared.commandline import CannotStart
 from shared.config import ConfigError, Problem
 from shared.hashing import xxh64
-from shared.memory import Trimmer
+from shared.memory import Trimmer, settle
 from shared.opstream import Limits
 from shared.reactor import Reactor
 from storenode import engine, founding
@@ -123,6 +123,7 @@ class StoreNode:
         """Runs until a signal; False if the log failed, or a write of it was still under way when the grace
         for it was over.
         """
+        settle()
         self._reactor.run()
         finished = self._log_thread is None or self._log_thread.close(LOG_JOIN_S)
         self._context.destroy(LINGER_MS)

@@ -369,7 +369,7 @@ cdef extern from "execute.h" nogil:
         buffer *out
         uint64_t written
         failure corruption
-    int execute_stream(execution *x, slice ops)
+    int execute_streams(execution *x, const slice *streams, size_t count, size_t *ends)
 
 
 cdef extern from "log_window.h" nogil:

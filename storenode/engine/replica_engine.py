@@ -62,12 +62,13 @@ class ReplicaEngine(EngineBase):
         assert state is not None
         return state
 
-    def apply(self, ops: bytes, first_sequence: int, now_ms: int) -> bytes:
-        """Execute one write of an entry; op i of it gets sequence `first_sequence + i`, and `first_sequence`
-        must be `next_sequence`. Returns the results of docs/protocol.md section 3.
+    def apply(self, writes: list[bytes], first_sequence: int, now_ms: int) -> list[bytes]:
+        """Execute writes of an entry, op streams, in their order; op i of all together gets sequence
+        `first_sequence + i`, and `first_sequence` must be `next_sequence`. Returns the results of
+        docs/protocol.md section 3, of each.
 
-        InvalidRequest: the stream is malformed, nothing was executed. Corruption: a block that the write
-        needed is damaged, so this content is not the log's any more; nothing of it gets into tables, and only
+        InvalidRequest: a stream is malformed. Corruption: a block that a write needed
+        is damaged, so this content is not the log's any more; nothing of it gets into tables, and only
         `install` goes on.
         """
         view = self._view()
@@ -75,14 +76,14 @@ class ReplicaEngine(EngineBase):
             raise RuntimeError("two threads apply to one engine")
         if self._broken:
             raise EngineFailed(self._broken)
-        if first_sequence != self.next_sequence or first_sequence > SEQUENCE_MAX - len(ops):
+        if first_sequence != self.next_sequence or first_sequence > SEQUENCE_MAX - sum(map(len, writes)):
             raise ValueError(f"first_sequence is {first_sequence}, the next one is {self.next_sequence}")
         self._in_entry = True
         self.applying = True
         try:
             if now_ms < self.now_ms:
                 now_ms = self.now_ms
-            results, count, damage = self.tree.apply(ops, first_sequence, now_ms)
+            results, count, damage = self.tree.apply_all(writes, first_sequence, now_ms)
         except MemoryError:
             self._break("out of memory in the middle of an entry; open the engine anew")
             raise

@@ -41,6 +41,7 @@ RANGES_FLUSH = 1024
 """A memtable ends with so many range deletions, as it does with so many bytes: none goes before it is in the
 manifest."""
 
+_CODE = bytes([CODE])
 RANGES_SLOW = 2048
 RANGES_STOP = 4096
 """Range deletions in force: a search among so many takes as long as one in a table, and each further one
@@ -153,6 +154,24 @@ class Tree:
                 return results, 1, None
         assert self.view is not None
         return self.view.apply(ops, first_sequence, now_ms)
+
+    def apply_all(
+        self, writes: list[bytes], first_sequence: int, now_ms: int
+    ) -> tuple[list[bytes], int, Corruption | None]:
+        """Several streams in their order: the results of each, the number of all ops, the first damage.
+        Together, unless one is a range deletion; InvalidRequest, with nothing executed, if then one is
+        malformed.
+        """
+        if not any(ops[1:2] == _CODE for ops in writes):
+            assert self.view is not None
+            return self.view.apply_all(writes, first_sequence, now_ms)
+        all_results, sequence, damage = [], first_sequence, None
+        for ops in writes:
+            results, count, met = self.apply(ops, sequence, now_ms)
+            all_results.append(results)
+            sequence += count
+            damage = damage or met
+        return all_results, sequence - first_sequence, damage
 
     def _delete_range(self, deletion: RangeDeletion) -> None:
         with self._lock:

@@ -26,6 +26,17 @@ cdef class View:
     cdef object failed(self, failure *f)
     cdef void open_reader(self, reader *r, bint keeps_lock) noexcept
     cdef bytes execute(self, ops, execution *x, memtable *active, stream_shape *shape)
+    cdef int run(
+        self,
+        execution *x,
+        memtable *active,
+        const slice *streams,
+        size_t count,
+        size_t *ends,
+        bint is_short,
+        buffer *out,
+    ) except -1
+    cdef object damage(self, execution *x)
     cdef int get_group(
         self,
         reader *r,

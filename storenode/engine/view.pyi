@@ -38,6 +38,11 @@ class View:
         InvalidRequest, with nothing executed, if the stream is not one. Only one thread at a time; others may
         read meanwhile, with a sequence below `first_sequence`.
         """
+    def apply_all(
+        self, streams: list[bytes], first_sequence: int, now_ms: int
+    ) -> tuple[list[bytes], int, Corruption | None]:
+        """As `apply`, of several streams as if they were one: the results of each, the number of all ops.
+        InvalidRequest, with nothing executed, if any is none."""
     def read(self, ops: bytes | bytearray | memoryview, sequence: int, now_ms: int) -> bytes:
         """Results of a stream of GET, EXISTS and SCAN."""
     def get(self, key: bytes, sequence: int, now_ms: int, by_clock: bool = False) -> bytes | None:

@@ -26,7 +26,7 @@ from storenode.engine.native cimport (
     entry,
     entry_is_absent,
     entry_kind,
-    execute_stream,
+    execute_streams,
     GROUP_KEYS,
     execution,
     failure,
@@ -62,6 +62,17 @@ cdef uint64_t wall_ms() noexcept:
     cdef timespec now
     clock_gettime(CLOCK_REALTIME, &now)
     return <uint64_t>now.tv_sec * 1000 + <uint64_t>now.tv_nsec // 1000000
+
+
+cdef int check(slice stream, bint writing, stream_shape *shape) except -1:
+    """InvalidRequest: it is no stream, or none of this kind."""
+    if stream_check(stream, shape) < 0:
+        raise InvalidRequest("malformed op stream")
+    if shape.writes and not writing:
+        raise InvalidRequest("only GET, EXISTS and SCAN can be read")
+    if shape.scans and writing:
+        raise InvalidRequest("SCAN cannot be applied")
+    return 0
 
 
 # Below this an op stream runs in some microseconds: less than other threads can make of the lock.
@@ -126,44 +137,54 @@ cdef class View:
         """Check and run a stream: its results. `x` has sequence and now_ms, and afterwards what happened."""
         cdef slice stream
         cdef const uint8_t[::1] view_of_ops
-        cdef reader r
-        cdef scratch s
         cdef buffer out
-        cdef int result
-        cdef bint is_short
         if PyBytes_CheckExact(ops):
             stream = slice_of(PyBytes_AS_STRING(ops), PyBytes_GET_SIZE(ops))
         else:
             view_of_ops = ops
             stream = slice_of(&view_of_ops[0] if view_of_ops.shape[0] else NULL, view_of_ops.shape[0])
-        if stream_check(stream, shape) < 0:
-            raise InvalidRequest("malformed op stream")
-        if active == NULL and shape.writes:
-            raise InvalidRequest("only GET, EXISTS and SCAN can be read")
-        if active != NULL and shape.scans:
-            raise InvalidRequest("SCAN cannot be applied")
-        memset(&s, 0, sizeof(s))
+        check(stream, active != NULL, shape)
         memset(&out, 0, sizeof(out))
-        is_short = stream.size < SHORT_STREAM_BYTES and not shape.scans
+        try:
+            self.run(x, active, &stream, 1, NULL, stream.size < SHORT_STREAM_BYTES and not shape.scans, &out)
+            return PyBytes_FromStringAndSize(<char *>out.data, out.size)
+        finally:
+            buffer_free(&out)
+
+    cdef int run(
+        self,
+        execution *x,
+        memtable *active,
+        const slice *streams,
+        size_t count,
+        size_t *ends,
+        bint is_short,
+        buffer *out,
+    ) except -1:
+        """Run checked streams into `out`, each until `ends`."""
+        cdef reader r
+        cdef scratch s
+        cdef int result
+        memset(&s, 0, sizeof(s))
         self.open_reader(&r, is_short)
         x.v = &self.native
         x.active = active
         x.r = &r
         x.s = &s
-        x.out = &out
+        x.out = out
         if is_short:
-            result = execute_stream(x, stream)
+            result = execute_streams(x, streams, count, ends)
         else:
             with nogil:
-                result = execute_stream(x, stream)
-        try:
-            self.reads.add(&r)
-            if result < 0:
-                raise self.failed(&r.failed)
-            return PyBytes_FromStringAndSize(<char *>out.data, out.size)
-        finally:
-            buffer_free(&out)
-            scratch_free(&s)
+                result = execute_streams(x, streams, count, ends)
+        scratch_free(&s)
+        self.reads.add(&r)
+        if result < 0:
+            raise self.failed(&r.failed)
+        return 0
+
+    cdef object damage(self, execution *x):
+        return None if x.corruption.code == FAILURE_NONE else self.failed(&x.corruption)
 
     def apply(self, ops, uint64_t first_sequence, uint64_t now_ms):
         cdef execution x
@@ -172,10 +193,40 @@ cdef class View:
         x.sequence = first_sequence
         x.now_ms = now_ms
         results = self.execute(ops, &x, self.active.native, &shape)
-        corruption = None
-        if x.corruption.code != FAILURE_NONE:
-            corruption = self.failed(&x.corruption)
-        return results, shape.count, corruption
+        return results, shape.count, self.damage(&x)
+
+    def apply_all(self, list streams, uint64_t first_sequence, uint64_t now_ms):
+        cdef Py_ssize_t count = len(streams), i
+        cdef slice *slices = <slice *>calloc(count + 1, sizeof(slice))
+        cdef size_t *ends = <size_t *>calloc(count + 1, sizeof(size_t))
+        cdef size_t size = 0, at = 0
+        cdef execution x
+        cdef stream_shape shape
+        cdef buffer out
+        memset(&x, 0, sizeof(x))
+        memset(&out, 0, sizeof(out))
+        x.sequence = first_sequence
+        x.now_ms = now_ms
+        try:
+            if slices == NULL or ends == NULL:
+                raise MemoryError
+            for i in range(count):
+                ops = streams[i]
+                if not PyBytes_CheckExact(ops):
+                    raise TypeError(f"an op stream is bytes, not {type(ops).__name__}")
+                slices[i] = slice_of(PyBytes_AS_STRING(ops), PyBytes_GET_SIZE(ops))
+                check(slices[i], True, &shape)
+                size += slices[i].size
+            self.run(&x, self.active.native, slices, count, ends, size < SHORT_STREAM_BYTES, &out)
+            results = []
+            for i in range(count):
+                results.append(PyBytes_FromStringAndSize(<char *>out.data + at, ends[i] - at))
+                at = ends[i]
+            return results, x.sequence - first_sequence, self.damage(&x)
+        finally:
+            free(slices)
+            free(ends)
+            buffer_free(&out)
 
     def read(self, ops, uint64_t sequence, uint64_t now_ms):
         cdef execution x

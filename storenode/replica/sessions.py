@@ -144,6 +144,8 @@ class SessionTable:
             session = self._sessions[client_id] = Session(client_id, acked_below)
         else:
             self._sessions.move_to_end(client_id)
+            if acked_below > session.floor:  # when this write was judged, others of its entry had not run
+                self.bytes -= session.acknowledge(acked_below)
         session.used = session_ms
         self.bytes += session.keep(sequence, results)
         while len(session.results) > RESULTS_MAX or session.bytes > SESSION_BYTES_MAX:

@@ -9,7 +9,7 @@ Owns the engine's content, the session table, and the replica state, which the e
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -40,6 +40,10 @@ _VERDICTS: Final = {
 }
 
 
+_DUE: Final[Outcome] = (-1, b"")
+"""Stands for what is not executed yet."""
+
+
 class EngineFace(Protocol):
     """What a replica needs of a `storenode.engine.replica_engine.ReplicaEngine`."""
 
@@ -51,7 +55,7 @@ class EngineFace(Protocol):
     def flushed_state(self) -> bytes: ...
     @property
     def next_sequence(self) -> int: ...
-    def apply(self, ops: bytes, first_sequence: int, now_ms: int) -> bytes: ...
+    def apply(self, writes: list[bytes], first_sequence: int, now_ms: int) -> list[bytes]: ...
     def end_entry(self) -> None: ...
     def read(self, ops: bytes, now_ms: int) -> bytes: ...
     def pressure(self) -> int: ...
@@ -104,27 +108,50 @@ class StateMachine:
         if data:
             command = commands.decode(data)
             self.stamp_ms, self.session_ms = command.stamp_ms, command.session_ms
-            for write in command.writes:
-                outcomes.append(self._execute(*write))
+            outcomes = self._execute(command.writes)
         self.position = Position(index, term)
         self.engine.end_entry()
         return outcomes
 
-    def _execute(self, client_id: int, sequence: int, acked_below: int, flags: int, ops: bytes) -> Outcome:
-        has_session = sequence != 0 and client_id != 0
-        if has_session:
-            verdict = self.sessions.judge(
-                client_id, sequence, acked_below, flags & FLAG_RETRY != 0, self.session_ms
-            )
-            if isinstance(verdict, bytes):
-                return Status.OK, verdict
-            if verdict is not Verdict.EXECUTE:
-                return _VERDICTS[verdict]
+    def _execute(self, writes: Sequence[commands.Write]) -> list[Outcome]:
+        """Those that the sessions let through are executed together, which costs a fraction."""
+        outcomes: list[Outcome] = []
+        due: dict[int, commands.Write] = {}
+        names: set[tuple[int, int]] = set()
+        for place, write in enumerate(writes):
+            client_id, sequence, acked_below, flags, _ = write
+            outcome = _DUE
+            if client_id and sequence:
+                name = client_id, sequence
+                if name in names:  # the same write twice: the table must know of the first
+                    self._run(due, outcomes)
+                    names.clear()
+                verdict = self.sessions.judge(*name, acked_below, flags & FLAG_RETRY != 0, self.session_ms)
+                if isinstance(verdict, bytes):
+                    outcome = int(Status.OK), verdict
+                elif verdict is Verdict.EXECUTE:
+                    names.add(name)
+                else:
+                    outcome = _VERDICTS[verdict]
+            outcomes.append(outcome)
+            if outcome is _DUE:
+                due[place] = write
+        self._run(due, outcomes)
+        return outcomes
+
+    def _run(self, due: dict[int, commands.Write], outcomes: list[Outcome]) -> None:
+        """Executes writes and keeps their results, here and in the session table."""
+        if not due:
+            return
         engine = self.engine
-        results = engine.apply(ops, engine.next_sequence, self.stamp_ms) if ops else b""
-        if has_session:
-            self.sessions.record(client_id, sequence, acked_below, results, self.session_ms)
-        return Status.OK, results
+        streams = [write[4] for write in due.values()]
+        all_results = engine.apply(streams, engine.next_sequence, self.stamp_ms)
+        for (place, write), results in zip(due.items(), all_results, strict=True):
+            client_id, sequence, acked_below, _, _ = write
+            outcomes[place] = int(Status.OK), results
+            if client_id and sequence:
+                self.sessions.record(client_id, sequence, acked_below, results, self.session_ms)
+        due.clear()
 
     def configure(self, index: int, term: int, configuration: Configuration) -> None:
         """Applies a CONFIGURATION entry, which led to `configuration`."""

@@ -190,8 +190,8 @@ class ReplicaLife:
         path = os.path.join(place, "node")
         with engine_package.open_replica(path, options=options, engine_id=ENGINE_ID) as other:
             for done, (now_ms, writes) in enumerate(self.log[:count], start=1):
-                for operations in writes:
-                    other.apply(encode(operations), other.next_sequence, now_ms)
+                if writes:
+                    other.apply([encode(operations) for operations in writes], other.next_sequence, now_ms)
                 other.on_retire = partial(state_of, done)
                 other.end_entry()
             other.checkpoint(os.path.join(place, "sent"))
@@ -208,8 +208,9 @@ class ReplicaLife:
         if self.applied == len(self.log):
             self.log_one()
         now_ms, writes = self.log[self.applied]
-        for operations in writes:
-            self.engine.apply(encode(operations), self.engine.next_sequence, now_ms)
+        if writes:
+            streams = [encode(operations) for operations in writes]
+            self.engine.apply(streams, self.engine.next_sequence, now_ms)
         self.applied += 1
         self.engine.end_entry()
         if self.dice.random() < 0.05:

@@ -196,8 +196,8 @@ WRITES = (
         "sessions-judged-by-the-leader-only",
         "a write that was retried at another leader runs twice",
         f"{REPLICA}/statemachine.py",
-        "            if isinstance(verdict, bytes):\n                return Status.OK, verdict\n",
-        "            if isinstance(verdict, bytes):\n                verdict = Verdict.EXECUTE\n",
+        "                    outcome = int(Status.OK), verdict\n",
+        "                    names.add(name)\n",
     ),
     _fault(
         "state-one-entry-ahead",

@@ -375,24 +375,28 @@ static inline int execute_in_group(execution *x, const operation *op, put_group 
     return group->count == MEMTABLE_GROUP ? execute_group(x, group) : 0;
 }
 
-/* Executes a checked stream; a logged one counts its sequence up by one per op. -1: failure in r. */
-static inline int execute_stream(execution *x, slice ops) {
-    const uint8_t *p = ops.data, *end = p + ops.size;
+/* Executes checked streams as if they were one; a logged one counts its sequence up by one per op. `ends`, if not
+ * NULL, gets where the results of each stream end. -1: failure in r. */
+static inline int execute_streams(execution *x, const slice *streams, size_t count, size_t *ends) {
     operation op;
     put_group group;
     group.count = 0;
-    while (p < end) {
-        p = operation_read(p, end, &op);
-        if (!p) return execute_changed(x);
-        if (op.code == OP_PUT && op.condition == CONDITION_NONE) {
-            if (execute_in_group(x, &op, &group) < 0) return -1;
-        } else if (execute_group(x, &group) < 0) {
-            return -1;
-        } else if ((op.code == OP_TXN ? execute_transaction(x, &op) : execute_op(x, &op)) < 0) {
-            return -1;
+    for (size_t i = 0; i < count; i++) {
+        const uint8_t *p = streams[i].data, *end = p + streams[i].size;
+        while (p < end) {
+            p = operation_read(p, end, &op);
+            if (!p) return execute_changed(x);
+            if (op.code == OP_PUT && op.condition == CONDITION_NONE) {
+                if (execute_in_group(x, &op, &group) < 0) return -1;
+            } else if (execute_group(x, &group) < 0) {
+                return -1;
+            } else if ((op.code == OP_TXN ? execute_transaction(x, &op) : execute_op(x, &op)) < 0) {
+                return -1;
+            }
+            if (x->out->failed) return fail(&x->r->failed, FAILURE_MEMORY, 0, 0, "out of memory");
+            if (x->active) x->sequence++;
         }
-        if (x->out->failed) return fail(&x->r->failed, FAILURE_MEMORY, 0, 0, "out of memory");
-        if (x->active) x->sequence++;
+        if (ends) ends[i] = x->out->size;
     }
     return execute_group(x, &group);
 }

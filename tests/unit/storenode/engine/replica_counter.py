@@ -29,8 +29,7 @@ class Counter:
 
     def entry(self, writes: Sequence[bytes]) -> None:
         """Apply the next entry, of so many op streams."""
-        for ops in writes:
-            self.engine.apply(ops, self.engine.next_sequence, NOW_MS)
+        self.engine.apply(list(writes), self.engine.next_sequence, NOW_MS)
         self.applied += 1
         self.engine.end_entry()
 

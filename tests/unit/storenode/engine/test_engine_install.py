@@ -208,7 +208,7 @@ def test_a_replica_that_met_damage_is_healed(tmp_path: Path, arrived: str) -> No
     table.write_bytes(content)
     with opened(tmp_path / "follower") as engine:
         with pytest.raises(Corruption):
-            engine.apply(encode_increment(b"counter", 1), engine.next_sequence, NOW_MS)
+            engine.apply([encode_increment(b"counter", 1)], engine.next_sequence, NOW_MS)
         engine.install(arrived)
         assert engine.damage is None
         assert engine.scan() == WANTED
@@ -261,7 +261,7 @@ def test_foreign_and_older_checkpoints_are_refused(tmp_path: Path, arrived: str)
         refused(engine, str(tmp_path / "nothing"), Corruption, "is no checkpoint")
         first = engine.next_sequence
         for number in range(4000 - first):
-            engine.apply(encode_put(b"b", b""), first + number, NOW_MS)
+            engine.apply([encode_put(b"b", b"")], first + number, NOW_MS)
         with pytest.raises(RuntimeError, match="in the middle of an entry"):
             engine.install(arrived)
         engine.end_entry()

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 import storenode.engine as engine_package
-from kvclient.errors import Corruption, InvalidRequest
-from kvclient.protocol import encode_delete, encode_increment, encode_put
+from kvclient.errors import Corruption, InvalidRequest, Status
+from kvclient.protocol import decode_results, encode_delete, encode_increment, encode_put
 from storenode.engine import EngineFailed, Options, ReplicaEngine, Shared
 from storenode.engine.deletions import encode_delete_range
 from tests.unit.storenode.engine.replica_counter import NOW_MS, Counter, count_of
@@ -69,10 +69,10 @@ def test_only_the_exact_continuation_is_applied(tmp_path: Path) -> None:
     with opened(tmp_path) as engine:
         for wrong in (0, 1, 3):
             with pytest.raises(ValueError, match=f"first_sequence is {wrong}, the next one is 2"):
-                engine.apply(encode_put(b"b", b"2"), wrong, NOW_MS)
+                engine.apply([encode_put(b"b", b"2")], wrong, NOW_MS)
         with pytest.raises(InvalidRequest):
-            engine.apply(b"\x93nonsense", 2, NOW_MS)
-        engine.apply(encode_put(b"b", b"2"), 2, NOW_MS)
+            engine.apply([encode_put(b"a", b"2"), b"\x93nonsense"], 2, NOW_MS)
+        engine.apply([encode_put(b"b", b"2")], 2, NOW_MS)
 
 
 def test_an_empty_memtable_whose_state_has_changed_is_a_manifest_only_commit(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_memtable_never_ends_in_the_middle_of_an_entry(tmp_path: Path) -> None
         for _ in range(8):
             for _ in range(40):
                 first = engine.next_sequence
-                engine.apply(encode_put(b"%d" % first, b"v" * 900), first, NOW_MS)
+                engine.apply([encode_put(b"%d" % first, b"v" * 900)], first, NOW_MS)
                 engine.retire_memtable()  # as another engine's budget would
                 for act in (engine.flush, lambda: engine.checkpoint(str(tmp_path / "copy"))):
                     with pytest.raises(RuntimeError, match="in the middle of an entry"):
@@ -162,7 +162,7 @@ def test_who_applies_has_to_tell_the_state(tmp_path: Path) -> None:
     """Otherwise the old one would be recorded with what is new."""
     with opened(tmp_path) as engine:
         engine.compact()
-        engine.apply(encode_put(b"a", b"1"), 1, NOW_MS)
+        engine.apply([encode_put(b"a", b"1")], 1, NOW_MS)
         engine.end_entry()
         with pytest.raises(RuntimeError, match="on_retire must be set"):
             engine.flush()
@@ -276,14 +276,35 @@ def test_a_write_that_meets_damage_gets_nothing_of_it_into_tables(tmp_path: Path
         replica.put(b"other", b"2")
         first = engine.next_sequence
         with pytest.raises(Corruption, match="checksum mismatch"):
-            engine.apply(encode_increment(b"counter", 1), first, NOW_MS)
+            engine.apply([encode_increment(b"counter", 1)], first, NOW_MS)
         assert engine.next_sequence == first
         assert engine.damage is not None
         engine.end_entry()
-        for act in (engine.flush, lambda: engine.apply(encode_put(b"x", b""), first, NOW_MS)):
+        for act in (engine.flush, lambda: engine.apply([encode_put(b"x", b"")], first, NOW_MS)):
             with pytest.raises(EngineFailed, match="a write met damage"):
                 act()
         assert engine.flushed_state == durable
     with opened(tmp_path) as engine:
         assert engine.state == durable
         assert engine.get(b"other") is None
+
+
+def test_writes_of_an_entry_find_what_those_before_them_have_done(tmp_path: Path) -> None:
+    with opened(tmp_path) as engine:
+        writes = [
+            encode_put(b"n", b"4") + encode_put(b"a", b"1"),
+            b"",
+            encode_increment(b"n", 1),
+            encode_delete(b"a") + encode_delete(b"a"),
+            encode_put(b"a", b"x" * 5000),
+        ]
+        results = engine.apply(writes, 1, NOW_MS)
+        assert [decode_results(one) for one in results] == [
+            [[0, 1], [0, 2]],
+            [],
+            [[0, 5, 3]],
+            [[0, 4], [Status.NOT_FOUND]],
+            [[0, 6]],
+        ]
+        assert engine.next_sequence == 7
+        assert (engine.get(b"n"), engine.get(b"a")) == (b"5", b"x" * 5000)

@@ -464,10 +464,10 @@ class Damaged:
     def __getattr__(self, name: str) -> object:
         return getattr(self._inner, name)
 
-    def apply(self, ops: bytes, first_sequence: int, now_ms: int) -> bytes:
-        if first_sequence >= self._fail_at:
+    def apply(self, writes: list[bytes], first_sequence: int, now_ms: int) -> list[bytes]:
+        if first_sequence + len(writes) > self._fail_at:
             raise Corruption("000007.sst: block at 4096: checksum")
-        return self._inner.apply(ops, first_sequence, now_ms)
+        return self._inner.apply(writes, first_sequence, now_ms)
 
 
 def test_damage_stops_the_replica_and_everybody_who_waits_is_answered_once(world: World) -> None:

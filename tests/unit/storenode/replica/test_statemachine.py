@@ -92,6 +92,18 @@ def test_versions_follow_the_order_of_the_log_without_gaps(disk: Disk) -> None:
     assert machine.position == Position(4, 2)
 
 
+def test_a_write_that_is_in_an_entry_twice_runs_once(disk: Disk) -> None:
+    machine = disk.open()
+    add = protocol.encode_increment(b"n", 1)
+    first, second, retried = write(add, 1), write(add, 2), write(add, 1, retry=True)
+    acknowledged = write(add, 1, acked=2, retry=True)
+    outcomes = machine.apply(2, 1, entry(first, second, retried, write(add), acknowledged, write(add, 3)))
+    assert outcomes[0] == outcomes[2] == (0, b"\x93\x00\x01\x01")
+    assert [outcomes[at] for at in (1, 3, 5)] == [(0, bytes((0x93, 0, n, n))) for n in (2, 3, 4)]
+    assert outcomes[4][0] == Status.OUTCOME_UNKNOWN
+    assert get(machine, b"n") == [0, b"4", 4]
+
+
 def test_a_write_that_is_answered_from_the_table_takes_no_version(disk: Disk) -> None:
     machine = disk.open()
     increment = protocol.encode_increment(b"n", 1)
