@@ -119,10 +119,6 @@ class BulkClient:
         job = self._jobs.get(group)
         return self.clock.monotonic() - job.link.heard_at if job is not None else 0.0
 
-    def pulling(self) -> set[int]:
-        """The groups whose snapshots are being pulled."""
-        return set(self._jobs)
-
     def close(self) -> bool:
         """End all pulls without an outcome; False if the disk still holds the writing thread."""
         for group in list(self._jobs):

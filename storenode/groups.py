@@ -84,7 +84,8 @@ class Groups:
         self._log_bytes_max = log_bytes_max
         self._dirty: dict[Replica, None] = {}
         self._unwritten: dict[Replica, None] = {}
-        self._cuts: list[Record] = []
+        self._records: list[Record] = []
+        """For the next write, beside what Raft has to say: cuts, and groups that begin."""
         self._arrived: list[Arrived] = []
         self._installing: dict[Replica, Arrived] = {}
         self._joining: list[Joining] = []
@@ -143,7 +144,7 @@ class Groups:
         busy = self._writer.busy
         if self._arrived and not busy:
             self._install()
-        if not self._dirty and not self._cuts:
+        if not self._dirty and not self._records:
             return False
         dirty, self._dirty = self._dirty, {}
         now = self._clock.monotonic()
@@ -156,7 +157,7 @@ class Groups:
                 self._end_turn_of(replica, now, share, None if busy else batch)
             except Exception as error:  # noqa: BLE001 - the others of this node have their turn
                 replica.fail(error)
-        if not busy and (batch or self._cuts):
+        if not busy and (batch or self._records):
             self._write(batch)
         return bool(self._dirty)
 
@@ -186,7 +187,7 @@ class Groups:
                 send(group, message)
 
     def _write(self, batch: list[tuple[Replica, Unstable]]) -> None:
-        records, self._cuts = self._cuts, []
+        records, self._records = self._records, []
         joining, self._joining = self._joining, []
         for replica, unstable in batch:
             records.append(
@@ -222,7 +223,7 @@ class Groups:
         """Takes in a replica without a past. The log knows the group before anything is said in it, so that
         the next start opens the replica again.
         """
-        self._cuts.append(Record(joining.replica.partition, HardState(0, 0, 0), None, 1, []))
+        self._records.append(Record(joining.replica.partition, HardState(0, 0, 0), None, 1, []))
         self._joining.append(joining)
 
     def _die(self, error: Exception) -> None:
@@ -253,7 +254,7 @@ class Groups:
                 arrived.done(error)
                 continue
             at = replica.machine.position
-            self._cuts.append(Record(replica.partition, None, (at.index, at.term), at.index + 1, []))
+            self._records.append(Record(replica.partition, None, (at.index, at.term), at.index + 1, []))
             self._installing[replica] = arrived
 
     def _check(self, replica: Replica) -> None:
@@ -327,7 +328,7 @@ class Groups:
             return
         index = min(index, self._needed_by_others(replica))
         if index >= group.first_index:
-            self._cuts.append(Record(replica.partition, None, (index, group.term(index)), index + 1, []))
+            self._records.append(Record(replica.partition, None, (index, group.term(index)), index + 1, []))
 
     def _needed_by_others(self, replica: Replica) -> int:
         """Up to where the log may be cut so that nobody who could do with entries needs a snapshot, as long

@@ -17,15 +17,18 @@ Row = dict[str, Any]
 
 
 def problems(answer: Row) -> list[str]:
-    """One sentence for everything that an operator should do something about."""
+    """One sentence for everything that an operator should do something about: what follows from it is not
+    told again.
+    """
     nodes: list[Row] = answer["nodes"]
     names = {node["id"]: node["name"] for node in nodes}
+    told = {node["id"] for node in nodes if not _is_up(node)}
     table: list[Row] = answer.get("groups", [])
     return [
         *(sentence for node in nodes for sentence in _of_node(node)),
         *_versions(nodes),
         *_leaders(table, names),
-        *_replicas(table, names),
+        *_replicas(table, names, told),
         *_lags(table, names),
     ]
 
@@ -46,9 +49,13 @@ def is_led(row: Row) -> bool:
     return any(replica["up"] and replica["id"] == row["leader"] for replica in row["replicas"])
 
 
+def _is_up(node: Row) -> bool:
+    return bool(node["state"] == "up")
+
+
 def _of_node(node: Row) -> list[str]:
     found = []
-    if node["state"] != "up":
+    if not _is_up(node):
         found.append(
             f"{node['name']} is {node['state']}: {node['partitions']} partitions lack it. "
             f"Start it again at {node['rpc']}"
@@ -81,13 +88,15 @@ def _leaders(table: list[Row], names: dict[int, str]) -> list[str]:
     ]
 
 
-def _replicas(table: list[Row], names: dict[int, str]) -> list[str]:
+def _replicas(table: list[Row], names: dict[int, str], told: set[int]) -> list[str]:
+    """Of partitions that lack a replica of a node of which nothing was told."""
     lacking: dict[tuple[int, int, str], list[int]] = {}
     for row in table:
-        away = sorted(names[replica["id"]] for replica in row["replicas"] if not replica["up"])
-        if away:
+        away = {replica["id"] for replica in row["replicas"] if not replica["up"]}
+        if away - told:
             total = len(row["replicas"])
-            lacking.setdefault((total - len(away), total, ", ".join(away)), []).append(row["partition"])
+            missing = ", ".join(sorted(names[node] for node in away))
+            lacking.setdefault((total - len(away), total, missing), []).append(row["partition"])
     return [
         f"{_partitions(found)} {up} of {total} replicas reachable: {away} "
         f"{'is' if total - up == 1 else 'are'} missing"

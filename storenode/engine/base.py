@@ -14,10 +14,11 @@ what has expired stays expired, and what an entry does depends on the log alone.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,7 +27,7 @@ from storenode.engine import checkpoint, statistics
 from storenode.engine.background import COMPACTION, FLUSH, Background
 from storenode.engine.compaction import KeyRange
 from storenode.engine.core import Core
-from storenode.engine.errors import EngineClosed, EngineFailed, EngineReadOnly
+from storenode.engine.errors import NO_ROOM, EngineClosed, EngineFailed, EngineReadOnly
 from storenode.engine.iterator import Iterator
 from storenode.engine.options import Options
 from storenode.engine.recovery import Recovered
@@ -216,6 +217,20 @@ class EngineBase(Core, ABC):
     @abstractmethod
     def _after_flush(self) -> None:
         """By a worker, when a memtable is in tables and the manifest says so."""
+
+    @contextlib.contextmanager
+    def _taking_in(self) -> Generator[None, None, None]:
+        """Around what makes tables from elsewhere part of the tree. EngineReadOnly: there is no room, nothing
+        changed. After EngineFailed nobody knows what is durable, so the jobs end, too."""
+        try:
+            yield
+        except EngineFailed as error:
+            self.background.broken = str(error)
+            raise
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise EngineReadOnly(str(error)) from error
+            raise
 
     def _log_figures(self) -> statistics.LogFigures:
         return statistics.NO_LOG

@@ -21,7 +21,8 @@ from storenode.engine.background import COMPACTION, FLUSH
 from storenode.engine.base import EngineBase, now_ms
 from storenode.engine.batch import WriteBatch
 from storenode.engine.deletions import encode_delete_range
-from storenode.engine.errors import NO_ROOM, EngineClosed, EngineFailed, EngineReadOnly
+from storenode.engine.errors import EngineClosed, EngineFailed
+from storenode.engine.ingest import Prepared
 from storenode.engine.options import Options
 from storenode.engine.recovery import SEQUENCE_MAX, recover
 from storenode.engine.shared import Shared
@@ -153,29 +154,8 @@ class Engine(EngineBase):
         if not self._append_lock.acquire(blocking=False):
             raise RuntimeError("tables cannot be ingested while another thread appends")
         try:
-            if self._appended != self._applied:
-                raise RuntimeError("tables cannot be ingested while entries are logged but not applied")
-            failure = self._broken or self.background.broken or self._log.failure
-            if failure:
-                raise EngineFailed(failure)
-            self.flush()
-            sequence = self.next_sequence
-            if sequence >= SEQUENCE_MAX:
-                raise ValueError(f"there is no sequence {sequence}")
-            self._log.want_new_file()
-            self.next_sequence = sequence + 1  # first: no view with the tables is read at an older one
-            try:
-                ingest.take_in(self.tree, prepared, sequence, self.now_ms, self.options)
-            except BaseException:
-                self.next_sequence = sequence
-                raise
-        except EngineFailed as error:
-            self.background.broken = str(error)
-            raise
-        except OSError as error:
-            if error.errno in NO_ROOM:
-                raise EngineReadOnly(str(error)) from error
-            raise
+            with self._taking_in():
+                self._take_in(prepared)
         finally:
             self._append_lock.release()
         self.counters.ingested_tables += len(prepared)
@@ -216,6 +196,24 @@ class Engine(EngineBase):
 
     def _before_flush(self) -> None:
         self._log.sync()
+
+    def _take_in(self, prepared: list[Prepared]) -> None:
+        if self._appended != self._applied:
+            raise RuntimeError("tables cannot be ingested while entries are logged but not applied")
+        failure = self._broken or self.background.broken or self._log.failure
+        if failure:
+            raise EngineFailed(failure)
+        self.flush()
+        sequence = self.next_sequence
+        if sequence >= SEQUENCE_MAX:
+            raise ValueError(f"there is no sequence {sequence}")
+        self._log.want_new_file()
+        self.next_sequence = sequence + 1  # first: no view with the tables is read at an older one
+        try:
+            ingest.take_in(self.tree, prepared, sequence, self.now_ms, self.options)
+        except BaseException:
+            self.next_sequence = sequence
+            raise
 
     def _append(self, entries: Sequence[Entry], *, sync: bool) -> int:
         if not self._append_lock.acquire(blocking=False):

@@ -21,7 +21,7 @@ from typing import NoReturn
 
 from storenode.engine import install
 from storenode.engine.base import EngineBase
-from storenode.engine.errors import NO_ROOM, EngineFailed, EngineReadOnly
+from storenode.engine.errors import EngineFailed
 from storenode.engine.install import Examined
 from storenode.engine.options import Options
 from storenode.engine.recovery import SEQUENCE_MAX, recover_replica
@@ -145,14 +145,8 @@ class ReplicaEngine(EngineBase):
             )
         self.background.hold()
         try:
-            install.take_in(self.tree, examined, lambda: self._entered(examined))
-        except EngineFailed as error:
-            self.background.broken = str(error)
-            raise
-        except OSError as error:
-            if error.errno in NO_ROOM:
-                raise EngineReadOnly(str(error)) from error
-            raise
+            with self._taking_in():
+                install.take_in(self.tree, examined, lambda: self._entered(examined))
         finally:
             if not self._broken:
                 self.background.go_on()

@@ -221,12 +221,15 @@ class Shared:
         while not self._closed:
             self._run_one(only_flushes)
 
-    def _remove_obsolete(self) -> None:
+    def _remove_obsolete(self) -> bool:
+        """Whether there was anything to remove."""
+        found = False
         while True:
             try:
                 path = self._obsolete.popleft()
             except IndexError:  # never asked before: another worker may take the last one meanwhile
-                return
+                return found
+            found = True
             with contextlib.suppress(OSError):  # an orphan is removed when the engine is opened next
                 self.vfs.unlink(path)
 
@@ -246,8 +249,10 @@ class Shared:
 
     def _run_one(self, only_flushes: bool) -> None:
         """One round of a worker: a job, or a sleep until something may be due."""
-        self._remove_obsolete()
+        removed = self._remove_obsolete()
         with self._condition:
+            if removed:
+                self._condition.notify_all()
             claimed = None if self._closed else self._claim(only_flushes)
             if claimed is None or isinstance(claimed, float):
                 if not self._obsolete and not self._closed:

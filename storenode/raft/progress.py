@@ -37,7 +37,6 @@ class Progress:
         "probe_sent",
         "recent_active",
         "since",
-        "snapshot_index",
         "snapshot_ticks",
         "stalled",
         "state",
@@ -56,7 +55,6 @@ class Progress:
         """When its last answer came; None: there was none yet."""
         self.acked_context = 0
         """The newest heartbeat context it has answered."""
-        self.snapshot_index = 0
         self.snapshot_ticks = 0
         self.stalled = False
         """Nothing was acknowledged for a whole heartbeat interval: worth asking once."""
@@ -107,10 +105,9 @@ class Progress:
         """The logs meet at `match`: stream from there."""
         self._enter(ProgressState.REPLICATE, self.match + 1)
 
-    def snapshot(self, index: int) -> None:
-        """Wait until the member has pulled a snapshot that reaches `index`."""
+    def snapshot(self) -> None:
+        """Wait until the member has pulled a snapshot: whichever lets the log go on."""
         self._enter(ProgressState.SNAPSHOT, self.next)
-        self.snapshot_index = index
         self.snapshot_ticks = 0
 
     def beat(self) -> None:
@@ -122,6 +119,5 @@ class Progress:
         self.state = state
         self.next = next_index
         self.probe_sent = False
-        self.snapshot_index = 0
         self._inflight.clear()
         self.inflight_bytes = 0

@@ -190,7 +190,7 @@ class Replication:
     def _snapshot(self, node: int, member: Progress) -> None:
         state = self._state
         index = state.applied_index
-        member.snapshot(index)
+        member.snapshot()
         state.messages.append(
             Message(node, state.node, Kind.SNAPSHOT, state.term, index, state.log.term(index))
         )

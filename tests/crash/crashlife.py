@@ -1,9 +1,8 @@
 """The life of an engine between two crashes, and what must be found after each: a prefix of what was applied,
 with everything in it that was promised to be durable.
 
-A `Life` opens the engine of a directory, compares it with the `Expected` states, goes on with a random
-workload and ends with a clean close. On a crash twin it also takes `Crash`es as it goes, each with what is
-expected after it.
+An `EngineLife` opens the engine of a directory, compares it with the `Expected` states, goes on with a random
+workload and ends with a clean close.
 """
 
 from __future__ import annotations
@@ -24,16 +23,13 @@ from kvclient import protocol
 from kvclient.errors import InvalidRequest
 from storenode.engine import Engine, Options, Shared, TableWriter, lsm
 from storenode.engine.vfs import Vfs
-from tests.crash.crashvfs import Crash, CrashVfs, Step
+from tests.crash.oracle import Life
 from tests.property.test_engine_model import ENCODERS, Model, Operation, Stored, execute, live
 
 ENGINE_ID = 3
 FIRST_MS = 1000
 VALUES = (b"0", b"-5", b"9223372036854775807", b"x" * 40, b"y" * 700, b"z" * 2500)
 """Integers for increments; the last ones lie in several sectors, so that a crash can tear them."""
-
-UNSYNCED = 3
-"""How much more often than anywhere else a crash comes between a write and its sync."""
 
 
 @attrs.define
@@ -71,31 +67,18 @@ def random_options(dice: random.Random) -> Options:
     )
 
 
-class Life:
+class EngineLife(Life[Expected]):
     """One engine from opening to closing."""
 
     def __init__(self, vfs: Vfs, directory: str, options: Options, expected: Expected, dice: random.Random):
-        self.vfs = vfs
-        self.directory = directory
+        super().__init__(vfs, directory, dice)
         self.options = options
         self.states = list(expected.states)
         self.promised = expected.promised
         self.checkpoints = expected.checkpoints
-        self.dice = dice
-        self.crashes: list[tuple[Crash, Expected]] = []
 
-    def watch(self, chance: float, most: int) -> None:
-        """Take a crash at each step with this chance."""
-        assert isinstance(self.vfs, CrashVfs)
-        chooser = random.Random(self.dice.random())  # of its own: workers call, too
-
-        def hook(vfs: CrashVfs, step: Step) -> None:
-            likely = UNSYNCED if (step.when, step.kind) == ("before", "sync") else 1
-            if len(self.crashes) < most and chooser.random() < chance * likely:
-                expected = Expected(list(self.states), self.promised, self.checkpoints)
-                self.crashes.append((vfs.crash(step), expected))
-
-        self.vfs.hook = hook
+    def expected(self) -> Expected:
+        return Expected(list(self.states), self.promised, self.checkpoints)
 
     def open(self) -> None:
         """Recover, and find the state that is expected."""

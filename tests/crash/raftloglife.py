@@ -13,7 +13,7 @@ from typing import NamedTuple
 from storenode.engine.vfs import Vfs
 from storenode.raft.messages import Entry, HardState
 from storenode.raftlog import RaftLog, Record, Written
-from tests.crash.crashvfs import Crash, CrashVfs, Step
+from tests.crash.oracle import Life
 
 NODE = 7
 GROUPS = 4
@@ -106,27 +106,22 @@ def random_options(dice: random.Random) -> Options:
     return Options(dice.choice((200, 700, 2000, 4096, 9000, 40000)), dice.choice((0, 2000, 1 << 20)))
 
 
-class Life:
-    """From opening to closing; crashes are taken at random steps in between."""
+class RaftLogLife(Life[Allowed]):
+    """One log from opening to closing."""
+
+    unsynced = 1
+    """A write and its sync are half of all steps anyway."""
 
     def __init__(
         self, vfs: Vfs, directory: str, options: Options, allowed: Allowed, dice: random.Random
     ) -> None:
-        self.vfs = vfs
-        self.directory = directory
+        super().__init__(vfs, directory, dice)
         self.options = options
         self.allowed = allowed
-        self.dice = dice
-        self.crashes: list[tuple[Crash, Allowed]] = []
         self.term = 1
 
-    def watch(self, likely: float, most: int) -> None:
-        def hook(vfs: CrashVfs, step: Step) -> None:
-            if len(self.crashes) < most and self.dice.random() < likely:
-                self.crashes.append((vfs.crash(step), self.allowed))
-
-        assert isinstance(self.vfs, CrashVfs)
-        self.vfs.hook = hook
+    def expected(self) -> Allowed:
+        return self.allowed
 
     def open(self) -> None:
         self.log = RaftLog(
@@ -148,8 +143,6 @@ class Life:
 
     def close(self) -> None:
         self.log.close()
-        if isinstance(self.vfs, CrashVfs):
-            self.vfs.hook = None
 
     def act(self, times: int) -> None:
         for _ in range(times):
@@ -167,11 +160,8 @@ class Life:
         assert seen(observed(self.log)) == seen(self.model)
 
     def close_and_open(self) -> None:
-        hook = self.vfs.hook if isinstance(self.vfs, CrashVfs) else None
-        self.log.close()
+        self.close()
         self.open()
-        if isinstance(self.vfs, CrashVfs):
-            self.vfs.hook = hook
 
     def records(self) -> list[Record]:
         """Of one group, fitting behind `self.planned`."""

@@ -27,15 +27,12 @@ from tests.crash.crashlife import (
     random_options,
     random_range_deletion,
 )
-from tests.crash.crashvfs import Crash, CrashVfs, Step
+from tests.crash.oracle import Life
 from tests.property.test_engine_model import Operation
 from tests.unit.storenode.engine.replica_counter import count_of, send
 
 Entry = tuple[int, list[list[Operation]]]
 """(time, the operations of each write)."""
-
-UNSYNCED = 3
-"""How much more often than anywhere else a crash comes between a write and its sync."""
 
 
 class Expected:
@@ -56,38 +53,27 @@ def state_of(count: int) -> bytes:
     return count.to_bytes(8, "big") + b"s" * (count * 977 % 9000)
 
 
-class ReplicaLife:
+def is_state_of(state: bytes, count: int) -> bool:
+    """There is none as long as nothing was recorded."""
+    return state == state_of(count) or (count == 0 and state == b"")
+
+
+class ReplicaLife(Life[Expected]):
     """One engine from opening to closing."""
 
     def __init__(
         self, vfs: Vfs, directory: str, options: Options, expected: Expected, dice: random.Random
     ) -> None:
-        self.vfs = vfs
-        self.directory = directory
+        super().__init__(vfs, directory, dice)
         self.incoming = os.path.join(directory, "incoming")
         self.options = options
         self.log = list(expected.log)
         self.states = list(expected.states)
         self.promised = expected.promised
         self.applied = 0
-        self.dice = dice
         self.engine: ReplicaEngine | None = None
-        self.crashes: list[tuple[Crash, Expected]] = []
-
-    def watch(self, chance: float, most: int) -> None:
-        """Take a crash at each step with this chance."""
-        assert isinstance(self.vfs, CrashVfs)
-        chooser = random.Random(self.dice.random())  # of its own: workers call, too
-
-        def hook(vfs: CrashVfs, step: Step) -> None:
-            likely = UNSYNCED if (step.when, step.kind) == ("before", "sync") else 1
-            if len(self.crashes) < most and chooser.random() < chance * likely:
-                self.crashes.append((vfs.crash(step), self.expected()))
-
-        self.vfs.hook = hook
 
     def expected(self) -> Expected:
-        """After a crash of now."""
         said = self.promised if self.engine is None else count_of(self.engine.flushed_state)
         return Expected(self.log, self.states, max(self.promised, said))
 
@@ -104,7 +90,7 @@ class ReplicaLife:
         )
         self.applied = count_of(engine.state)
         assert self.promised <= self.applied < len(self.states), (self.promised, self.applied)
-        assert engine.state in (state_of(self.applied), b"")
+        assert is_state_of(engine.state, self.applied)
         engine.on_retire = lambda: state_of(self.applied)
         self.engine = engine
         self.look()
@@ -128,9 +114,7 @@ class ReplicaLife:
         assert sorted(names) == sorted(f"{t.number:06d}.sst" for t in self.engine.tree.version.tables())
 
     def act(self, steps: int) -> None:
-        """What the log still has, or something else; flushes, compactions and looks."""
-        if self.dice.random() < 0.3:
-            self.forget_rest()
+        """Entries, flushes, compactions, installations and looks."""
         for _ in range(steps):
             roll = self.dice.random()
             if roll < 0.75:
@@ -139,6 +123,12 @@ class ReplicaLife:
                 self.maintain(roll)
             if self.dice.random() < 0.02:
                 self.install()
+
+    def catch_up(self) -> None:
+        """Apply what the log still has."""
+        while self.applied < len(self.log):
+            self.entry()
+        self.look()
 
     def maintain(self, roll: float) -> None:
         assert self.engine is not None
@@ -155,7 +145,7 @@ class ReplicaLife:
     def flush(self) -> None:
         assert self.engine is not None
         self.engine.flush()
-        assert self.engine.flushed_state in (state_of(self.applied), b"")
+        assert is_state_of(self.engine.flushed_state, self.applied)
         self.promised = self.applied
 
     def install(self, more: int | None = None) -> None:
@@ -178,7 +168,7 @@ class ReplicaLife:
         assert self.engine is not None
         self.engine.install(self.incoming)
         self.applied = self.promised = ahead
-        assert self.engine.state in (state_of(ahead), b"")
+        assert is_state_of(self.engine.state, ahead)
         assert self.engine.flushed_state == self.engine.state
         self.look()
         if self.dice.random() < 0.7:

@@ -10,166 +10,68 @@ import contextlib
 import errno
 import os
 import random
-import shutil
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import storenode.engine as engine_package
 from kvclient import protocol
-from storenode.engine import Engine, EngineReadOnly, Shared
+from storenode.engine import Engine, EngineReadOnly, Options, Shared
 from storenode.engine.vfs import Vfs
-from tests.crash.crashlife import Expected, Life, nothing_yet, random_options
+from tests.crash.crashlife import EngineLife, Expected, nothing_yet, random_options
 from tests.crash.crashvfs import Crash, CrashVfs, Step
+from tests.crash.oracle import STATES_LONG, Oracle, Plan, Watch, run_states
 
 STATES_DEFAULT = 300
-STATES_LONG = int(os.environ.get("RINGKV_CRASH_STATES", "10000"))
-
-LIVES = 3
-"""Crashes in a row: the third one hits a recovery from a crash that hit a recovery."""
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    """A directory in memory if there is one: the disk's own syncs say nothing here."""
-    memory = Path("/dev/shm")
-    if not os.access(memory, os.W_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(prefix="engine-crash-", dir=memory) as directory:
-        yield Path(directory)
+class EngineOracle(Oracle[EngineLife, Expected]):
+    plan = Plan(
+        steps=(10, 120), first=Watch(0.02, 24), later=Watch(0.15, 6), kills=0.25, twins=0.15, crashes=2
+    )
 
+    def random_options(self) -> Options:
+        return random_options(self.dice)
 
-class Oracle:
-    """Lives and crashes from one seed."""
-
-    def __init__(self, seed: int, place: Path) -> None:
-        self.dice = random.Random(seed)
-        self.place = place
-        self.options = random_options(self.dice)
-        self.states = 0
-        self.story: list[str] = []
-
-    def run(self) -> None:
-        """One engine from nothing, and everything that its crashes lead to."""
-        directory = self.new_directory()
-        os.mkdir(directory)
-        life = self.life(CrashVfs(directory), directory, nothing_yet(), watch=(0.02, 24))
-        life.open()
-        life.act(self.dice.randint(10, 120))
-        self.end(life)
-        self.descend(life, LIVES - 1)
-
-    def descend(self, life: Life, lives: int) -> None:
-        shutil.rmtree(life.directory)
-        for crash, expected in life.crashes:
-            self.story.append(
-                f"crash {crash.step.when} {crash.step.kind} {os.path.basename(crash.step.path)}"
-            )
-            for _ in range(2):
-                self.after_power_loss(crash, expected, lives)
-            if self.dice.random() < 0.25:
-                self.after_kill(crash, expected, lives)
-            self.story.pop()
-
-    def after_power_loss(self, crash: Crash, expected: Expected, lives: int) -> None:
-        directory = self.new_directory()
-        crash.lose_power(directory, self.dice)
-        if lives > 1 and self.dice.random() < 0.15:
-            self.again(CrashVfs(directory), directory, expected, lives)
-        else:
-            self.again(Vfs(), directory, expected, 0)
-
-    def after_kill(self, crash: Crash, expected: Expected, lives: int) -> None:
-        directory = self.new_directory()
-        twin = crash.restart(directory, self.dice)
-        self.again(twin, directory, expected, lives)
-
-    def again(self, vfs: Vfs, directory: str, expected: Expected, lives: int) -> None:
-        """Recover, write, close; and see that this, too, lasts."""
-        self.states += 1
-        life = self.life(vfs, directory, expected, watch=(0.15, 6) if lives > 1 else None)
-        life.open()
-        life.act(self.dice.randint(0, 12))
-        self.end(life)
-        last = Expected(life.states, life.promised, life.checkpoints)
-        final = self.life(Vfs(), directory, last, watch=None)
-        final.open()
-        final.close()
-        self.descend(life, lives - 1)
-
-    def life(self, vfs: Vfs, directory: str, expected: Expected, watch: tuple[float, int] | None) -> Life:
-        life = Life(vfs, directory, self.options, expected, self.dice)
-        if watch:
-            life.watch(*watch)
-        return life
-
-    def end(self, life: Life) -> None:
-        life.close()
-        if isinstance(life.vfs, CrashVfs):
-            life.vfs.hook = None
-
-    def new_directory(self) -> str:
-        return tempfile.mktemp(dir=self.place)
-
-
-def run_states(wanted: int, first_seed: int, place: Path, seconds: float) -> int:
-    """Seeds until so many states were checked; fails with the seed that found something."""
-    deadline = time.monotonic() + seconds
-    states, seed = 0, first_seed
-    while states < wanted and time.monotonic() < deadline:
-        oracle = Oracle(seed, place)
-        try:
-            oracle.run()
-        except Exception as error:
-            where = f"seed {seed}, state {states + oracle.states}, {' / '.join(oracle.story)}"
-            raise AssertionError(f"{where}, {oracle.options}: {error}") from error
-        states += oracle.states
-        seed += 1
-    return states
+    def life(self, vfs: Vfs, directory: str, expected: Expected | None) -> EngineLife:
+        return EngineLife(vfs, directory, self.options, expected or nothing_yet(), self.dice)
 
 
 def test_after_any_crash_a_prefix_with_all_that_was_promised_is_there(place: Path) -> None:
-    assert run_states(STATES_DEFAULT, 1, place, 60) >= STATES_DEFAULT
+    run_states(EngineOracle, STATES_DEFAULT, 1, place)
 
 
 def test_a_crash_at_any_step_of_the_first_opening_and_of_the_first_write(place: Path) -> None:
     for seed in range(8):
-        oracle = Oracle(seed, place)
-        directory = oracle.new_directory()
-        os.mkdir(directory)
-        life = oracle.life(CrashVfs(directory), directory, nothing_yet(), watch=(1.0, 80))
+        oracle = EngineOracle(seed, place)
+        life = oracle.first_life()
+        life.watch(1.0, 80)
         life.open()
         life.log_and_apply([life.operations()])
-        oracle.end(life)
-        oracle.descend(life, 1)
+        life.end()
+        oracle.descend(life, 0)
         assert oracle.states >= 50
 
 
 @pytest.mark.parametrize("operation", ["ingest", "checkpoint"])
 def test_a_crash_at_any_step_of_an_ingestion_and_of_a_checkpoint(place: Path, operation: str) -> None:
     for seed in range(2):
-        oracle = Oracle(seed, place)
-        directory = oracle.new_directory()
-        os.mkdir(directory)
-        life = oracle.life(CrashVfs(directory), directory, nothing_yet(), watch=None)
+        oracle = EngineOracle(seed, place)
+        life = oracle.first_life()
         life.open()
         life.act(12)
         life.watch(1.0, 120)
         getattr(life, operation)()
-        oracle.end(life)
-        oracle.descend(life, 1)
+        life.end()
+        oracle.descend(life, 0)
         assert oracle.states >= 50
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1500)
 def test_after_thousands_of_crashes(place: Path) -> None:
-    first_seed = int.from_bytes(os.urandom(4), "little")
-    assert run_states(STATES_LONG, first_seed, place, 1200) >= STATES_LONG
+    run_states(EngineOracle, STATES_LONG, random.randrange(1 << 32), place)
 
 
 # What the oracle has found, each as the shortest way to it

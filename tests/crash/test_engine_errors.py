@@ -24,9 +24,10 @@ from kvclient.errors import Corruption
 from storenode.engine import EngineFailed, EngineReadOnly, Options, Shared
 from storenode.engine.errors import EngineError
 from storenode.engine.vfs import File, Vfs
-from tests.crash.crashlife import Expected, Life, State, differences, nothing_yet
+from tests.crash.crashlife import EngineLife, Expected, State, differences, nothing_yet
 from tests.crash.crashvfs import Crash, CrashVfs, Step
-from tests.crash.test_engine_crash_oracle import place  # noqa: F401 - a fixture
+from tests.crash.diskfault import Fault
+from tests.smalldisk import small_disk_at
 
 SMALL = Options(
     memtable_bytes=1 << 12, table_bytes=1 << 12, base_bytes=1 << 12, level_ratio=2, level0_trigger=2
@@ -35,29 +36,7 @@ MOST = 400
 """More operations of one kind than the workload has."""
 
 
-class Fault:
-    """Makes the n-th operation of a kind fail."""
-
-    def __init__(self, kind: str, n: int, error: int) -> None:
-        self.kind = kind
-        self.left = n
-        self.error = error
-        self.path = ""
-
-    @property
-    def struck(self) -> bool:
-        return bool(self.path)
-
-    def __call__(self, vfs: CrashVfs, step: Step) -> None:
-        if step.kind != self.kind or step.when != "before":
-            return
-        self.left -= 1
-        if self.left == 0:
-            self.path = step.path
-            raise OSError(self.error, os.strerror(self.error), step.path)
-
-
-class FaultyLife(Life):
+class FaultyLife(EngineLife):
     """A life that knows what each error means for what may be found afterwards."""
 
     failed = False
@@ -210,7 +189,7 @@ def check_states(life: FaultyLife, crash: Crash) -> None:
 
 
 def reopen(directory: str, expected: Expected) -> None:
-    life = Life(Vfs(), directory, SMALL, expected, random.Random(1))
+    life = EngineLife(Vfs(), directory, SMALL, expected, random.Random(1))
     life.open()
     life.close()
 
@@ -244,7 +223,7 @@ PAIRS = [
 
 
 @pytest.mark.parametrize(("kind", "error"), PAIRS)
-def test_any_operation_may_fail_once(place: Path, kind: str, error: int) -> None:  # noqa: F811
+def test_any_operation_may_fail_once(place: Path, kind: str, error: int) -> None:
     struck = 0
     for n in range(1, MOST):
         fault = Fault(kind, n, error)
@@ -257,7 +236,7 @@ def test_any_operation_may_fail_once(place: Path, kind: str, error: int) -> None
     assert struck >= {"mkdir": 4, "link": 3, "rename": 1}.get(kind, 5)
 
 
-def test_a_failed_sync_of_a_table_or_its_directory_is_final(place: Path) -> None:  # noqa: F811
+def test_a_failed_sync_of_a_table_or_its_directory_is_final(place: Path) -> None:
     """It may have cost more than the table: the name of a log, of which a later sync says nothing."""
     for kind, suffix in (("sync", ".sst"), ("sync directory", "")):
         directory = place / kind
@@ -285,7 +264,7 @@ def test_a_failed_sync_of_a_table_or_its_directory_is_final(place: Path) -> None
         shared.close()
 
 
-def test_a_write_that_cannot_be_taken_back_is_final(place: Path) -> None:  # noqa: F811
+def test_a_write_that_cannot_be_taken_back_is_final(place: Path) -> None:
     vfs = CrashVfs(str(place))
     shared = Shared(str(place), vfs=vfs)
     engine = engine_package.open(str(place / "engine"), shared=shared)
@@ -351,15 +330,8 @@ def test_tables_that_native_code_finds_no_room_for_are_written_later(tmp_path: P
 @pytest.fixture(scope="module")
 def small_disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A real file system of 4 MiB."""
-    mount = tmp_path_factory.mktemp("disk")
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(mount)]
-    made = subprocess.run(command, capture_output=True, text=True, check=False)
-    if made.returncode:
-        pytest.skip(f"mounting is not permitted here: {made.stderr.strip()}")
-    try:
-        yield mount
-    finally:
-        subprocess.run(["umount", "-l", str(mount)], check=True)
+    with small_disk_at(tmp_path_factory.mktemp("disk"), 4) as disk:
+        yield disk
 
 
 @pytest.mark.parametrize("pages", range(1, 60, 4))

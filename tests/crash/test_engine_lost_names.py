@@ -12,10 +12,9 @@ import storenode.engine as engine_package
 from kvclient import protocol
 from storenode.engine import EngineFailed, Shared
 from tests.crash.crashvfs import CrashVfs, Step
-from tests.crash.test_engine_crash_oracle import place  # noqa: F401 - a fixture
 
 
-def test_names_that_a_sync_of_a_log_lost_are_not_vouched_for_by_that_of_a_table(place: Path) -> None:  # noqa: F811
+def test_names_that_a_sync_of_a_log_lost_are_not_vouched_for_by_that_of_a_table(place: Path) -> None:
     """A flush has made its file when the log's sync of the directory fails; its own succeeds: the disk has
     told already. What it would commit has lost its name."""
     vfs = CrashVfs(str(place))

@@ -11,10 +11,6 @@ import errno
 import os
 import random
 import re
-import shutil
-import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,114 +20,35 @@ from storenode.raft.messages import Entry, HardState
 from storenode.raftlog import LogCorrupt, LogFailed, RaftLog, Record
 from storenode.raftlog.segment import BATCH_HEAD_BYTES, HEADER_BYTES
 from tests.crash.crashvfs import Crash, CrashVfs, Step
-from tests.crash.raftloglife import NODE, Allowed, Life, random_options
+from tests.crash.oracle import STATES_LONG, Oracle, Plan, Watch, run_states
+from tests.crash.raftloglife import NODE, Allowed, Options, RaftLogLife, random_options
 
 STATES_DEFAULT = 400
-STATES_LONG = int(os.environ.get("RINGKV_CRASH_STATES", "10000"))
-
-LIVES = 3
-"""Crashes in a row: the third one hits a recovery from a crash that hit a recovery."""
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Path]:
-    """A directory in memory if there is one: the disk's own syncs say nothing here."""
-    memory = Path("/dev/shm")
-    if not os.access(memory, os.W_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(prefix="raftlog-crash-", dir=memory) as directory:
-        yield Path(directory)
+class RaftLogOracle(Oracle[RaftLogLife, Allowed]):
+    plan = Plan(steps=(1, 60), first=Watch(0.05, 10), later=Watch(0.15, 3), kills=0.4, twins=0.3, crashes=3)
 
+    def random_options(self) -> Options:
+        return random_options(self.dice)
 
-class Oracle:
-    """Lives and crashes from one seed."""
-
-    def __init__(self, seed: int, place: Path) -> None:
-        self.dice = random.Random(seed)
-        self.place = place
-        self.options = random_options(self.dice)
-        self.states = 0
-        self.story: list[str] = []
-
-    def run(self, acts: int = 60, likely: float = 0.05, most: int = 10, lives: int = LIVES) -> None:
-        """One log from nothing, and everything that its crashes lead to."""
-        directory = self.new_directory()
-        os.mkdir(directory)
-        life = Life(CrashVfs(directory), directory, self.options, Allowed([{}]), self.dice)
-        life.watch(likely, most)
-        life.open()
-        life.act(self.dice.randint(1, acts))
-        life.close()
-        self.descend(life, lives - 1)
-
-    def descend(self, life: Life, lives: int) -> None:
-        shutil.rmtree(life.directory)
-        for crash, allowed in life.crashes:
-            self.story.append(
-                f"crash {crash.step.when} {crash.step.kind} {os.path.basename(crash.step.path)}"
-            )
-            for _ in range(2):
-                self.after_power_loss(crash, allowed, lives)
-            if self.dice.random() < 0.4:
-                self.after_kill(crash, allowed, lives)
-            self.story.pop()
-
-    def after_power_loss(self, crash: Crash, allowed: Allowed, lives: int) -> None:
-        directory = self.new_directory()
-        crash.lose_power(directory, self.dice)
-        if lives > 0 and self.dice.random() < 0.3:
-            self.again(CrashVfs(directory), directory, allowed, lives)
-        else:
-            self.again(Vfs(), directory, allowed, 0)
-
-    def after_kill(self, crash: Crash, allowed: Allowed, lives: int) -> None:
-        directory = self.new_directory()
-        twin = crash.restart(directory, self.dice)
-        self.again(twin, directory, allowed, lives)
-
-    def again(self, vfs: Vfs, directory: str, allowed: Allowed, lives: int) -> None:
-        """Recover, write, close; and see that this, too, lasts."""
-        self.states += 1
-        life = Life(vfs, directory, self.options, allowed, self.dice)
-        if lives > 0:
-            life.watch(0.15, 3)
-        life.open()
-        life.act(self.dice.randint(0, 12))
-        life.close()
-        final = Life(Vfs(), directory, self.options, Allowed([life.model]), self.dice)
-        final.open()
-        final.close()
-        self.descend(life, lives - 1)
-
-    def new_directory(self) -> str:
-        return tempfile.mktemp(dir=self.place)
-
-
-def run_states(wanted: int, first_seed: int, place: Path, seconds: float) -> int:
-    """Seeds until so many states were checked; fails with the seed that found something."""
-    deadline = time.monotonic() + seconds
-    states, seed = 0, first_seed
-    while states < wanted and time.monotonic() < deadline:
-        oracle = Oracle(seed, place)
-        try:
-            oracle.run()
-        except Exception as error:
-            where = f"seed {seed}, state {states + oracle.states}, {' / '.join(oracle.story)}"
-            raise AssertionError(f"{where}, {oracle.options}: {error}") from error
-        states += oracle.states
-        seed += 1
-    return states
+    def life(self, vfs: Vfs, directory: str, expected: Allowed | None) -> RaftLogLife:
+        return RaftLogLife(vfs, directory, self.options, expected or Allowed([{}]), self.dice)
 
 
 def test_after_any_crash_every_group_is_as_after_the_same_batch(place: Path) -> None:
-    assert run_states(STATES_DEFAULT, 1, place, 60) >= STATES_DEFAULT
+    run_states(RaftLogOracle, STATES_DEFAULT, 1, place)
 
 
 def test_a_crash_at_any_step_of_the_first_opening_and_of_the_first_writes(place: Path) -> None:
     for seed in range(6):
-        oracle = Oracle(1000 + seed, place)
-        oracle.run(acts=3, likely=1.0, most=60, lives=1)
+        oracle = RaftLogOracle(1000 + seed, place)
+        life = oracle.first_life()
+        life.watch(1.0, 60)
+        life.open()
+        life.act(oracle.dice.randint(1, 3))
+        life.end()
+        oracle.descend(life, 0)
         assert oracle.states >= 20
 
 
@@ -421,7 +338,6 @@ def test_a_missing_segment_is_corruption(place: Path, gone: int) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1500)
 def test_thousands_of_crashes(place: Path) -> None:
-    """RINGKV_CRASH_STATES says how many."""
-    first_seed = random.randrange(1 << 32)
-    assert run_states(STATES_LONG, first_seed, place, 3600) >= STATES_LONG
+    run_states(RaftLogOracle, STATES_LONG, random.randrange(1 << 32), place)

@@ -13,9 +13,8 @@ import pytest
 from storenode.engine import EngineFailed, EngineReadOnly, Options
 from storenode.engine.vfs import Vfs
 from tests.crash.crashvfs import CrashVfs, Step
-from tests.crash.replicalife import ReplicaLife, nothing_yet, state_of
-from tests.crash.test_engine_crash_oracle import place  # noqa: F401 - a fixture
-from tests.crash.test_engine_errors import Fault
+from tests.crash.diskfault import Fault
+from tests.crash.replicalife import ReplicaLife, is_state_of, nothing_yet
 from tests.unit.storenode.engine.replica_counter import count_of
 
 SMALL = Options(
@@ -32,7 +31,7 @@ FINAL = ("sync", "sync directory")
 """After these nobody knows what is durable, unless it was for want of room."""
 
 
-def life_in(place: Path, name: str) -> ReplicaLife:  # noqa: F811
+def life_in(place: Path, name: str) -> ReplicaLife:
     directory = str(place / name)
     os.mkdir(directory)
     return ReplicaLife(CrashVfs(directory), directory, SMALL, nothing_yet(), random.Random(7))
@@ -52,7 +51,7 @@ def in_engine(fault: Fault) -> Fault:
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
 @pytest.mark.parametrize("kind", LEAST)
 def test_each_operation_of_a_flush_and_of_an_installation_fails_once(
-    place: Path,  # noqa: F811
+    place: Path,
     kind: str,
     number: int,
 ) -> None:
@@ -106,12 +105,11 @@ def check(life: ReplicaLife) -> None:
     crash = life.vfs.crash(Step("after", "fault", ""))
     life.engine.close()
     life.shared.close()
-    assert life.engine.flushed_state in (state_of(count_of(life.engine.flushed_state)), b"")
+    assert is_state_of(life.engine.flushed_state, count_of(life.engine.flushed_state))
     crash.lose_power(life.directory + "-after", random.Random(1))
     again = ReplicaLife(Vfs(), life.directory + "-after", SMALL, expected, random.Random(2))
     again.open()
-    while again.applied < len(again.log):
-        again.entry()
+    again.catch_up()
     again.flush()
     again.look()
     again.close()

@@ -681,7 +681,8 @@ def test_another_router_takes_over_at_once_when_one_dies(router):
         thread = threading.Thread(target=lambda: answers.append(client.increment("n")))
         thread.start()
         deadline = time.monotonic() + 20
-        while not of_kind(router) + of_kind(twin) and time.monotonic() < deadline:
+        while not of_kind(router) + of_kind(twin):
+            assert time.monotonic() < deadline, "the request does not arrive"
             time.sleep(0.005)
         first, second = (router, twin) if of_kind(router) else (twin, router)
         silent.set()
@@ -782,7 +783,8 @@ def test_close_ends_calls_of_other_threads(router, db):
     thread = threading.Thread(target=wait)
     thread.start()
     deadline = time.monotonic() + 10
-    while not of_kind(router) and time.monotonic() < deadline:
+    while not of_kind(router):
+        assert time.monotonic() < deadline, "the request does not arrive"
         time.sleep(0.005)
     db.close()
     thread.join(10)

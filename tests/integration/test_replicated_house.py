@@ -7,6 +7,7 @@ import json
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -37,10 +38,10 @@ def house(tmp_path: Path) -> Iterator[Cluster]:
 
 
 class Writers:
-    """Threads that increment counters in every partition, in pipelines."""
+    """Threads that increment counters in every partition, in pipelines. `counts`: how often, each of them."""
 
     def __init__(self, client: kvclient.Client[bytes]) -> None:
-        self.counts: dict[str, int] = {}
+        self.counts: Counter[str] = Counter()
         self.failures: list[BaseException] = []
         self.acknowledged = 0
         self._client = client
@@ -57,7 +58,8 @@ class Writers:
                 with self._client.pipeline() as pipeline:
                     answers = [pipeline.increment(key) for key in keys]
                 for key, answer in zip(keys, answers, strict=True):
-                    self.counts[key] = answer.result()
+                    self.counts[key] += 1
+                    assert answer.result() == self.counts[key], f"{key} was incremented twice"
             except Exception as error:  # noqa: BLE001 - any failure is one too many
                 self.failures.append(error)
                 return

@@ -25,6 +25,7 @@ from shared import messages, reactor
 from shared.clustermap import ClusterMap
 from shared.hashing import partition_of
 from shared.messages import Answer, BatchReply, Fault, Item, MapReply, Pong, StatusReply
+from tests.smalldisk import small_disk_at
 
 DEADLINE_S = 20.0
 BITS = 4
@@ -559,11 +560,8 @@ def test_the_configuration_in_force_is_printed(tmp_path: Path) -> None:
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     mount = tmp_path / "small"
     mount.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(mount)]
-    if subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("mounting a small file system needs root")
-    yield mount
-    subprocess.run(["umount", str(mount)], check=True)
+    with small_disk_at(mount, 64):
+        yield mount
 
 
 def fill(path: Path) -> None:

@@ -149,6 +149,21 @@ def test_stores_without_groups_have_the_columns_that_they_had() -> None:
     assert printed(answer, "plain", partitions=True) == ("", 0)
 
 
+def test_a_node_that_is_down_is_told_once_and_not_again_with_its_partitions() -> None:
+    answer = cluster(
+        *(row(partition, replica(1), replica(2), away(3)) for partition in range(4)),
+        nodes=[node(1), node(2), node(3, state="down")],
+    )
+    assert problems(answer) == [
+        "store3 is down: 4 partitions lack it. Start it again at tcp://127.0.0.1:7220"
+    ]
+
+
+def test_a_replica_that_a_node_does_not_tell_of_is_a_problem_of_its_own() -> None:
+    answer = cluster(row(0, replica(1), replica(2), away(3)), row(1, replica(1), replica(2), replica(3)))
+    assert problems(answer) == ["partition 0 has 2 of 3 replicas reachable: store3 is missing"]
+
+
 def test_a_lag_within_the_bound_is_no_problem() -> None:
     assert problems(cluster(row(0, replica(1), replica(2, lag=LAG_ENTRIES_MAX)))) == []
 

@@ -13,6 +13,7 @@ from shared import messages, sockets
 from shared.clock import SystemClock
 from shared.reactor import Reactor
 from storenode.bulk import BulkClient
+from storenode.bulkprotocol import Closed, encode_answer
 from storenode.engine.vfs import Vfs
 from storenode.snapshotpull import Done, Failed
 from storenode.snapshotsource import BulkSource, Made
@@ -39,7 +40,8 @@ def sizes(files: dict[str, bytes]) -> list[tuple[str, int]]:
 
 
 class World:
-    """`files` and `state` are what the next snapshot is made of; `spoil` may change answers on their way."""
+    """`files` and `state` are what the next snapshot is made of; `spoil` may change answers on their way.
+    `told`: how often there was an outcome; `peers`: who asked for anything."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -56,6 +58,8 @@ class World:
         self.applied = 100
         self.spoil: Callable[[bytes], bytes] = bytes
         self.outcomes: dict[int, Done | Failed] = {}
+        self.told = 0
+        self.peers: set[bytes] = set()
         self.router = sockets.store_router(self.context, "tcp://127.0.0.1:0", batch_bytes_max=4 * MIB)
         self.endpoint = sockets.bound_endpoint(self.router)
         self.reactor.add_reader(self.router, self._on_requests)
@@ -87,6 +91,7 @@ class World:
 
     def _on_requests(self, batch: list[list[bytes]]) -> None:
         for peer, frame in batch:
+            self.peers.add(peer)
             request = messages.decode_to_store(frame)
             assert isinstance(request, messages.BulkRequest)
             if self.source is None:
@@ -102,14 +107,24 @@ class World:
     def pull(self, group: int = 7, *, endpoint: str = "", at_least: int = 50) -> None:
         def on_done(outcome: Done | Failed) -> None:
             self.outcomes[group] = outcome
+            self.told += 1
 
         self.client.pull(group, endpoint or self.endpoint, at_least, self.target(group), on_done)
 
+    def linked(self) -> bool:
+        """Whether anybody who asked still has a socket here."""
+        answer = messages.encode_bulk_reply(encode_answer(Closed(0)))  # to a question of nobody
+        return any(sockets.send_or_drop(self.router, (peer, answer)) != "gone" for peer in self.peers)
+
     def pull_until_broken(self, link: CuttableLink, count: int) -> int:
-        """Pull by `link`, which breaks when about that many bytes have passed: how many are on the disk."""
+        """Pull by `link`, which breaks as in `until_broken`."""
+        self.pull(endpoint=link.endpoint)
+        return self.until_broken(link, count)
+
+    def until_broken(self, link: CuttableLink, count: int) -> int:
+        """Let a pull go on by `link`, which breaks when about that many bytes have passed: how many are on
+        the disk."""
         link.hold_after(count)
-        if 7 not in self.client.pulling():
-            self.pull(endpoint=link.endpoint)
         before = self.incoming_bytes()
         self.until(lambda: self.incoming_bytes() >= before + count - 2 * MIB, "held link")
         self.until(lambda: link.passed_bytes > count, "held link")

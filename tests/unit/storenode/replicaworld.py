@@ -19,7 +19,7 @@ from storenode.engine.vfs import Vfs
 from storenode.founding import Founder
 from storenode.groups import TICK_S, Groups
 from storenode.raft import Role
-from storenode.raft.messages import EVERYBODY, Message
+from storenode.raft.messages import EVERYBODY, Entry, Message
 from storenode.raftlog import RaftLog, Record, Written
 from storenode.replica.budget import Budget
 from storenode.replica.replica import Replica
@@ -147,6 +147,11 @@ class Store:
         """(token, status) of what was answered since the last look."""
         return [(token, status) for _, token, status, _ in self.taken()]
 
+    def entries(self) -> list[Entry]:
+        """All that is in the log, of the first partition."""
+        log = self.log.group(self.partitions[0])
+        return log.entries(log.first_index, log.last_index + 1, 1 << 30)
+
     def value(self, key: bytes) -> bytes | None:
         """What the engine has, whoever leads."""
         (result,) = protocol.decode_results(self.replica.machine.engine.read(protocol.encode_get(key), 0))
@@ -203,6 +208,27 @@ class World:
                     return store
             self.tick()
         raise AssertionError("nobody leads")
+
+    def elected(self) -> Store:
+        """Store 1, which has just won; nothing of its term is committed."""
+        leader = self.stores[1]
+        for _ in range(20):
+            if leader.leads:
+                return leader
+            self.turn()
+        raise AssertionError("nobody leads")
+
+    def depose(self, leader: Store) -> Store:
+        """Another store leads; the old one was cut off, and does not know yet."""
+        self.cut = {leader.node}
+        others = self.others(leader)
+        for _ in range(60):
+            self.tick(nodes=[one.node for one in others])
+            for other in others:
+                if other.leads:
+                    self.settle()
+                    return other
+        raise AssertionError("nobody else leads")
 
     def others(self, store: Store) -> list[Store]:
         return [one for one in self.stores.values() if one is not store]

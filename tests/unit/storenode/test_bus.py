@@ -178,7 +178,6 @@ def test_what_is_lost_while_a_link_is_down_is_counted_and_the_link_comes_back(no
     speaker.set_peers({2: listener.endpoint})
     nodes.wait_for_links((1, 2))
     link.cut()
-    time.sleep(0.05)  # until then the kernel may still pass one on
     for _ in range(20):
         nodes.say(1, 5, heartbeat())
     link.mend()
@@ -225,8 +224,10 @@ from shared import sockets
 socket = sockets.bus_publisher(sockets.context(), sys.argv[1])
 print(sockets.bound_endpoint(socket), flush=True)
 while True:
-    sockets.send_or_drop(socket, (b"\\xff\\xff" + bytes(2000),))
-    time.sleep(0.001)
+    for _ in range(1200):
+        sockets.send_or_drop(socket, (b"\\xff\\xff" + bytes(2000),))
+        time.sleep(0.001)
+    print("more than the marks", flush=True)
 """
 
 SUBSCRIBER = """
@@ -237,10 +238,11 @@ endpoint = publisher.stdout.readline().decode().strip()
 socket = sockets.bus_subscriber(sockets.context(), [b"\\xff\\xff"])
 sockets.connect(socket, endpoint)
 assert socket.poll(5000)
-time.sleep(1.2)  # its queue fills to the mark, and a PING of libzmq would be due
+for _ in range(2):  # the first may have begun before there was a subscriber
+    publisher.stdout.readline()
 publisher.kill()
 publisher.wait()
-time.sleep(1.2)
+time.sleep(1.2)  # libzmq would abort within it, at a PING
 read = 0
 while socket.poll(200):
     socket.recv()
@@ -251,7 +253,7 @@ print(read)
 
 def test_a_publisher_that_vanishes_before_a_full_subscriber_does_not_end_its_process() -> None:
     """With heartbeats on, libzmq 4.3.5 aborts here; shared/sockets.py says why."""
-    done = subprocess.run([sys.executable, "-c", SUBSCRIBER, PUBLISHER], capture_output=True, timeout=30)
+    done = subprocess.run([sys.executable, "-c", SUBSCRIBER, PUBLISHER], capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 64
 

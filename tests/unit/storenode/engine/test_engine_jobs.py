@@ -105,6 +105,37 @@ def test_a_worker_lives_on_when_another_one_removed_the_last_file(tmp_path: Path
         shared._obsolete = deque()
 
 
+class RemovesLate(Vfs):
+    """Removes nothing before somebody has looked whether it is gone."""
+
+    def __init__(self) -> None:
+        self.looked_at = threading.Event()
+
+    def unlink(self, path: str) -> None:
+        self.looked_at.wait(10)
+        super().unlink(path)
+
+
+def test_who_waits_for_a_file_to_go_hears_of_it(tmp_path: Path) -> None:
+    """It was told of jobs only: with none due, the wait had no end."""
+    disk = RemovesLate()
+    shared = Shared(str(tmp_path), vfs=disk)
+    path = tmp_path / "replaced"
+    path.touch()
+
+    def gone() -> bool:
+        found = path.exists()
+        disk.looked_at.set()
+        return not found
+
+    shared.discard(str(path))
+    waiting = threading.Thread(target=shared.wait_for, args=(gone,), daemon=True)
+    waiting.start()
+    waiting.join(10)
+    assert not waiting.is_alive()
+    shared.close()
+
+
 class Vanishing(Vfs):
     """Another worker removes a replaced table right after it was listed."""
 

@@ -31,15 +31,16 @@ def oracle_files(folder: str) -> list[Path]:
     for parent in Path(__file__).resolve().parents:
         found = parent / "shared" / "oracles" / folder
         if found.is_dir():
-            return sorted(found.glob("*.txt"))
+            files = sorted(found.glob("*.txt"))
+            assert files, f"{found}: there is nothing in it"
+            return files
     return []
 
 
-def parametrized(folder: str, pattern: str = "*") -> pytest.MarkDecorator:
-    """One test for each file of the folder that fits; a single skipped one if the folder is not there."""
-    files = [path for path in oracle_files(folder) if path.match(pattern)]
-    missing = pytest.mark.skip(reason=f"no shared/oracles/{folder}/{pattern} beside the repository")
-    parameters = [pytest.param(path, id=path.stem) for path in files]
+def parametrized(folder: str) -> pytest.MarkDecorator:
+    """One test for each file of the folder; a single skipped one if the folder is not there."""
+    missing = pytest.mark.skip(reason=f"no shared/oracles/{folder} beside the repository")
+    parameters = [pytest.param(path, id=path.stem) for path in oracle_files(folder)]
     return pytest.mark.parametrize("path", parameters or [pytest.param(None, marks=missing, id="absent")])
 
 

@@ -206,7 +206,8 @@ def test_any_snapshot_that_lets_the_log_go_on_ends_the_snapshot_state() -> None:
     cluster.drop = lambda to, message: message.kind == Kind.SNAPSHOT
     cluster.tick(times=6)
     member = cluster[1].progress[3]
-    assert member.snapshot_index > cut
+    assert of_kind(cluster.sent, Kind.SNAPSHOT)[-1].a > cut
+    assert member.state is ProgressState.SNAPSHOT
     cluster[1].step(Message(1, 3, Kind.APPEND_REPLY, cluster[1].term, cut - 1))
     assert member.state is ProgressState.SNAPSHOT
     cluster[1].step(Message(1, 3, Kind.APPEND_REPLY, cluster[1].term, cut))

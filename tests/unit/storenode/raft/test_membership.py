@@ -214,7 +214,7 @@ def test_only_a_voter_with_a_log_takes_over() -> None:
     for node in (4, 9):
         with pytest.raises(Dropped, match="no voter"):
             cluster[1].transfer(node)
-    cluster[1].progress[3].snapshot(1)
+    cluster[1].progress[3].snapshot()
     with pytest.raises(Dropped, match="snapshot"):
         cluster[1].transfer(3)
     with pytest.raises(NotLeader):

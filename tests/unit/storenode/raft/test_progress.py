@@ -54,7 +54,7 @@ def test_inflight_bytes_do_not_leak_when_the_state_changes(leave: str) -> None:
     elif leave == "replicate":
         progress.replicate()
     else:
-        progress.snapshot(9)
+        progress.snapshot()
     assert (progress.inflight_bytes, progress.inflight_messages, progress.full) == (0, 0, False)
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from kvclient import protocol
@@ -15,16 +12,6 @@ from storenode.replica.replica import LEASE, READS_MAX
 from tests.unit.storenode.replicaworld import PARTITION, Answer, Store, World, increment
 
 SECOND = 1000
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path)
-    yield made
-    made.cut.clear()
-    made.tick(30)
-    assert all(store.replica.idle for store in made.stores.values()), "every read is answered"
-    made.close()
 
 
 def put(world: World, store: Store, value: bytes) -> None:

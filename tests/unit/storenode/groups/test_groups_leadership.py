@@ -1,0 +1,72 @@
+"""storenode/groups.py: leadership is given away by a node that stops, and returns to whom the map prefers."""
+
+from __future__ import annotations
+
+from kvclient.errors import Status
+from storenode.raft import Role
+from tests.unit.storenode.groups.writes import PARTITIONS, propose
+from tests.unit.storenode.replicaworld import World, increment
+
+
+def leaders(world: World) -> dict[int, int]:
+    return {
+        group: store.node
+        for group in PARTITIONS
+        for store in world.stores.values()
+        if store.groups.replicas[group].raft.role is Role.LEADER
+    }
+
+
+def test_a_node_that_stops_gives_all_its_groups_away_and_loses_no_write(world: World) -> None:
+    leader = world.stores[1]
+    assert leader.groups.leading
+    for group in PARTITIONS:
+        propose(leader, group, group, increment())
+    leader.turn()
+    leader.groups.hand_over()
+    world.settle()
+    world.tick()
+    assert not leader.groups.leading
+    assert leader.groups.idle
+    assert set(leaders(world).values()) <= {2, 3}
+    assert leaders(world).keys() == set(PARTITIONS)
+    assert sorted(leader.statuses()) == [(group, Status.OK) for group in PARTITIONS]
+    for store in world.stores.values():
+        assert [store.engines[group].get(b"n") for group in PARTITIONS] == [b"1"] * len(PARTITIONS)
+
+
+def test_what_could_not_be_given_away_at_once_is_given_with_a_later_tick(world: World) -> None:
+    """Right after a check of the quorum nobody counts as active, and nothing was ever tried again."""
+    leader = world.stores[1]
+    for replica in leader.groups.replicas.values():
+        for progress in replica.raft.progress.values():
+            progress.recent_active = False
+    leader.groups.hand_over()
+    world.settle()
+    assert leader.groups.leading
+    world.tick(2)
+    assert not leader.groups.leading
+
+
+def test_leadership_goes_back_to_whom_the_map_prefers_once_that_one_has_everything(world: World) -> None:
+    first = world.stores[1]
+    first.groups.hand_over()
+    world.settle()
+    first.groups._handing_over = False
+    assert 1 not in leaders(world).values()
+    world.tick(2)
+    for store in world.stores.values():
+        store.groups.maintain()
+    world.settle()
+    assert leaders(world) == dict.fromkeys(PARTITIONS, 1)
+
+
+def test_a_node_that_hands_over_does_not_hand_back(world: World) -> None:
+    first, second = world.stores[1], world.stores[2]
+    first.groups.hand_over()
+    world.settle()
+    for store in (second, world.stores[3]):
+        store.groups._handing_over = True
+        store.groups.maintain()
+    world.settle()
+    assert 1 not in leaders(world).values()

@@ -1,0 +1,104 @@
+"""storenode/groups.py: when the log is cut, how far, and who is flushed for it."""
+
+from __future__ import annotations
+
+import pytest
+
+from storenode.engine.replica_engine import ReplicaEngine
+from storenode.raft import Role
+from storenode.raftlog import LogFailed
+from tests.unit.storenode.groups.writes import fill, first_index, propose
+from tests.unit.storenode.replicaworld import World, increment
+
+
+def test_the_log_is_cut_behind_what_the_engine_has_in_tables_and_no_further(world: World) -> None:
+    store = world.stores[1]
+    fill(world, 3, 3)
+    store.engines[3].flush()
+    flushed = store.groups.replicas[3].machine.durable().index
+    fill(world, 3, 12)
+    world.tick()
+    store.groups.maintain()
+    world.settle()
+    assert first_index(store, 3) == flushed + 1
+    assert store.log.group(3).term(flushed) == store.groups.replicas[3].raft.term
+
+
+def test_a_short_log_is_left_alone(world: World) -> None:
+    store = world.stores[1]
+    fill(world, 3, 2)
+    store.engines[3].flush()
+    store.groups.maintain()
+    world.settle()
+    assert first_index(store, 3) == 2
+
+
+def test_who_pins_a_long_log_is_flushed_and_then_cut(world: World) -> None:
+    store = world.stores[1]
+    fill(world, 3, 15)
+    held = store.log.bytes_held
+    world.tick()
+    for number in range(8):
+        store.groups.maintain()
+        for opened in store.engines.values():
+            opened.flush()  # waits for what `maintain` has begun, beside its own
+        propose(store, 7, number, increment())  # a batch must say that a segment is free
+        world.settle()
+    assert first_index(store, 3) > 2
+    assert store.log.bytes_held < held
+
+
+def test_the_log_stays_from_a_snapshot_on_that_is_being_pulled(world: World) -> None:
+    store = world.stores[1]
+    fill(world, 3, 15)
+    store.engines[3].flush()
+    world.tick()
+    store.groups.pinned = lambda group: 6 if group == 3 else None
+    store.groups.maintain()
+    world.settle()
+    assert first_index(store, 3) == 7
+    store.groups.pinned = lambda group: 5
+    store.groups.maintain()
+    world.settle()
+    assert first_index(store, 3) == 7
+
+
+def test_the_log_stays_for_a_follower_that_is_away_as_long_as_there_is_room(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restart of a node cost a snapshot of each of its partitions. And whoever waited for it was flushed
+    every second, for nothing."""
+    store = world.stores[1]
+    fill(world, 3, 2)
+    world.tick()
+    match = store.groups.replicas[3].raft.progress[2].match
+    world.cut = {2}
+    fill(world, 3, 8)
+    world.tick(12, nodes=[1, 3])
+    store.engines[3].flush()
+    flushes: list[ReplicaEngine] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(ReplicaEngine, "flush", lambda engine, wait=True: flushes.append(engine))
+        for _ in range(3):
+            store.groups.maintain()
+            world.settle()
+    assert store.groups.replicas[3].raft.role is Role.LEADER
+    assert first_index(store, 3) == match + 1
+    assert store.engines[3] not in flushes
+    fill(world, 3, 16)
+    store.engines[3].flush()
+    assert store.log.bytes_held > 2 * world.log_bytes_max
+    store.groups.maintain()
+    world.settle()
+    assert first_index(store, 3) > match + 1
+
+
+def test_a_log_that_cannot_be_collected_is_fatal(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = world.stores[1]
+
+    def refuse() -> int:
+        raise LogFailed("00000001.log: no permission")
+
+    monkeypatch.setattr(store.log, "collect", refuse)
+    store.groups.maintain()
+    assert [str(error) for error in store.fatal] == ["00000001.log: no permission"]
