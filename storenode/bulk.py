@@ -114,6 +114,11 @@ class BulkClient:
             self._finish(job)
             self._do(job, _cancel)
 
+    def silent_s(self, group: int) -> float:
+        """For how long the node that the group is pulled from has said nothing; 0 if there is no pull."""
+        job = self._jobs.get(group)
+        return self.clock.monotonic() - job.link.heard_at if job is not None else 0.0
+
     def close(self) -> bool:
         """End all pulls without an outcome; False if the disk still holds the writing thread."""
         for group in list(self._jobs):

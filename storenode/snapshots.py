@@ -17,7 +17,7 @@ from shared.clustermap import ClusterMap
 from storenode.engine import EngineError, checkpoint_files
 from storenode.groups import Arrived, Groups
 from storenode.replica.replica import Replica
-from storenode.snapshotpull import Done, Failed
+from storenode.snapshotpull import ANSWER_S, Done, Failed
 from storenode.snapshotsource import Made
 
 Beside = Callable[[Callable[[], object], Callable[[Any], None]], None]
@@ -31,6 +31,8 @@ class Puller(Protocol):
     def pull(
         self, group: int, endpoint: str, at_least: int, target: str, on_done: Callable[[Any], None]
     ) -> None: ...
+    def cancel(self, group: int) -> None: ...
+    def silent_s(self, group: int) -> float: ...
 
 
 class Snapshots:
@@ -56,7 +58,8 @@ class Snapshots:
         self._directory = directory
         self._beside = beside
         self._remove = remove
-        self._under_way: set[int] = set()  # from the pull's beginning until it is installed or has failed
+        self._under_way: dict[int, int] = {}
+        """Partition -> node that it comes from: from the wish on until it is installed or has failed."""
         groups.on_wanted = self.want
 
     def make(self, group: int, directory: str) -> Made:
@@ -72,12 +75,21 @@ class Snapshots:
         return Made(replica.machine.durable().index, engine.flushed_state, checkpoint_files(directory))
 
     def want(self, replica: Replica) -> None:
-        """The leader has no entries any more that this replica needs."""
+        """The leader has no entries any more that this replica needs. What is pulled from another node, a
+        leader before it as a rule, may come to its end, unless that one has fallen silent: the new leader may
+        need this replica for its majority.
+        """
         wanted = replica.raft.snapshot_wanted
-        if wanted is None or replica.partition in self._under_way:
+        if wanted is None:
             return
-        self._under_way.add(replica.partition)
         leader, index, _ = wanted
+        source = self._under_way.get(replica.partition, leader)
+        if source != leader and self._puller.silent_s(replica.partition) >= ANSWER_S:
+            self._puller.cancel(replica.partition)
+            _log.warning("snapshot_source_silent", partition=replica.partition, source=source)
+        elif replica.partition in self._under_way:
+            return
+        self._under_way[replica.partition] = leader
         _log.info("snapshot_wanted", partition=replica.partition, leader=leader, index=index)
         target = self._target(replica.partition)
 
@@ -98,7 +110,7 @@ class Snapshots:
 
     def _pulled(self, replica: Replica, outcome: Done | Failed) -> None:
         if isinstance(outcome, Failed):
-            self._under_way.discard(replica.partition)
+            del self._under_way[replica.partition]
             self._failed(replica, outcome.reason)
             return
         directory = outcome.directory
@@ -116,9 +128,10 @@ class Snapshots:
                 _log.info("snapshot_installed", partition=replica.partition, index=index)
             else:
                 self._failed(replica, f"{type(error).__name__}: {error}")
-            self._beside(
-                lambda: self._remove(directory), lambda _: self._under_way.discard(replica.partition)
-            )
+            self._beside(lambda: self._remove(directory), removed)
+
+        def removed(_: object) -> None:
+            del self._under_way[replica.partition]
 
         self._beside(lambda: replica.machine.engine.examine(directory), examined)
 

@@ -35,6 +35,16 @@ DURABILITY = (
         "        self._writing = Unstable(",
     ),
     _fault(
+        "leader-counts-itself-before-durable",
+        "a write is acknowledged that only one node of three has on its disk",
+        f"{RAFT}/replication.py",
+        "{node: member.match for node, member in self.progress.items()}\n",
+        "{\n"
+        "                node: member.match if node != self._state.node else self._state.log.last_index\n"
+        "                for node, member in self.progress.items()\n"
+        "            },\n",
+    ),
+    _fault(
         "vote-not-durable",
         "two leaders in one term after a restart, each acknowledges other writes",
         f"{RAFT}/core.py",
@@ -72,9 +82,45 @@ ELECTIONS = (
         "(message.b, message.a) >= (state.log.last_term, state.log.last_index)",
         "message.a >= state.log.last_index",
     ),
+    _fault(
+        "followers-are-not-loyal",
+        "a new leader is elected while the old one still answers reads by its lease: they miss newer writes",
+        f"{RAFT}/core.py",
+        "        if not message.flag and (self._leadership or self._election.loyal):\n            return\n",
+        "",
+    ),
+    _fault(
+        "restarted-node-forgets-its-loyalty",
+        "a node that restarts helps to elect a leader while the old one answers reads by its lease",
+        f"{RAFT}/election.py",
+        "self.heard = 0 if state.term else state.settings.election_ticks",
+        "self.heard = state.settings.election_ticks",
+    ),
 )
 
 COMMIT = (
+    _fault(
+        "commits-older-terms-by-counting",
+        "an acknowledged write is replaced by another leader's (Raft, figure 8)",
+        f"{RAFT}/leadership.py",
+        "        if index <= log.commit or index < self._first_index:\n",
+        "        if index <= log.commit:\n",
+    ),
+    _fault(
+        "append-commits-beyond-what-it-compared",
+        "a replica applies writes that were never agreed on",
+        f"{RAFT}/following.py",
+        "min(message.c, verified))",
+        "min(message.c, log.last_index))",
+    ),
+    _fault(
+        "old-append-shortens-the-log",
+        "a late message removes entries that count as replicated: acknowledged writes are lost",
+        f"{RAFT}/log_view.py",
+        "        for skipped, entry in enumerate(entries):\n",
+        "        if entries:\n            self._truncate(previous + 1)\n"
+        "        for skipped, entry in enumerate(entries):\n",
+    ),
     _fault(
         "heartbeat-commits-what-was-not-compared",
         "a replica applies writes that were never agreed on",
@@ -84,11 +130,57 @@ COMMIT = (
         "    log.commit = max(log.commit, min(message.a, log.last_index))\n",
     ),
     _fault(
+        "hint-counts-as-acknowledged",
+        "a write is acknowledged that no majority has",
+        f"{RAFT}/replication.py",
+        "_take_rejection(member, message)\n            return False\n",
+        "_take_rejection(member, message)\n            return member.acknowledge(message.b)\n",
+    ),
+    _fault(
         "conflicting-entries-kept",
         "replicas hold different data for ever",
         f"{RAFT}/log_view.py",
         "            if index > self.last_index or self.term(index) != entry[0]:\n",
         "            if index > self.last_index:\n",
+    ),
+)
+
+READS = (
+    _fault(
+        "old-answer-confirms-new-reads",
+        "a deposed leader answers reads from before the newest writes",
+        f"{RAFT}/leadership.py",
+        "            member.acked_context = message.context\n",
+        "            member.acked_context = self._reads.context\n",
+    ),
+    _fault(
+        "reads-before-the-term-has-begun",
+        "a new leader answers reads before it knows what its predecessor has acknowledged",
+        f"{RAFT}/leadership.py",
+        "        return self._state.log.commit >= self._first_index\n",
+        "        return True\n",
+    ),
+    _fault(
+        "lease-counts-from-the-answer",
+        "a leader that stood still answers reads by a lease that has ended: they miss newer writes",
+        f"{RAFT}/leadership.py",
+        "        for index, tokens in self._reads.confirm(context):\n",
+        "        confirmed = self._reads.confirm(context)\n        self._reads.lease_start = state.now\n"
+        "        for index, tokens in confirmed:\n",
+    ),
+    _fault(
+        "lease-kept-while-handing-over",
+        "the old leader answers reads by its lease while the new one takes writes",
+        f"{RAFT}/leadership.py",
+        "        if self.transferee or self._lease_given_up or not self.established:\n",
+        "        if not self.established:\n",
+    ),
+    _fault(
+        "lease-as-long-as-the-longest-election",
+        "a leader that is cut off answers reads by its lease while another one takes writes",
+        "storenode/founding.py",
+        "lease_seconds=(_ELECTION_TICKS - 1) * TICK_S * (1 - CLOCK_DRIFT)",
+        "lease_seconds=2 * _ELECTION_TICKS * TICK_S",
     ),
 )
 
@@ -129,6 +221,15 @@ WRITES = (
         "            for status, body in outcomes[1:] + outcomes[:1]:\n",
     ),
     _fault(
+        "answered-by-another-leaders-entry",
+        "a write is acknowledged that was replaced by another leader's entry",
+        f"{REPLICA}/replica.py",
+        "        if self._logged and raft.role is not Role.LEADER:\n            self._lose_sight()\n",
+        "        if raft.role is not Role.LEADER:\n            self._logged = {\n"
+        "                index: (raft.term, waiting) for index, (_, waiting) in self._logged.items()\n"
+        "            }\n",
+    ),
+    _fault(
         "lost-write-said-to-be-refused",
         "a client is told that nothing was applied, and the write is there",
         f"{REPLICA}/replica.py",
@@ -166,6 +267,30 @@ WRITES = (
     ),
 )
 
+CONFIGURATION = (
+    _fault(
+        "new-voters-commit-alone",
+        "while voters are replaced old and new ones decide apart: an acknowledged write is lost",
+        f"{RAFT}/quorum.py",
+        "        return min(index, committed_index(configuration.outgoing, match))\n",
+        "        return index\n",
+    ),
+    _fault(
+        "new-voters-elect-alone",
+        "while voters are replaced old and new ones elect a leader each",
+        f"{RAFT}/quorum.py",
+        "    if not configuration.outgoing:\n        return result\n",
+        "    if configuration.voters:\n        return result\n",
+    ),
+    _fault(
+        "voters-replaced-in-one-step",
+        "old and new voters decide apart: an acknowledged write is lost",
+        f"{RAFT}/configuration.py",
+        "enter_joint(configuration, change.operations, change.transition != Transition.EXPLICIT)\n",
+        "_apply(configuration, change.operations)\n",
+    ),
+)
+
 LIVENESS = (
     _fault(
         "leader-does-not-check-its-quorum",
@@ -176,4 +301,4 @@ LIVENESS = (
     ),
 )
 
-FAULTS = (*DURABILITY, *ELECTIONS, *COMMIT, *WRITES, *LIVENESS)
+FAULTS = (*DURABILITY, *ELECTIONS, *COMMIT, *READS, *WRITES, *CONFIGURATION, *LIVENESS)

@@ -24,6 +24,9 @@ from tests.simulation.routing import SimulatedRouter
 from tests.simulation.settings import Settings
 from tests.simulation.world import Event, Violation, World
 
+_READS = 0.5
+"""Share of reads in what is asked for."""
+
 
 class StaleRead(NamedTuple):
     """A read in the mode "stale by at most `bound_ms`"; `version` 0: it found nothing."""
@@ -72,9 +75,14 @@ class Client:
         self.world = world
         self.name = f"c{number}"
         self.done = 0
+        self.think = settings.think
+        self.writes = True
+        self.modes: tuple[int, ...] = (protocol.LINEARIZABLE, protocol.LEASE)
         self._network = network
         self._settings = settings
         self._routers = world.random.sample(routers, len(routers))  # in the order of its preference
+        if settings.one_router:
+            self._routers = [routers[number % len(routers)]]
         self._places = {router.number: place for place, router in enumerate(self._routers)}
         self._book = book
         self._keys = keys
@@ -86,7 +94,7 @@ class Client:
         self._active = False
         self._versions: dict[bytes, int] = {}
         self._values: dict[bytes, bytes] = {}
-        for router in range(len(routers)):
+        for router in range(len(self._routers)):
             self._session.connection(router, True, world.now)
 
     def begin(self) -> None:
@@ -113,6 +121,8 @@ class Client:
         self._flush()
 
     def connection(self, router: int, connected: bool) -> None:
+        if router not in self._places:
+            return
         self._session.connection(self._places[router], connected, self.world.now)
         self._flush()
 
@@ -141,16 +151,16 @@ class Client:
     # -- what it asks for
 
     def _think(self) -> None:
-        self.world.after(self._random.uniform(0, self._settings.think), self._next)
+        self.world.after(self._random.uniform(0, self.think), self._next)
 
     def _next(self) -> None:
         if not self._active:
             return
-        choice = self._random.random()
+        choice = self._random.random() * (1.0 if self.writes else _READS)
         if choice < 0.15:
             self._read_stale()
-        elif choice < 0.5:
-            mode = self._random.choice((protocol.LINEARIZABLE, protocol.LEASE))
+        elif choice < _READS:
+            mode = self._random.choice(self.modes)
             self._ask([self._get(key) for key in self._pick(2)], writes=False, mode=mode)
         elif choice < 0.58:
             self._write_expiring()

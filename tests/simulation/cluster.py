@@ -18,13 +18,11 @@ from storenode.raft.quorum import VoteResult, vote_result
 from tests.linearizability.checker import Verdict, check_by_key
 from tests.linearizability.history import Outcome
 from tests.linearizability.models import KeyValue
-from tests.simulation import staleness
+from tests.simulation import scenarios, staleness
 from tests.simulation.checks import Checks
 from tests.simulation.clients import Book, Client
-from tests.simulation.nemesis import Nemesis
 from tests.simulation.network import Network
 from tests.simulation.routing import SimulatedRouter
-from tests.simulation.settings import draw
 from tests.simulation.store import SimulatedStore
 from tests.simulation.world import Violation, World
 
@@ -51,7 +49,7 @@ class Cluster:
 
     def __init__(self, world: World, place: str) -> None:
         self.world = world
-        self.settings = settings = draw(world.random)
+        self.settings = settings = scenarios.draw(world)
         world.note(str(settings))
         self.network = Network(world, settings)
         self.checks = Checks(world)
@@ -76,12 +74,13 @@ class Cluster:
         keys = [b"k%d" % number for number in range(settings.keys)]
         self.keys = keys + [b"n%d" % number for number in range((settings.keys + 1) // 2)]
         self.clients = [self._client(number) for number in range(settings.clients)]
-        self.nemesis = Nemesis(
+        self.nemesis = scenarios.nemesis_of(settings)(
             world,
             self.network,
             settings,
             list(self.stores.values()),
             self.routers,
+            self.clients,
             SimulatedStore.start,
             self._restart_router,
         )

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from storenode.raft import Dropped, Role
 from storenode.raft.configuration import ConfigurationRefused
 from storenode.raft.messages import Change, Operation, Transition
+from tests.simulation.clients import Client
 from tests.simulation.network import Network
 from tests.simulation.routing import SimulatedRouter
 from tests.simulation.settings import Settings
@@ -30,6 +31,7 @@ class Nemesis:
         settings: Settings,
         stores: list[SimulatedStore],
         routers: list[SimulatedRouter],
+        clients: list[Client],
         start_store: Callable[[SimulatedStore], None],
         restart_router: Callable[[SimulatedRouter], None],
     ) -> None:
@@ -39,6 +41,7 @@ class Nemesis:
         self._settings = settings
         self._stores = stores
         self._routers = routers
+        self._clients = clients
         self._start_store = start_store
         self._restart_router = restart_router
         self._active = False
@@ -207,7 +210,9 @@ class Nemesis:
         self._restart_router(self._world.random.choice(self._routers))
 
     def _hand_over(self) -> None:
-        store = self._any_store()
+        self._give_away(self._any_store())
+
+    def _give_away(self, store: SimulatedStore) -> None:
         if store.up:
             self._world.note(f"{store.name} hands over")
             store.groups.hand_over()

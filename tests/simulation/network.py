@@ -17,6 +17,8 @@ class Network:
     def __init__(self, world: World, settings: Settings) -> None:
         self.cut: dict[tuple[str, str], int] = {}
         """(from, to) -> how many faults cut this direction."""
+        self.slow: dict[tuple[str, str], float] = {}
+        """(from, to) -> seconds that messages take longer."""
         self.loss = settings.loss
         self.duplication = settings.duplication
         self._hiccups = 0.0005 if settings.fifo else 0.01  # all that comes behind one waits as well, or not
@@ -42,6 +44,7 @@ class Network:
     def calm(self) -> None:
         """All is well from now on; what is under way arrives."""
         self.cut.clear()
+        self.slow.clear()
         self.loss = self.duplication = self._hiccups = 0.0
 
     def send(
@@ -64,6 +67,7 @@ class Network:
         copies = 2 if not stream and self.duplication and random.random() < self.duplication else 1
         for _ in range(copies):
             delay = ahead + self._latency * (0.2 + random.expovariate(1.0))
+            delay += self.slow.get((source, target), 0.0)
             if random.random() < self._hiccups:
                 delay += random.choice((self._latency * 20, 0.5, 2.0))
             if self._fifo or stream:

@@ -49,6 +49,12 @@ class Settings(NamedTuple):
     stale_ms: int
     deaf_leader: bool
     """Whether the last proof of progress is made while a leader hears no other store."""
+    scenario: str = ""
+    """Who directs the faults (scenarios.py); nobody: they come by chance, of the kinds in `faults`."""
+    append_bytes_max: int = 1 << 20
+    """Of entries in one message: with little, the entries that a replica misses come one by one."""
+    one_router: bool = False
+    """Whether each client knows one router only, the clients taking turns."""
 
 
 def draw(random: Random) -> Settings:

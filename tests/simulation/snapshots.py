@@ -33,6 +33,7 @@ class _Job:
         self.endpoint = endpoint
         self.on_done = on_done
         self.timer: SimulatedTimer | None = None
+        self.heard_at = 0.0
 
 
 class SimulatedPuller:
@@ -53,13 +54,26 @@ class SimulatedPuller:
         now = self._store.clock.monotonic()
         pull = Pull(group, at_least, self._store.node, target, self._vfs, self._random, now)
         self._jobs[group] = job = _Job(pull, endpoint, on_done)
+        job.heard_at = now
         self._store.world.note(f"{self._store.name} p{group} pulls a snapshot of {at_least} or later")
         self._look(group, job)
+
+    def cancel(self, group: int) -> None:
+        job = self._jobs.pop(group, None)
+        if job is not None:
+            if job.timer is not None:
+                job.timer.cancel()
+            job.pull.close()
+
+    def silent_s(self, group: int) -> float:
+        job = self._jobs.get(group)
+        return self._store.clock.monotonic() - job.heard_at if job is not None else 0.0
 
     def on_answer(self, body: bytes) -> None:
         answer = bulkprotocol.decode_answer(body)
         for group, job in list(self._jobs.items()):
             if job.pull.expects(answer.token):
+                job.heard_at = self._store.clock.monotonic()
                 job.pull.on_answer(answer, self._store.clock.monotonic())
                 self._look(group, job)
 

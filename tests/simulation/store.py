@@ -13,6 +13,8 @@ from functools import partial
 from random import Random
 from typing import Any
 
+import attrs
+
 from kvclient.errors import KVError
 from shared.clustermap import ClusterMap
 from shared.hashing import xxh64
@@ -68,6 +70,7 @@ class SimulatedStore(Machine):
         self.to_router: Callable[[SimulatedStore, str, bytes], None]
         self.on_death: Callable[[SimulatedStore], None]
         self.on_pulled: Callable[[SimulatedStore], None]
+        self.on_turn: Callable[[], object] = lambda: None
         self._installed_before = 0
         self._network = network
         self._settings = settings
@@ -192,6 +195,8 @@ class SimulatedStore(Machine):
         self.service.start(None, self.groups.replicas, dict)  # type: ignore[arg-type]
         self._build_snapshots(stack, random)
         for replica in self.groups.replicas.values():
+            raft = replica.raft
+            raft.settings = attrs.evolve(raft.settings, append_bytes_max=settings.append_bytes_max)
             self._checks.watch(self, replica)
         self._tick()
         self._maintain()
@@ -258,6 +263,7 @@ class SimulatedStore(Machine):
         self.service.end_turn()
         if self.speaks:
             self._checks.after_turn(self)
+        self.on_turn()
         if not self._jobs_scheduled:
             self._jobs_scheduled = True
             self.later(self._disk_latency() * 4, self._do_jobs)

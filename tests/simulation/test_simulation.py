@@ -16,8 +16,8 @@ from shared import logs
 from tests.simulation import run
 from tests.simulation.cluster import simulate
 
-SEEDS = 100
-"""About a minute on a machine that does nothing else."""
+SEEDS = 200
+"""Somewhat more than a minute on a machine that does nothing else."""
 
 CHUNK = 10
 LONG_FIRST = 100_000
@@ -30,7 +30,10 @@ def quiet() -> None:
     logs.configure("error", "console")
 
 
-REGRESSIONS = {"a snapshot that a dead process had pulled refused all later ones": 53}
+REGRESSIONS = {
+    "a snapshot that a dead process had pulled refused all later ones": 46,
+    "a snapshot was pulled from a silent leader while the next one needed the replica": 633,
+}
 """What these seeds have found. A change of the simulation makes other runs of them: then look for others."""
 
 
@@ -53,17 +56,18 @@ def test_many_more_seeds() -> None:
     assert failure is None, str(failure)
 
 
-def test_a_seed_is_the_same_run_each_time() -> None:
-    first, summary, error = simulate(5, 8.0)
-    again, *_ = simulate(5, 8.0)
+@pytest.mark.parametrize("seed", [3, 5], ids=["a scenario", "chance"])
+def test_a_seed_is_the_same_run_each_time(seed: int) -> None:
+    first, summary, error = simulate(seed, 8.0)
+    again, *_ = simulate(seed, 8.0)
     assert error is None
     assert first.digest == again.digest
-    assert simulate(6, 8.0)[0].digest != first.digest
+    assert simulate(seed + 1, 8.0)[0].digest != first.digest
     for hash_seed in ("1", "2"):
         program = (
             "from shared import logs; logs.configure('error', 'console')\n"
             "from tests.simulation.cluster import simulate\n"
-            "print(simulate(5, 8.0)[0].digest)"
+            f"print(simulate({seed}, 8.0)[0].digest)"
         )
         environment = dict(os.environ, PYTHONHASHSEED=hash_seed)
         printed = subprocess.run(

@@ -259,6 +259,15 @@ def test_more_pulls_than_the_source_serves_take_their_turns(world: World) -> Non
     assert source.made == 4
 
 
+def test_it_is_known_for_how_long_a_source_is_silent(world: World) -> None:
+    assert world.client.silent_s(7) == 0.0
+    world.pull()
+    world.until(lambda: world.client.silent_s(7) > 0.2, "silence")
+    world.start_source()
+    assert isinstance(world.outcome(), Done)
+    assert world.client.silent_s(7) == 0.0
+
+
 def test_a_cancelled_pull_says_nothing_more_and_its_successor_uses_what_it_left(
     world: World, link: CuttableLink
 ) -> None:

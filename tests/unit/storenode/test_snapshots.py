@@ -52,6 +52,8 @@ class Side:
         self.store = store
         self.directory = store.path / "incoming"
         self.pulls: list[Pulled] = []
+        self.cancelled: list[int] = []
+        self.silent = 0.0
         self.beside: list[tuple[Callable[[], object], Callable[[Any], None]]] = []
         self.snapshots = Snapshots(
             store.groups,
@@ -67,6 +69,12 @@ class Side:
     ) -> None:
         assert not os.path.exists(target), "nobody pulls over what is there"
         self.pulls.append((group, endpoint, at_least, target, on_done))
+
+    def cancel(self, group: int) -> None:
+        self.cancelled.append(group)
+
+    def silent_s(self, group: int) -> float:
+        return self.silent
 
     def run_beside(self) -> None:
         beside, self.beside = self.beside, []
@@ -172,6 +180,30 @@ def test_a_pull_that_failed_is_begun_again_when_the_leader_says_so_again(world: 
     assert len(behind.pulls) == 1
     world.tick(15)
     behind.run_beside()
+    assert len(behind.pulls) == 2
+
+
+def test_a_silent_source_gives_way_to_the_leader_of_now(behind: Side) -> None:
+    """For a minute the replica asked a leader that was dead, and the new one had no majority without it."""
+    replica = behind.store.replica
+    wanted = replica.raft.snapshot_wanted
+    assert wanted is not None
+    leader, index, term = wanted
+    assert leader == 1
+    behind.silent = 5.0
+    behind.snapshots.want(replica)
+    assert behind.cancelled == [], "it is the leader of now"
+    replica.raft.snapshot_wanted = 2, index, term
+    behind.silent = 4.9
+    behind.snapshots.want(replica)
+    assert behind.cancelled == [], "it may still come to its end"
+    behind.silent = 5.0
+    behind.snapshots.want(replica)
+    assert behind.cancelled == [PARTITION]
+    behind.run_beside()
+    assert [endpoint for _, endpoint, *_ in behind.pulls] == [MAP.node(1).rpc, MAP.node(2).rpc]
+    behind.snapshots.want(replica)
+    assert behind.cancelled == [PARTITION]
     assert len(behind.pulls) == 2
 
 
