@@ -248,7 +248,7 @@ FAULTS = (
         f"{ENGINE}/log_chain.py",
         "        file.truncate(length)\n        file.sync()\n",
         "        file.truncate(length)\n",
-        ("tests/crash/test_engine_crash_oracle.py",),
+        ("tests/crash/test_engine_log_change.py",),
     ),
     Fault(
         "recovered-names-not-synced",
