@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -118,10 +119,23 @@ class HeldFiles(Vfs):
         return HeldFile(path, super().create(path).fd)
 
 
+@contextlib.contextmanager
+def held_files(path: Path) -> Iterator[Engine]:
+    """An engine whose syncs wait while `HeldFile.holds`."""
+    HeldFile.entered.clear()
+    HeldFile.go_on.clear()
+    with contextlib.closing(Shared(str(path), vfs=HeldFiles())) as shared:
+        engine = storenode.engine.open(str(path / "engine"), shared=shared)
+        try:
+            yield engine
+        finally:
+            HeldFile.holds = False
+            HeldFile.go_on.set()
+            engine.close()
+
+
 def test_what_is_put_while_the_log_is_synced_is_not_taken_for_synced(tmp_path: Path) -> None:
-    shared = Shared(str(tmp_path), vfs=HeldFiles())
-    engine = storenode.engine.open(str(tmp_path / "engine"), shared=shared)
-    try:
+    with held_files(tmp_path) as engine:
         engine.put(LONG_WAY_FIRST, b"")
         engine.put(b"before", b"")
         before = engine.stats()["log_bytes"]
@@ -133,21 +147,13 @@ def test_what_is_put_while_the_log_is_synced_is_not_taken_for_synced(tmp_path: P
         HeldFile.go_on.set()
         syncing.join(20)
         assert engine.synced == before < engine.length
-    finally:
-        HeldFile.holds = False
-        engine.close()
-        shared.close()
 
 
 def test_a_log_that_is_begun_while_the_one_before_it_is_synced_is_not_taken_for_synced(
     tmp_path: Path,
 ) -> None:
-    shared = Shared(str(tmp_path), vfs=HeldFiles())
-    engine = storenode.engine.open(str(tmp_path / "engine"), shared=shared)
-    engine.background.stop()
-    HeldFile.entered.clear()
-    HeldFile.go_on.clear()
-    try:
+    with held_files(tmp_path) as engine:
+        engine.background.stop()
         engine.put(LONG_WAY_FIRST, b"")
         HeldFile.holds = True
         syncing = threading.Thread(target=engine._log.sync)
@@ -160,19 +166,10 @@ def test_a_log_that_is_begun_while_the_one_before_it_is_synced_is_not_taken_for_
         assert engine.synced == 0
         engine._log.sync()
         assert engine.synced == engine.length
-    finally:
-        HeldFile.holds = False
-        HeldFile.go_on.set()
-        engine.close()
-        shared.close()
 
 
 def test_no_put_waits_for_a_sync_before_a_flush_nor_does_one_that_begins_a_log(tmp_path: Path) -> None:
-    shared = Shared(str(tmp_path), vfs=HeldFiles())
-    engine = storenode.engine.open(str(tmp_path / "engine"), shared=shared)
-    HeldFile.entered.clear()
-    HeldFile.go_on.clear()
-    try:
+    with held_files(tmp_path) as engine:
         engine.put(LONG_WAY_FIRST, b"")
         HeldFile.holds = True
         engine.retire_memtable()  # a worker begins with the sync
@@ -180,7 +177,8 @@ def test_no_put_waits_for_a_sync_before_a_flush_nor_does_one_that_begins_a_log(t
         for number in range(3):
             engine.write(encode_put(b"%d" % number, b"begins a log"))
             engine.put(b"%d" % number, b"short")
-            engine.retire_memtable() if number < 2 else None
+            if number < 2:
+                engine.retire_memtable()
         assert HeldFile.held
         assert engine.synced == 0
         newest = engine._log.number
@@ -189,19 +187,10 @@ def test_no_put_waits_for_a_sync_before_a_flush_nor_does_one_that_begins_a_log(t
         assert engine._log.number == newest
         assert engine.synced == engine.length
         assert len(engine.scan()) == 4
-    finally:
-        HeldFile.holds = False
-        HeldFile.go_on.set()
-        engine.close()
-        shared.close()
 
 
 def test_a_put_keeps_out_while_another_thread_appends(tmp_path: Path) -> None:
-    shared = Shared(str(tmp_path), vfs=HeldFiles())
-    engine = storenode.engine.open(str(tmp_path / "engine"), shared=shared)
-    HeldFile.entered.clear()
-    HeldFile.go_on.clear()
-    try:
+    with held_files(tmp_path) as engine:
         engine.put(LONG_WAY_FIRST, b"")
         HeldFile.holds = True
         appending = threading.Thread(target=engine.append, args=([(2, 1, encode_put(b"k", b"v"))],))
@@ -212,10 +201,6 @@ def test_a_put_keeps_out_while_another_thread_appends(tmp_path: Path) -> None:
         HeldFile.go_on.set()
         appending.join(20)
         assert engine.next_sequence == 2
-    finally:
-        HeldFile.holds = False
-        engine.close()
-        shared.close()
 
 
 LIMITED = """
