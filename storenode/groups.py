@@ -25,6 +25,10 @@ TICK_S: Final = 0.1
 """Raft's tick; elections begin after ten to twenty of them without a leader."""
 
 MAINTAIN_S: Final = 1.0
+SHORTEN_S: Final = 0.2
+"""While the log is too long: flush, cut and the batch that frees segments are a step each, and a store that
+ends again and again a second after its start would never come to the last one.
+"""
 
 APPLY_BYTES_MAX: Final = 8 << 20
 """Applied in one turn by all replicas together, in equal shares, but at least an entry each: a node that
@@ -89,6 +93,8 @@ class Groups:
         self._arrived: list[Arrived] = []
         self._installing: dict[Replica, Arrived] = {}
         self._joining: list[Joining] = []
+        self._flushing: dict[Replica, int] = {}
+        """Up to which index a flush was asked for that lets the log be cut."""
         self._handing_over = False
         self._dead = False
 
@@ -302,9 +308,12 @@ class Groups:
             return  # a transfer is under way, or that node must catch up by a snapshot first
         self._dirty[replica] = None
 
-    def maintain(self) -> None:
-        """Cuts the log when it is long: behind what the engines have in tables. Flushes what pins it."""
-        if self._log.bytes_held > self._log_bytes_max:
+    def maintain(self) -> float:
+        """Cuts the log when it is long: behind what the engines have in tables. Flushes what pins it. Returns
+        the seconds after which it wants to be called again.
+        """
+        long = self._log.bytes_held > self._log_bytes_max
+        if long:
             for group in self._log.pinned_by():
                 replica = self.replicas.get(group)
                 if replica is not None and replica.failure is None and replica not in self._installing:
@@ -316,6 +325,7 @@ class Groups:
         if not self._handing_over:
             for replica in self.replicas.values():
                 self._hand_back(replica)
+        return SHORTEN_S if long else MAINTAIN_S
 
     def _shorten(self, replica: Replica) -> None:
         """Cuts the log of this group; flushes if the engine holds it up. Not if others do: each flush would
@@ -324,7 +334,9 @@ class Groups:
         group = self._log.group(replica.partition)
         index = replica.machine.durable().index
         if index < group.first_index:
-            replica.machine.engine.flush(wait=False)
+            if self._flushing.get(replica, 0) <= index:
+                self._flushing[replica] = replica.machine.position.index
+                replica.machine.engine.flush(wait=False)
             return
         index = min(index, self._needed_by_others(replica))
         if index >= group.first_index:

@@ -20,7 +20,7 @@ from shared.clustermap import ClusterMap
 from shared.hashing import xxh64
 from shared.opstream import Limits
 from storenode import engine, founding, raftframes, snapshotfiles
-from storenode.groups import MAINTAIN_S, TICK_S, Groups
+from storenode.groups import TICK_S, Groups
 from storenode.raft.messages import EVERYBODY, Message
 from storenode.raftlog import LogRefused, RaftLog
 from storenode.replica.budget import Budget
@@ -279,8 +279,7 @@ class SimulatedStore(Machine):
         self.groups.tick()
 
     def _maintain(self) -> None:
-        self.call_later(MAINTAIN_S, self._maintain)
-        self.groups.maintain()
+        self.call_later(self.groups.maintain(), self._maintain)
 
     def _on_log_failed(self, error: Exception) -> None:
         if self.disk.fallen is None:

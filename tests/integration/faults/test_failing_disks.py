@@ -32,24 +32,25 @@ def ended(trial: Trial, node: int) -> str:
 
 
 def fill_the_disk(trial: Trial, disk: SmallDisk) -> None:
-    disk.fill()
-    press_until_it_ends(trial)
+    press_until_it_ends(trial, disk)
     trial.workload.wait_for_writes()
-    trial.store(NODE).start()  # what it removes gives some room: it may live until that is used up
-    disk.fill()
-    press_until_it_ends(trial)
+    trial.store(NODE).start()
+    press_until_it_ends(trial, disk)
     disk.make_room()
     trial.store(NODE).start()
     trial.cluster.wait_whole()
 
 
-def press_until_it_ends(trial: Trial) -> None:
-    """The segment at hand still has room; large values use it up."""
+def press_until_it_ends(trial: Trial, disk: SmallDisk) -> None:
+    """The segment at hand still has room; large values use it up. Others take what room the store gives back
+    when it cuts its log and merges tables: it could live on that for ever.
+    """
     store = trial.store(NODE)
     deadline = time.monotonic() + PRESS_SECONDS
     with trial.workload.connect() as client:
         while store.running:
-            assert time.monotonic() < deadline, "the store goes on without room"
+            assert time.monotonic() < deadline, f"the store goes on without room\n{store.tail()}"
+            disk.fill()
             trial.press(client)
     assert store.wait(STOP_SECONDS) == 1, store.tail()
     assert "No space left on device" in store.output(), store.tail()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from storenode.engine.replica_engine import ReplicaEngine
+from storenode.groups import MAINTAIN_S, SHORTEN_S
 from storenode.raft import Role
 from storenode.raftlog import LogFailed
 from tests.unit.storenode.groups.writes import fill, first_index, propose
@@ -46,6 +47,35 @@ def test_who_pins_a_long_log_is_flushed_and_then_cut(world: World) -> None:
         world.settle()
     assert first_index(store, 3) > 2
     assert store.log.bytes_held < held
+
+
+def test_a_store_that_lives_for_a_second_at_a_time_shortens_its_log(world: World) -> None:
+    """Steps a second apart never came to the cut, and a store that a full disk ended again and again filled
+    it with its log, for good."""
+    store = world.stores[1]
+    fill(world, 3, 2)
+    assert store.groups.maintain() == MAINTAIN_S
+    fill(world, 3, 13)
+    assert store.log.bytes_held > world.log_bytes_max
+    assert store.groups.maintain() == SHORTEN_S
+
+
+def test_a_flush_under_way_is_not_asked_for_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each question ends a memtable: tables of a few entries would be the answer to a slow disk."""
+    store = world.stores[1]
+    fill(world, 3, 15)
+    flushes: list[ReplicaEngine] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(ReplicaEngine, "flush", lambda engine, wait=True: flushes.append(engine))
+        for number in range(3):
+            store.groups.maintain()
+            propose(store, 3, number, increment())
+            world.settle()
+    assert flushes.count(store.engines[3]) == 1
+    store.engines[3].flush()
+    store.groups.maintain()
+    world.settle()
+    assert first_index(store, 3) > 2
 
 
 def test_the_log_stays_from_a_snapshot_on_that_is_being_pulled(world: World) -> None:
