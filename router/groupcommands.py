@@ -18,7 +18,7 @@ from kvclient.errors import InvalidRequest, ProtocolError, Status
 from kvclient.protocol import Kind, decode_error, encode_error
 from router.topology import Topology
 from shared.hashing import xxh64
-from shared.messages import GROUP_DRY_RUN, UINT32_MAX, GroupCommand, GroupRequest
+from shared.messages import DRY_RUN, UINT32_MAX, GroupCommand, GroupRequest
 
 COMMANDS_MAX: Final = 64  # operators, not traffic
 HOPS_MAX: Final = 2  # attempts that go at once where a refusal points to: see router/retries.py
@@ -194,7 +194,7 @@ class GroupCommands:
         command.at, command.due = node, inf
         self._token += 1
         self._under_way[self._token] = command
-        flags = GROUP_DRY_RUN if what.dry_run else 0
+        flags = DRY_RUN if what.dry_run else 0
         cluster = xxh64(known.cluster_id.encode())
         request = GroupRequest(
             self._token, cluster, what.partition, timeout_ms, flags, what.command, command.node

@@ -18,7 +18,7 @@ from shared import frames
 from shared.hashing import xxh64
 from shared.ring import NODES_MAX, PARTITIONS_MAX, WEIGHT_MAX, place
 
-FORMAT = 1
+FORMAT = 2
 
 # 0 and 0xFFFF are no nodes: the bus uses 0xFFFF as the address of all.
 NODE_ID_MAX = 65534
@@ -27,6 +27,8 @@ REPLICAS_MAX = 7
 # A name or an endpoint: what a person types, and fits a log line.
 TEXT_MAX = 255
 STATES = ("up", "suspect", "down", "draining")
+# Two of them may fail; more would make every decision slower and none safer.
+CONTROL_MAX = 5
 
 _UINT64_MAX = (1 << 64) - 1
 
@@ -60,7 +62,9 @@ class Node:
 
 @attrs.frozen
 class ClusterMap:
-    """One epoch of the map. `replicas[partition]` are node ids, the first the preferred leader."""
+    """One epoch of the map. `replicas[partition]` are node ids, the first the preferred leader; `control` are
+    the nodes of the control partition.
+    """
 
     name: str
     cluster_id: str
@@ -69,6 +73,7 @@ class ClusterMap:
     replication_factor: int
     nodes: tuple[Node, ...]
     replicas: tuple[tuple[int, ...], ...]
+    control: tuple[int, ...]
     _by_id: dict[int, Node] = attrs.field(init=False, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -99,13 +104,17 @@ class ClusterMap:
         # them move.
         most = 2 * self.replication_factor
         for partition, holders in enumerate(self.replicas):
-            if not 1 <= len(holders) <= most:
-                raise ValueError(f"partition {partition}: {len(holders)} replicas, must be 1..{most}")
-            if len(set(holders)) != len(holders):
-                raise ValueError(f"partition {partition}: a node holds two replicas")
-            for holder in holders:
-                if holder not in self._by_id:
-                    raise ValueError(f"partition {partition}: no node has id {holder!r:.40}")
+            self._check_holders(holders, most, f"partition {partition}")
+        self._check_holders(self.control, CONTROL_MAX, "the control partition")
+
+    def _check_holders(self, holders: tuple[int, ...], most: int, what: str) -> None:
+        if not 1 <= len(holders) <= most:
+            raise ValueError(f"{what}: {len(holders)} replicas, must be 1..{most}")
+        if len(set(holders)) != len(holders):
+            raise ValueError(f"{what}: a node holds two replicas")
+        for holder in holders:
+            if holder not in self._by_id:
+                raise ValueError(f"{what}: no node has id {holder!r:.40}")
 
     @property
     def bits(self) -> int:
@@ -133,17 +142,19 @@ class ClusterMap:
         except ProtocolError as error:
             raise ProtocolError(f"cluster map: {error.message}") from None
         try:
-            _array(fields, 8, "it")
-            if type(fields[0]) is not int or fields[0] != FORMAT:
-                raise ValueError(f"format {fields[0]!r:.40} is not understood, this side knows {FORMAT}")
+            _array(fields, None, "it")
+            if not fields or type(fields[0]) is not int or fields[0] != FORMAT:
+                known = fields[0] if fields else None
+                raise ValueError(f"format {known!r:.40} is not understood, this side knows {FORMAT}")
+            _array(fields, 9, "it")
             _array(fields[6], None, "its nodes")
             _array(fields[7], None, "its replicas")
             nodes = tuple(Node(*_array(node, 8, "each node")) for node in fields[6])
-            for holders in fields[7]:
+            for holders in (*fields[7], fields[8]):
                 if not set(map(type, _array(holders, None, "each replica set"))) <= {int}:
                     raise ValueError("replicas are node ids")
             name, cluster_id, epoch, partitions, replicas = fields[1:6]
-            return cls(name, cluster_id, epoch, partitions, replicas, nodes, fields[7])
+            return cls(name, cluster_id, epoch, partitions, replicas, nodes, fields[7], fields[8])
         except ValueError as error:
             raise ProtocolError(f"cluster map: {error}") from None
 
@@ -159,7 +170,15 @@ class ClusterMap:
         table, _ = place(ordered, replicas, partitions)
         identity = (name, partitions, [(node.id, node.name) for node in ordered])
         cluster_id = f"{xxh64(msgpack.packb(identity)):016x}"
-        return cls(name, cluster_id, 1, partitions, replicas, ordered, table)
+        control = tuple(node.id for node in ordered[: control_size(len(ordered))])
+        return cls(name, cluster_id, 1, partitions, replicas, ordered, table, control)
+
+
+def control_size(nodes: int) -> int:
+    """How many of them hold the control partition: an even number tolerates no more failures than the odd one
+    below it.
+    """
+    return min(CONTROL_MAX, nodes - 1 + nodes % 2)
 
 
 def _array(value: Any, length: int | None, what: str) -> tuple[Any, ...]:

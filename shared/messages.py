@@ -34,12 +34,14 @@ class Kind(enum.IntEnum):
     PING = 4
     BULK = 5
     GROUP = 6
+    CONTROL = 7
     BATCH_REPLY = 65
     MAP_REPLY = 66
     STATUS_REPLY = 67
     PONG = 68
     BULK_REPLY = 69
     GROUP_REPLY = 70
+    CONTROL_REPLY = 71
     FAULT = 127
 
 
@@ -55,8 +57,26 @@ class GroupCommand(enum.StrEnum):
     """Of the leader's store to another: be ready to become a member."""
 
 
-GROUP_DRY_RUN = 1
-"""A flag of GROUP: say what would happen."""
+class ControlCommand(enum.StrEnum):
+    """What a CONTROL message asks of whoever leads the control partition (docs/control.md section 4)."""
+
+    SHOW = "show"
+    JOIN = "join"
+    NODE_ADD = "node-add"
+    NODE_DRAIN = "node-drain"
+    NODE_UNDRAIN = "node-undrain"
+    NODE_REMOVE = "node-remove"
+    NODE_SET_WEIGHT = "node-set-weight"
+    REBALANCE_PLAN = "rebalance-plan"
+    REBALANCE_START = "rebalance-start"
+    REBALANCE_PAUSE = "rebalance-pause"
+    REBALANCE_RESUME = "rebalance-resume"
+    REBALANCE_STOP = "rebalance-stop"
+    SET = "set"
+
+
+DRY_RUN = 1
+"""A flag of GROUP and CONTROL: say what would happen."""
 
 
 class Item(NamedTuple):
@@ -169,15 +189,36 @@ class GroupReply(NamedTuple):
     body: bytes
 
 
+class ControlRequest(NamedTuple):
+    """Router to store, or store to store: a command for the cluster; `arguments` is a MessagePack map.
+    `cluster` is XXH64 of the cluster id, 0 from a node that does not know it yet.
+    """
+
+    token: int
+    cluster: int
+    timeout_ms: int
+    flags: int
+    command: ControlCommand
+    arguments: bytes
+
+
+class ControlReply(NamedTuple):
+    """The answer: a MessagePack map if `status` is 0, otherwise an error body."""
+
+    token: int
+    status: int
+    body: bytes
+
+
 class Fault(NamedTuple):
     """Either way: the last frame was not understood."""
 
     message: str
 
 
-ToStore = Batch | MapRequest | StatusRequest | Ping | BulkRequest | GroupRequest | Fault
-ToRouter = BatchReply | MapReply | StatusReply | Pong | GroupReply | Fault
-ToPeer = BulkReply | GroupReply | Fault
+ToStore = Batch | MapRequest | StatusRequest | Ping | BulkRequest | GroupRequest | ControlRequest | Fault
+ToRouter = BatchReply | MapReply | StatusReply | Pong | GroupReply | ControlReply | Fault
+ToPeer = BulkReply | GroupReply | ControlReply | MapReply | Fault
 
 Decoders = dict[int, Callable[[tuple[Any, ...]], ToStore | ToRouter | ToPeer]]
 
@@ -246,6 +287,16 @@ def encode_group_request(request: GroupRequest) -> bytes:
 def encode_group_reply(token: int, status: int, body: bytes) -> bytes:
     """GROUP_REPLY."""
     return _pack((VERSION, Kind.GROUP_REPLY, token, status, body))
+
+
+def encode_control_request(request: ControlRequest) -> bytes:
+    """CONTROL."""
+    return _pack((VERSION, Kind.CONTROL, *request))
+
+
+def encode_control_reply(token: int, status: int, body: bytes) -> bytes:
+    """CONTROL_REPLY."""
+    return _pack((VERSION, Kind.CONTROL_REPLY, token, status, body))
 
 
 def encode_fault(message: str) -> bytes:
@@ -387,19 +438,39 @@ def _group_request(fields: Sequence[Any]) -> GroupRequest:
         _unsigned(fields[3], UINT64_MAX, "cluster"),
         _unsigned(fields[4], UINT16_MAX, "partition"),
         _unsigned(fields[5], UINT32_MAX, "timeout"),
-        _unsigned(fields[6], GROUP_DRY_RUN, "flags"),
+        _unsigned(fields[6], DRY_RUN, "flags"),
         command,
         _unsigned(fields[8], UINT16_MAX, "node id"),
     )
 
 
-def _group_reply(fields: Sequence[Any]) -> GroupReply:
-    _arity(fields, 5, "GROUP_REPLY")
-    if type(fields[4]) is not bytes:
-        raise ProtocolError("the body of a GROUP_REPLY must be bin")
-    return GroupReply(
-        _unsigned(fields[2], UINT64_MAX, "token"), _unsigned(fields[3], UINT16_MAX, "status"), fields[4]
+def _control_request(fields: Sequence[Any]) -> ControlRequest:
+    _arity(fields, 8, "CONTROL")
+    try:
+        command = ControlCommand(fields[6])
+    except ValueError:
+        raise ProtocolError("the command of a CONTROL is unknown") from None
+    if type(fields[7]) is not bytes:
+        raise ProtocolError("the arguments of a CONTROL must be bin")
+    return ControlRequest(
+        _unsigned(fields[2], UINT64_MAX, "token"),
+        _unsigned(fields[3], UINT64_MAX, "cluster"),
+        _unsigned(fields[4], UINT32_MAX, "timeout"),
+        _unsigned(fields[5], DRY_RUN, "flags"),
+        command,
+        fields[7],
     )
+
+
+def _command_reply(
+    make: Callable[[int, int, bytes], Any], name: str, fields: Sequence[Any]
+) -> GroupReply | ControlReply:
+    _arity(fields, 5, name)
+    if type(fields[4]) is not bytes:
+        raise ProtocolError(f"the body of a {name} must be bin")
+    token = _unsigned(fields[2], UINT64_MAX, "token")
+    reply: GroupReply | ControlReply = make(token, _unsigned(fields[3], UINT16_MAX, "status"), fields[4])
+    return reply
 
 
 def _fault(fields: Sequence[Any]) -> Fault:
@@ -416,6 +487,7 @@ _TO_STORE: Decoders = {
     Kind.PING: partial(_token_only, Ping),
     Kind.BULK: partial(_body_only, BulkRequest),
     Kind.GROUP: _group_request,
+    Kind.CONTROL: _control_request,
     Kind.FAULT: _fault,
 }
 _TO_ROUTER: Decoders = {
@@ -423,11 +495,14 @@ _TO_ROUTER: Decoders = {
     Kind.MAP_REPLY: _map_reply,
     Kind.STATUS_REPLY: _status_reply,
     Kind.PONG: _pong,
-    Kind.GROUP_REPLY: _group_reply,
+    Kind.GROUP_REPLY: partial(_command_reply, GroupReply, "GROUP_REPLY"),
+    Kind.CONTROL_REPLY: partial(_command_reply, ControlReply, "CONTROL_REPLY"),
     Kind.FAULT: _fault,
 }
 _TO_PEER: Decoders = {
+    Kind.MAP_REPLY: _map_reply,
     Kind.BULK_REPLY: partial(_body_only, BulkReply),
-    Kind.GROUP_REPLY: _group_reply,
+    Kind.GROUP_REPLY: partial(_command_reply, GroupReply, "GROUP_REPLY"),
+    Kind.CONTROL_REPLY: partial(_command_reply, ControlReply, "CONTROL_REPLY"),
     Kind.FAULT: _fault,
 }

@@ -23,7 +23,7 @@ from kvclient.errors import Status
 from kvclient.protocol import encode_error
 from shared import logs
 from shared.clock import Clock
-from shared.messages import GROUP_DRY_RUN, GroupCommand, GroupRequest
+from shared.messages import DRY_RUN, GroupCommand, GroupRequest
 from storenode.groups import Groups
 from storenode.raft import ConfigurationRefused, Dropped, NotLeader, Role
 from storenode.raft.messages import NOBODY, Change
@@ -127,7 +127,7 @@ class GroupCommands:
             return
         now = self._clock.monotonic()
         other = self._under_way.get(request.partition)
-        dry = bool(request.flags & GROUP_DRY_RUN)
+        dry = bool(request.flags & DRY_RUN)
         if other is not None and (dry or (other.command, other.node) != (request.command, request.node)):
             self._refuse(
                 asker, Status.CONDITION_FAILED, f"another command is under way: {self._what(other, now)}"
@@ -238,7 +238,7 @@ class GroupCommands:
         self, asker: tuple[bytes, int], replica: Replica, request: GroupRequest, text: str
     ) -> None:
         answer = self._about(replica, request.partition, request.command, request.node)
-        if request.command == GroupCommand.TRANSFER_LEADER and not request.flags & GROUP_DRY_RUN:
+        if request.command == GroupCommand.TRANSFER_LEADER and not request.flags & DRY_RUN:
             replica.kept_term = replica.raft.term  # a transfer ends so, too: asked for at the new leader
             self._give(asker, answer)
         else:

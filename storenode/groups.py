@@ -35,6 +35,9 @@ APPLY_BYTES_MAX: Final = 8 << 20
 catches up or replays its log after a start still hears and answers, and its heartbeats leave in time.
 """
 
+CARRY_BYTES: Final = 1 << 20
+"""Entries in one record, when they are written once more."""
+
 _log = logs.get("groups")
 
 
@@ -95,6 +98,8 @@ class Groups:
         self._joining: list[Joining] = []
         self._flushing: dict[Replica, int] = {}
         """Up to which index a flush was asked for that lets the log be cut."""
+        self._carried: dict[Replica, None] = {}
+        """Whose entries shall be written once more, since they hold up the log and nothing can be done."""
         self._handing_over = False
         self._dead = False
 
@@ -150,7 +155,7 @@ class Groups:
         busy = self._writer.busy
         if self._arrived and not busy:
             self._install()
-        if not self._dirty and not self._records:
+        if not self._dirty and not self._records and not self._carried:
             return False
         dirty, self._dirty = self._dirty, {}
         now = self._clock.monotonic()
@@ -163,7 +168,7 @@ class Groups:
                 self._end_turn_of(replica, now, share, None if busy else batch)
             except Exception as error:  # noqa: BLE001 - the others of this node have their turn
                 replica.fail(error)
-        if not busy and (batch or self._records):
+        if not busy and (batch or self._records or self._carried):
             self._write(batch)
         return bool(self._dirty)
 
@@ -193,13 +198,30 @@ class Groups:
                 send(group, message)
 
     def _write(self, batch: list[tuple[Replica, Unstable]]) -> None:
-        records, self._records = self._records, []
+        records = self._carry()
+        records += self._records
+        self._records = []
         joining, self._joining = self._joining, []
         for replica, unstable in batch:
             records.append(
                 Record(replica.partition, unstable.hard, None, unstable.first_index, unstable.entries)
             )
         self._writer.submit(records, lambda outcome: self._written(batch, joining, outcome))
+
+    def _carry(self) -> list[Record]:
+        """First in a batch, made when all before are installed: what else the batch says of these entries,
+        or has said since they were found, is the newer word.
+        """
+        carried, self._carried = self._carried, {}
+        records = []
+        for replica in carried:
+            group = self._log.group(replica.partition)
+            index = group.first_index
+            while index <= group.last_index:
+                entries = group.entries(index, group.last_index + 1, CARRY_BYTES)
+                records.append(Record(replica.partition, None, None, index, entries))
+                index += len(entries)
+        return records
 
     def _written(
         self, batch: list[tuple[Replica, Unstable]], joining: list[Joining], outcome: Written | Exception
@@ -329,13 +351,18 @@ class Groups:
 
     def _shorten(self, replica: Replica) -> None:
         """Cuts the log of this group; flushes if the engine holds it up. Not if others do: each flush would
-        make a small table, and free nothing.
+        make a small table, and free nothing. Entries that cannot be applied, for the group has gone on
+        without this replica, are carried to the log's end: until it gets a snapshot, or for ever if it was
+        removed, all that the other groups write would pile up behind them.
         """
         group = self._log.group(replica.partition)
         index = replica.machine.durable().index
         if index < group.first_index:
-            if self._flushing.get(replica, 0) <= index:
-                self._flushing[replica] = replica.machine.position.index
+            applied = replica.machine.position.index
+            if applied == index and replica.raft.commit <= applied:
+                self._carried[replica] = None
+            elif self._flushing.get(replica, 0) <= index:
+                self._flushing[replica] = applied
                 replica.machine.engine.flush(wait=False)
             return
         index = min(index, self._needed_by_others(replica))

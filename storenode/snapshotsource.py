@@ -174,11 +174,11 @@ class BulkSource:
 
     def _open(self, request: Open) -> Answer:
         now = self._clock.monotonic()
-        fitting = [
-            one
-            for one in self._served.values()
-            if one.group == request.group and one.index >= request.at_least
-        ]
+        of_group = [one for one in self._served.values() if one.group == request.group]
+        fitting = [one for one in of_group if one.index >= request.at_least]
+        for one in of_group:
+            if one not in fitting:  # of no use any more to who asks: it restarted, and has missed more since
+                self._leave(one, request.node)
         if not fitting:
             made = self._begin(request, now)
             if isinstance(made, Refusal):
@@ -233,10 +233,13 @@ class BulkSource:
     def _close(self, request: Close) -> Answer:
         one = self._served.get(request.snapshot)
         if one is not None:
-            one.readers.discard(request.node)
-            if not one.readers:
-                self._drop(one)
+            self._leave(one, request.node)
         return Closed(request.token)
+
+    def _leave(self, one: _Served, node: int) -> None:
+        one.readers.discard(node)
+        if not one.readers:
+            self._drop(one)
 
     def _drop(self, one: _Served) -> None:
         if self._served.pop(one.number, None) is not None:

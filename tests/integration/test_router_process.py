@@ -367,7 +367,7 @@ def test_a_new_map_is_followed(world: World) -> None:
     assert client.admin("ready").status == Status.OK
     old = world.map
     all_on_two = ((2,),) * PARTITIONS
-    second.map = ClusterMap(old.name, old.cluster_id, 2, PARTITIONS, 1, old.nodes[1:], all_on_two)
+    second.map = ClusterMap(old.name, old.cluster_id, 2, PARTITIONS, 1, old.nodes[1:], all_on_two, (2,))
     first.map = second.map
     first.behave = lambda _: (Status.WRONG_REPLICA, protocol.encode_error("moved"))
     assert protocol.decode_results(client.ask(put(world.key(1))).body)[0][1] == world.key(1)

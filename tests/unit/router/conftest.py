@@ -176,4 +176,5 @@ def changed(base: ClusterMap, **fields: Any) -> bytes:
         base.replication_factor,
         values["nodes"],
         values["replicas"],
+        tuple(node.id for node in values["nodes"][:1]),
     ).encode()

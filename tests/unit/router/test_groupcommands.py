@@ -13,7 +13,7 @@ from kvclient.protocol import Kind
 from router.groupcommands import COMMANDS_MAX, HOPS_MAX
 from shared.clustermap import Node
 from shared.hashing import xxh64
-from shared.messages import GROUP_DRY_RUN, GroupCommand, GroupRequest
+from shared.messages import DRY_RUN, GroupCommand, GroupRequest
 from tests.unit.router.conftest import PARTITIONS, THREE_STORES, Harness, ok, put
 
 FOUR_STORES = (*THREE_STORES, Node(id=4, name="store4", rpc="tcp://127.0.0.1:7230"))
@@ -91,7 +91,7 @@ def test_names_and_ids_of_nodes_mean_the_same(group: Group) -> None:
     for who in (4, "store4"):
         group.ask("add-learner", 0, who, True)
         _, request = group.one()
-        assert (request.command, request.node, request.flags) == (GroupCommand.ADD_LEARNER, 4, GROUP_DRY_RUN)
+        assert (request.command, request.node, request.flags) == (GroupCommand.ADD_LEARNER, 4, DRY_RUN)
 
 
 def test_the_store_has_less_time_than_the_router_and_the_router_less_than_the_client(group: Group) -> None:

@@ -71,6 +71,14 @@ def test_encoded_maps_decode_to_equal_maps(partitions: int) -> None:
     assert ClusterMap.decode(first.encode()).node(2) == NODES[1]
 
 
+def test_the_first_nodes_hold_the_control_partition() -> None:
+    """As many as tolerate a failure more than one less."""
+    nodes = [Node(number, f"store{number}", f"tcp://127.0.0.1:{7000 + number}") for number in range(1, 8)]
+    found = [len(ClusterMap.bootstrap("test", 16, 1, nodes[:count]).control) for count in range(1, 8)]
+    assert found == [1, 1, 3, 3, 5, 5, 5]
+    assert cluster().control == (1, 2, 9)
+
+
 def test_maps_are_frozen() -> None:
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         cluster().epoch = 2  # type: ignore[misc]
@@ -119,7 +127,8 @@ def test_lies_about_a_node(changes: dict[str, Any], text: str) -> None:
 @pytest.mark.parametrize(
     ("position", "value", "text"),
     [
-        (0, 2, "format 2 is not understood"),
+        (0, 1, "format 1 is not understood, this side knows 2"),
+        (0, 3, "format 3 is not understood, this side knows 2"),
         (0, True, "format"),
         (0, "1", "format"),
         (1, "", "cluster name must not be empty"),
@@ -152,6 +161,11 @@ def test_lies_about_a_node(changes: dict[str, Any], text: str) -> None:
         (7, [[1]] * 15 + [[True]], "replicas are node ids"),
         (7, [[1]] * 15 + [[[]]], "replicas are node ids"),
         (7, [[1]] * 15 + [[1, 2, 9, 3, 4]], "partition 15: 5 replicas"),
+        (8, None, "each replica set must be an array"),
+        (8, [], "the control partition: 0 replicas, must be 1..5"),
+        (8, [1, 1], "the control partition: a node holds two replicas"),
+        (8, [3], "the control partition: no node has id 3"),
+        (8, [True], "replicas are node ids"),
     ],
     ids=str,
 )
@@ -179,7 +193,8 @@ def test_two_nodes_with_the_same_field(field: str) -> None:
         b"\x90",
         b"\x01",
         msgpack.packb([1]),
-        msgpack.packb([1] * 8),
+        msgpack.packb([2] * 8),
+        msgpack.packb([2] * 9),
         msgpack.packb({}),
         b"\x98\x01",
     ],

@@ -14,6 +14,9 @@ from shared.messages import (
     Answer,
     Batch,
     BatchReply,
+    ControlCommand,
+    ControlReply,
+    ControlRequest,
     Fault,
     GroupCommand,
     GroupReply,
@@ -44,6 +47,13 @@ TO_STORE = [
         )
         for command in GroupCommand
     ),
+    *(
+        (
+            messages.encode_control_request(ControlRequest(9, U64, 5000, 1, command, b"\x80")),
+            ControlRequest(9, U64, 5000, 1, command, b"\x80"),
+        )
+        for command in ControlCommand
+    ),
     (messages.encode_fault("what?"), Fault("what?")),
 ]
 TO_ROUTER = [
@@ -56,6 +66,7 @@ TO_ROUTER = [
     ),
     (messages.encode_pong(0, 65535, 3), Pong(0, 65535, 3)),
     (messages.encode_group_reply(9, 21, b"body"), GroupReply(9, 21, b"body")),
+    (messages.encode_control_reply(9, 21, b"body"), ControlReply(9, 21, b"body")),
     (messages.encode_fault(""), Fault("")),
 ]
 
@@ -77,6 +88,9 @@ def test_round_trips_to_the_router(frame: bytes, message: messages.ToRouter) -> 
 def test_a_store_gets_the_answers_that_it_asks_other_stores_for() -> None:
     frame = messages.encode_group_reply(9, 0, b"body")
     assert messages.decode_to_peer(frame) == GroupReply(9, 0, b"body")
+    frame = messages.encode_control_reply(9, 0, b"body")
+    assert messages.decode_to_peer(frame) == ControlReply(9, 0, b"body")
+    assert messages.decode_to_peer(messages.encode_map_reply(9, b"map")) == MapReply(9, b"map")
     with pytest.raises(ProtocolError, match="does not belong here"):
         messages.decode_to_peer(messages.encode_pong(0, 1, 1))
 
@@ -107,6 +121,10 @@ def test_golden_bytes() -> None:
     assert messages.encode_group_request(
         GroupRequest(9, 0xC1, 3, 5000, 1, GroupCommand.REMOVE, 2)
     ) == bytes.fromhex("99 01 06 09 ccc1 03 cd1388 01 a6 72656d6f7665 02")
+    assert messages.encode_control_request(
+        ControlRequest(9, 0xC1, 5000, 1, ControlCommand.JOIN, b"\x80")
+    ) == bytes.fromhex("98 01 07 09 ccc1 cd1388 01 a46a6f696e c401 80")
+    assert messages.encode_control_reply(9, 2, b"x") == bytes.fromhex("95 01 47 09 02 c4 01 78")
     assert messages.encode_group_reply(9, 2, b"x") == bytes.fromhex("95 01 46 09 02 c4 01 78")
     assert messages.encode_fault("x") == bytes.fromhex("93 01 7f a1 78")
 
@@ -186,7 +204,7 @@ def test_malformed_items_are_refused(row: Any) -> None:
         ([True, 4, 0], "begins with version and kind"),
         ([1, "4", 0], "begins with version and kind"),
         ([2, 4, 0], "message version 2 is not understood, this side speaks 1"),
-        ([1, 7, 0], "kind 7"),
+        ([1, 8, 0], "kind 8"),
         ([1, -1, 0], "kind -1"),
         ([1, 1, 4], "BATCH is an array of 4, not 3"),
         ([1, 1, 4, [], 0], "BATCH is an array of 4, not 5"),
@@ -210,6 +228,14 @@ def test_malformed_items_are_refused(row: Any) -> None:
         ([1, 6, 9, 0, 3, 5000, 2, "show", 0], "flags"),
         ([1, 6, 9, 0, 3, 5000, 0, "show", "1"], "node id"),
         ([1, 6, 9, 0, 3, 5000, 0, "show", 1 << 16], "node id"),
+        ([1, 7, 9, 0, 5000, 0, "show"], "CONTROL is an array of 8, not 7"),
+        ([1, 7, 9, 0, 5000, 0, "shout", b""], "command of a CONTROL is unknown"),
+        ([1, 7, 9, 0, 5000, 0, ["show"], b""], "command of a CONTROL is unknown"),
+        ([1, 7, 9, 0, 5000, 0, "show", {}], "arguments of a CONTROL must be bin"),
+        ([1, 7, -9, 0, 5000, 0, "show", b""], "token"),
+        ([1, 7, 9, -1, 5000, 0, "show", b""], "cluster"),
+        ([1, 7, 9, 0, 1 << 32, 0, "show", b""], "timeout"),
+        ([1, 7, 9, 0, 5000, 2, "show", b""], "flags"),
         ([1, 127, b"x"], "FAULT must be str"),
         ([1, 127, "x", 1], "FAULT is an array of 3"),
     ],
@@ -230,6 +256,8 @@ def test_malformed_messages_to_the_store(fields: Any, text: str) -> None:
         ([1, 70, 9, 0, "body"], "must be bin"),
         ([1, 70, 9, -1, b""], "status"),
         ([1, 70, None, 0, b""], "token"),
+        ([1, 71, 9, 0], "CONTROL_REPLY is an array of 5"),
+        ([1, 71, 9, 0, "body"], "must be bin"),
         ([1, 66, 9], "MAP_REPLY is an array of 4"),
         ([1, 66, 9, "map"], "must be bin"),
         ([1, 66, -9, b"map"], "token"),

@@ -18,7 +18,7 @@ import msgpack
 from kvclient import protocol
 from kvclient.errors import Status
 from shared.clock import ManualClock
-from shared.messages import GROUP_DRY_RUN, GroupCommand, GroupRequest
+from shared.messages import DRY_RUN, GroupCommand, GroupRequest
 from storenode import engine
 from storenode.engine.vfs import Vfs
 from storenode.founding import Founder
@@ -203,7 +203,7 @@ class House:
     ) -> int:
         """A command to the store `number`; returns its token."""
         self._token += 1
-        flags = GROUP_DRY_RUN if dry else 0
+        flags = DRY_RUN if dry else 0
         token = self._token
         request = GroupRequest(token, cluster, partition, timeout_ms, flags, command, member)
         self.nodes[number].commands.on_request(ASKER, request)

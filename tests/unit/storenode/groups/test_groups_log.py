@@ -7,9 +7,10 @@ import pytest
 from storenode.engine.replica_engine import ReplicaEngine
 from storenode.groups import MAINTAIN_S, SHORTEN_S
 from storenode.raft import Role
-from storenode.raftlog import LogFailed
-from tests.unit.storenode.groups.writes import fill, first_index, propose
-from tests.unit.storenode.replicaworld import World, increment
+from storenode.raft.messages import Entry, EntryKind
+from storenode.raftlog import LogFailed, Record
+from tests.unit.storenode.groups.writes import fill, first_index, large, propose
+from tests.unit.storenode.replicaworld import Store, World, increment
 
 
 def test_the_log_is_cut_behind_what_the_engine_has_in_tables_and_no_further(world: World) -> None:
@@ -76,6 +77,82 @@ def test_a_flush_under_way_is_not_asked_for_again(world: World, monkeypatch: pyt
     store.groups.maintain()
     world.settle()
     assert first_index(store, 3) > 2
+
+
+def leave_behind(world: World, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """Store 2, which has an entry of group 3 that it does not know to be committed, and hears no more of that
+    group, as one that was removed from it, or must wait for a snapshot."""
+    store = world.stores[2]
+    fill(world, 3, 2)
+    propose(world.stores[1], 3, 50, large(50))
+    world.stores[1].turn()
+    world.carry()
+    store.turn()
+    hear = store.groups.on_messages
+    monkeypatch.setattr(
+        store.groups, "on_messages", lambda sender, rows: hear(sender, [row for row in rows if row[0] != 3])
+    )
+    world.settle()
+    world.stores[1].taken()
+    return store
+
+
+def shorten(world: World, store: Store) -> None:
+    for number in range(12):
+        store.groups.maintain()
+        for opened in store.engines.values():
+            opened.flush()
+        propose(world.stores[1], 7, 100 + number, increment())
+        world.settle()
+    world.stores[1].taken()
+
+
+def test_entries_that_cannot_be_applied_do_not_hold_up_the_log(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that the other groups wrote piled up behind one entry until the disk was full."""
+    store = leave_behind(world, monkeypatch)
+    group = store.log.group(3)
+    last = group.last_index
+    unapplied = group.entries(last, last + 1, 1 << 20)
+    assert store.groups.replicas[3].machine.position.index == last - 1
+    fill(world, 7, 15)
+    held = store.log.bytes_held
+    assert held > world.log_bytes_max
+    shorten(world, store)
+    assert store.log.bytes_held < held / 2
+    assert (group.first_index, group.last_index) == (last, last)
+    assert group.entries(last, last + 1, 1 << 20) == unapplied
+    monkeypatch.undo()
+    assert world.restart(2).log.group(3).entries(last, last + 1, 1 << 20) == unapplied
+
+
+def test_what_is_carried_is_what_is_in_the_log_when_it_is_written(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A newer leader may have replaced the entries by then, and this node have promised to keep those."""
+    store = leave_behind(world, monkeypatch)
+    group = store.log.group(3)
+    last = group.last_index
+    fill(world, 7, 15)
+    for opened in store.engines.values():
+        opened.flush()
+    while group.first_index < last:
+        store.groups.maintain()
+        world.settle()
+    store.writer.held = True
+    propose(world.stores[1], 7, 60, increment())
+    world.settle()
+    assert store.writer.busy
+    store.groups.maintain()
+    store.writer.write()
+    newer = Entry(9, EntryKind.NORMAL, b"")
+    store.log.installed(store.log.write([Record(3, None, None, last, [newer])]))
+    store.writer.held = False
+    written = store.log.stats()["batches"]
+    world.settle()
+    assert store.log.stats()["batches"] > written
+    assert group.entries(last, last + 1, 1 << 20) == [newer]
 
 
 def test_the_log_stays_from_a_snapshot_on_that_is_being_pulled(world: World) -> None:
