@@ -136,8 +136,8 @@ class BulkClient:
                 message = messages.decode_to_peer(frame)
             except ProtocolError as error:
                 message = messages.Fault(error.message)
-            if isinstance(message, messages.Fault):
-                self._bad(message.message)
+            if not isinstance(message, messages.BulkReply):
+                self._bad(message.message if isinstance(message, messages.Fault) else "no BULK_REPLY")
                 continue
             link.heard_at = self.clock.monotonic()
             self._work.put(partial(self._deliver, tuple(link.jobs), message.body))
