@@ -74,13 +74,34 @@ class Founder:
 
     def finish(self) -> None:
         """Make durable how the groups begin, and let the replicas live."""
+        long = self._groups.log_is_long
+        if long:
+            self._cut_log()
         if self._cuts:
             self._log.installed(self._log.write(self._cuts))
+        if long:
+            self._free_segments()
         for partition, machine, preferred, random in self._found:
             replica = self._groups.replicas[partition] = self._replica(partition, machine, preferred, random)
             if preferred == self._node:
                 replica.raft.campaign()
                 self._groups.dirty(replica)
+
+    def _cut_log(self) -> None:
+        """Behind what the engines have. A store that ends soon after each start, for its disk is full, would
+        never come to that otherwise, and leave a longer log each time.
+        """
+        cut = {record.group for record in self._cuts}
+        for partition, machine, _, _ in self._found:
+            at = machine.position
+            if partition not in cut and at.index >= self._log.group(partition).first_index:
+                self._cuts.append(Record(partition, None, (at.index, at.term), at.index + 1, []))
+
+    def _free_segments(self) -> None:
+        """A batch says which ones nobody needs, then they go."""
+        self._log.collect()
+        self._log.installed(self._log.write([]))
+        self._log.collect()
 
     def join(self, partition: int, engine: EngineFace, random: Random, done: Callable[[], object]) -> None:
         """A new partition whose engine is open and empty; `done` follows when its replica lives."""

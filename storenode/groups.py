@@ -109,6 +109,11 @@ class Groups:
         return not self._writer.busy and all(replica.idle for replica in self.replicas.values())
 
     @property
+    def log_is_long(self) -> bool:
+        """Whether it should be cut."""
+        return self._log.bytes_held > self._log_bytes_max
+
+    @property
     def leading(self) -> bool:
         """Whether this node leads a group that others could lead."""
         return any(
@@ -334,7 +339,7 @@ class Groups:
         """Cuts the log when it is long: behind what the engines have in tables. Flushes what pins it. Returns
         the seconds after which it wants to be called again.
         """
-        long = self._log.bytes_held > self._log_bytes_max
+        long = self.log_is_long
         if long:
             for group in self._log.pinned_by():
                 replica = self.replicas.get(group)

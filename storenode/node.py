@@ -40,7 +40,7 @@ from storenode.hosting import Hosting
 from storenode.hostrequest import HostRequests, OnHosted
 from storenode.logthread import LogThread
 from storenode.noop import NoopReplica
-from storenode.raftlog import LogCorrupt, LogRefused, RaftLog
+from storenode.raftlog import LogCorrupt, LogFailed, LogRefused, RaftLog
 from storenode.replica.budget import Budget
 from storenode.replica.replica import Replica
 from storenode.service import BATCH_BYTES_MAX, Service
@@ -69,7 +69,7 @@ def run(config: StoreConfig, *, noop: bool) -> int:
     with ExitStack() as stack:
         try:
             node = StoreNode(config, cluster_map, noop, stack)
-        except (DirectoryRefused, engine.EngineError, LogCorrupt, LogRefused, Corruption) as error:
+        except (DirectoryRefused, engine.EngineError, LogCorrupt, LogFailed, LogRefused, Corruption) as error:
             raise CannotStart(" ".join(str(error).split())) from error
         except sockets.ListenError as error:
             raise CannotStart(str(error.strerror)) from error

@@ -50,6 +50,30 @@ def test_the_preferred_node_leads_a_new_cluster_before_any_time_has_passed(world
     assert world.clock.monotonic() == now
 
 
+def test_a_start_begins_with_a_log_that_is_cut_behind_what_the_engines_have(tmp_path: Path) -> None:
+    """A store that a full disk ended half a second after each start had a longer log each time, until no
+    start had room to go on."""
+    world = World(tmp_path, segment_bytes=1 << 16, log_bytes_max=1 << 17)
+    leader = world.lead()
+    for token in range(20):
+        leader.propose(token, protocol.encode_put(b"k", bytes(20_000)))
+        world.settle()
+    last = leader.log.group(PARTITION).last_index
+    held = leader.log.bytes_held
+    assert held > world.log_bytes_max
+    store = world.restart(1, flush=True)
+    log = store.log.group(PARTITION)
+    assert (log.first_index, log.last_index) == (last + 1, last)
+    assert store.log.bytes_held < held / 2
+    assert len(list((store.path / "raft").glob("*.log"))) == 1
+    world.close()
+
+
+def test_a_start_leaves_a_short_log_to_who_may_need_it(world: World) -> None:
+    write(world, 3)
+    assert world.restart(1, flush=True).log.group(PARTITION).first_index == 2
+
+
 def test_how_a_group_begins_is_durable_before_it_says_anything(world: World) -> None:
     store = world.stores[2]
     assert store.sent == []
