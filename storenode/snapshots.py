@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from kvclient.errors import Unavailable
 from shared import logs
@@ -20,9 +20,26 @@ from storenode.replica.replica import Replica
 from storenode.snapshotpull import ANSWER_S, Done, Failed
 from storenode.snapshotsource import Made
 
+PAUSE_S: Final = 1.0
+PAUSE_S_MAX: Final = 10.0
+"""Before the same leader is asked again after a failure, doubled with each further one: every attempt makes
+it flush and sum its tables, and what keeps a receiver from it, a full disk as a rule, lasts until somebody
+mends it.
+"""
+
 Beside = Callable[[Callable[[], object], Callable[[Any], None]], None]
 
 _log = logs.get("snapshots")
+
+
+class _Pause(NamedTuple):
+    """Nothing is asked of `leader` before `until`, in the clock of `Raft.now`; the next failure makes it
+    `seconds`.
+    """
+
+    leader: int
+    until: float
+    seconds: float
 
 
 class Puller(Protocol):
@@ -60,6 +77,7 @@ class Snapshots:
         self._remove = remove
         self._under_way: dict[int, int] = {}
         """Partition -> node that it comes from: from the wish on until it is installed or has failed."""
+        self._pauses: dict[int, _Pause] = {}
         groups.on_wanted = self.want
 
     def make(self, group: int, directory: str) -> Made:
@@ -87,7 +105,7 @@ class Snapshots:
         if source != leader and self._puller.silent_s(replica.partition) >= ANSWER_S:
             self._puller.cancel(replica.partition)
             _log.warning("snapshot_source_silent", partition=replica.partition, source=source)
-        elif replica.partition in self._under_way:
+        elif replica.partition in self._under_way or self._pausing(replica, leader):
             return
         self._under_way[replica.partition] = leader
         _log.info("snapshot_wanted", partition=replica.partition, leader=leader, index=index)
@@ -105,13 +123,17 @@ class Snapshots:
         # A process that ended before it installed a whole snapshot has left it, and nobody pulls over it.
         self._beside(lambda: self._remove(target), pull)
 
+    def _pausing(self, replica: Replica, leader: int) -> bool:
+        pause = self._pauses.get(replica.partition)
+        return pause is not None and pause.leader == leader and replica.raft.now < pause.until
+
     def _target(self, group: int) -> str:
         return os.path.join(self._directory, f"{group:04}")
 
     def _pulled(self, replica: Replica, outcome: Done | Failed) -> None:
         if isinstance(outcome, Failed):
-            del self._under_way[replica.partition]
             self._failed(replica, outcome.reason)
+            del self._under_way[replica.partition]
             return
         directory = outcome.directory
 
@@ -124,6 +146,7 @@ class Snapshots:
         def finished(error: Exception | None) -> None:
             if error is None:
                 self.installed += 1
+                self._pauses.pop(replica.partition, None)
                 index = replica.machine.position.index
                 _log.info("snapshot_installed", partition=replica.partition, index=index)
             else:
@@ -138,4 +161,9 @@ class Snapshots:
     def _failed(self, replica: Replica, reason: str) -> None:
         self.failed += 1
         replica.raft.snapshot_wanted = None  # the leader says it again
+        before = self._pauses.get(replica.partition)
+        seconds = before.seconds if before is not None else PAUSE_S
+        leader = self._under_way[replica.partition]
+        until = replica.raft.now + seconds
+        self._pauses[replica.partition] = _Pause(leader, until, min(2 * seconds, PAUSE_S_MAX))
         _log.warning("snapshot_failed", partition=replica.partition, reason=reason)

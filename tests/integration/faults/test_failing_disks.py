@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.faults.cluster import STOP_SECONDS, STORES, Cluster
+from tests.integration.faults.cluster import PARTITIONS, STOP_SECONDS, STORES, Cluster, Process
 from tests.integration.faults.disk import FailingSync, SmallDisk
 from tests.integration.faults.trial import LONG, PRESS_SECONDS, SHORT, Fault, Trial, endure
 
@@ -34,26 +34,39 @@ def ended(trial: Trial, node: int) -> str:
 def fill_the_disk(trial: Trial, disk: SmallDisk) -> None:
     press_until_it_ends(trial, disk)
     trial.workload.wait_for_writes()
-    trial.store(NODE).start()
+    start_again(trial)
     press_until_it_ends(trial, disk)
     disk.make_room()
-    trial.store(NODE).start()
+    start_again(trial)
     trial.cluster.wait_whole()
 
 
+def start_again(trial: Trial) -> None:
+    if not trial.store(NODE).running:
+        trial.store(NODE).start()
+
+
 def press_until_it_ends(trial: Trial, disk: SmallDisk) -> None:
-    """The segment at hand still has room; large values use it up. Others take what room the store gives back
+    """Or, after a start, until it has nothing to write, for it waits for snapshots of all partitions, and its
+    disk refuses them.
+
+    The segment at hand still has room; large values use it up. Others take what room the store gives back
     when it cuts its log and merges tables: it could live on that for ever.
     """
     store = trial.store(NODE)
     deadline = time.monotonic() + PRESS_SECONDS
     with trial.workload.connect() as client:
-        while store.running:
+        while store.running and not waits_for_room(store):
             assert time.monotonic() < deadline, f"the store goes on without room\n{store.tail()}"
             disk.fill()
             trial.press(client)
-    assert store.wait(STOP_SECONDS) == 1, store.tail()
     assert "No space left on device" in store.output(), store.tail()
+    assert store.running or store.wait(STOP_SECONDS) == 1, store.tail()
+
+
+def waits_for_room(store: Process) -> bool:
+    refused = {one["partition"] for one in store.said("snapshot_failed") if "No space left" in one["reason"]}
+    return len(refused) == PARTITIONS
 
 
 def fail_to_sync(trial: Trial, disks: dict[int, FailingSync], node: int) -> None:

@@ -183,6 +183,18 @@ def test_a_pull_that_failed_is_begun_again_when_the_leader_says_so_again(world: 
     assert len(behind.pulls) == 2
 
 
+def test_a_disk_that_stays_full_does_not_make_the_source_flush_twice_a_second(
+    world: World, behind: Side
+) -> None:
+    """Each attempt costs the source a flush and a summing of its tables."""
+    for _ in range(400):
+        world.tick()
+        behind.run_beside()
+        if len(behind.pulls) > behind.snapshots.failed:
+            behind.pulls[-1][4](Failed("the disk refused the snapshot: No space left on device"))
+    assert 5 <= len(behind.pulls) <= 8
+
+
 def test_a_silent_source_gives_way_to_the_leader_of_now(behind: Side) -> None:
     """For a minute the replica asked a leader that was dead, and the new one had no majority without it."""
     replica = behind.store.replica
