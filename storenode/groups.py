@@ -215,11 +215,14 @@ class Groups:
 
     def _carry(self) -> list[Record]:
         """First in a batch, made when all before are installed: what else the batch says of these entries,
-        or has said since they were found, is the newer word.
+        or has said since they were found, is the newer word. A leader's entries wait for its followers; it
+        never writes one twice.
         """
         carried, self._carried = self._carried, {}
         records = []
         for replica in carried:
+            if replica.raft.role is Role.LEADER:
+                continue
             group = self._log.group(replica.partition)
             index = group.first_index
             while index <= group.last_index:
