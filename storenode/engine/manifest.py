@@ -130,6 +130,7 @@ class Manifest:
                 sync=True,
                 metasync=True,
                 writemap=False,
+                lock=False,  # one thread; and a full disk under that file would end the process by a signal
                 max_spare_txns=1,
             )
         except lmdb.DiskError as error:

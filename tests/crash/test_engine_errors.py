@@ -405,6 +405,26 @@ def child(program: str, directory: Path) -> str:
     return done.stdout.decode()
 
 
+RECEIVES = """
+import sys
+from storenode.engine.manifest import Manifest
+Manifest(sys.argv[1]).close()
+"""
+
+
+def test_a_manifest_that_was_received_on_a_full_disk_is_opened_without_a_bus_error(small_disk: Path) -> None:
+    """LMDB's lock file was made and mapped where there was no room for it: a signal ended the store."""
+    directory, filler = small_disk / "received", small_disk / "filler"
+    child(RECEIVES, directory)
+    assert os.listdir(directory) == ["data.mdb"]
+    fill(filler, 0)
+    try:
+        child(RECEIVES, directory)
+    finally:
+        filler.unlink()
+        subprocess.run(["rm", "-r", directory], check=True)
+
+
 def test_a_manifest_that_was_cut_short_is_corruption_and_no_bus_error(tmp_path: Path) -> None:
     child(FLUSHES, tmp_path)
     manifest = tmp_path / "manifest" / "data.mdb"

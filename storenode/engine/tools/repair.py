@@ -137,7 +137,6 @@ def carry_out(vfs: Vfs, site: Site, whole: Whole) -> str:
     data = os.path.join(site.manifest_directory, "data.mdb")
     vfs.make_directory(site.manifest_directory)
     vfs.rename(os.path.join(staging, "data.mdb"), data)  # from here on the repair counts
-    vfs.unlink(os.path.join(site.manifest_directory, "lock.mdb"))
     vfs.sync_directory(site.manifest_directory)
     for plan in whole.plans:
         _clear(vfs, plan)
