@@ -223,12 +223,21 @@ class Groups:
         for replica in carried:
             if replica.raft.role is Role.LEADER:
                 continue
-            group = self._log.group(replica.partition)
-            index = group.first_index
-            while index <= group.last_index:
-                entries = group.entries(index, group.last_index + 1, CARRY_BYTES)
-                records.append(Record(replica.partition, None, None, index, entries))
-                index += len(entries)
+            try:
+                records += self._tail_of(replica.partition)
+            except Exception as error:  # noqa: BLE001 - what it cannot read must not cost the others their batch
+                replica.fail(error)
+        return records
+
+    def _tail_of(self, partition: int) -> list[Record]:
+        """All entries that the log holds of this group, as records."""
+        group = self._log.group(partition)
+        records = []
+        index = group.first_index
+        while index <= group.last_index:
+            entries = group.entries(index, group.last_index + 1, CARRY_BYTES)
+            records.append(Record(partition, None, None, index, entries))
+            index += len(entries)
         return records
 
     def _written(

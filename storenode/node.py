@@ -35,7 +35,7 @@ from storenode.directory import DataDirectory, DirectoryRefused, Identity, open_
 from storenode.engine.vfs import Vfs
 from storenode.figures import Figures, Parts
 from storenode.groupcommands import GroupCommands
-from storenode.groups import TICK_S, Groups
+from storenode.groups import MAINTAIN_S, TICK_S, Groups
 from storenode.hosting import Hosting
 from storenode.hostrequest import HostRequests, OnHosted
 from storenode.logthread import LogThread
@@ -257,7 +257,11 @@ class StoreNode:
             groups.tick()
 
         def maintain() -> None:
-            reactor.call_later(groups.maintain(), maintain)
+            seconds = MAINTAIN_S
+            try:
+                seconds = groups.maintain()
+            finally:
+                reactor.call_later(seconds, maintain)
 
         reactor.on_turn_end(end_turn)
         tick()

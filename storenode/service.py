@@ -58,6 +58,7 @@ _COUNTERS: Final = (
 _TIMEOUT: Final = encode_error("the deadline passed before the store could serve it; nothing was applied")
 _EMPTY: Final = encode_error("an empty op stream asks for nothing")
 _NO_GROUPS: Final = encode_error("the partitions of this store are not replicated")
+_NO_CONTROL: Final = encode_error("this store has no control partition")
 _STOPPING: Final = encode_error("this store is stopping; nothing was applied")
 
 _log = logs.get("service")
@@ -211,6 +212,8 @@ class Service:
                 self.answer_group(router, request.token, Status.UNSUPPORTED, _NO_GROUPS)
             else:
                 self.on_group(router, request)
+        elif isinstance(request, messages.ControlRequest):
+            self._send(router, messages.encode_control_reply(request.token, Status.UNSUPPORTED, _NO_CONTROL))
         else:  # not answered, or two sides that do not understand each other would go on for ever
             self.counters.values[FAULTS_RECEIVED] += 1
 

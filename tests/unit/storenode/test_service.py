@@ -176,6 +176,15 @@ def test_a_frame_that_is_not_understood_gets_a_fault_and_the_next_one_its_answer
     assert shell.status(item(GET)) == Status.OK
 
 
+def test_a_command_for_a_control_partition_that_is_not_there_is_refused(shell: Shell) -> None:
+    """It was counted as a fault of the other side, and whoever asked waited in vain."""
+    request = messages.ControlRequest(9, 0, 1000, 0, messages.ControlCommand.SHOW, b"\x80")
+    reply = shell.ask(messages.encode_control_request(request))
+    assert isinstance(reply, messages.ControlReply)
+    assert (reply.token, reply.status) == (9, Status.UNSUPPORTED)
+    assert shell.service.counters.values[FAULTS_RECEIVED] == 0
+
+
 def test_a_message_of_several_frames_gets_a_fault(shell: Shell) -> None:
     shell.router.send_multipart([messages.encode_ping(1), b"more"])
     assert isinstance(shell.receive(), Fault)

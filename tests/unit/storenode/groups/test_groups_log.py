@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from kvclient.errors import Corruption
 from storenode.engine.replica_engine import ReplicaEngine
 from storenode.groups import MAINTAIN_S, SHORTEN_S
 from storenode.raft import Role
@@ -153,6 +154,23 @@ def test_what_is_carried_is_what_is_in_the_log_when_it_is_written(
     world.settle()
     assert store.log.stats()["batches"] > written
     assert group.entries(last, last + 1, 1 << 20) == [newer]
+
+
+def test_entries_that_cannot_be_read_cost_their_replica_and_not_the_batch_of_the_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the others had to say was taken from them by then, and nobody wrote it."""
+    store = leave_behind(world, monkeypatch)
+    fill(world, 7, 15)
+
+    def damaged(first: int, stop: int, bytes_max: int) -> list[Entry]:
+        raise Corruption("00000001.log: offset 160: batch 1 is damaged")
+
+    monkeypatch.setattr(store.log.group(3), "entries", damaged)
+    shorten(world, store)
+    world.tick()
+    assert "batch 1 is damaged" in str(store.groups.replicas[3].failure)
+    assert store.groups.replicas[7].machine.position == world.stores[1].groups.replicas[7].machine.position
 
 
 def test_the_log_stays_from_a_snapshot_on_that_is_being_pulled(world: World) -> None:
