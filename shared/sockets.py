@@ -18,7 +18,8 @@ The numbers, and why (ms, messages, bytes):
 - HANDSHAKE_IVL: a peer that connects and stays silent is closed after this.
 - MAXMSGSIZE on binding sides only: on a connecting side one larger frame would end the link for good.
 - RECONNECT_IVL random per socket: libzmq's own jitter is too small, and a restarted store must not meet all
-  routers at once.
+  routers at once. On the bus there are only the other stores, and until they hear a restarted one again its
+  groups have no replica to spare: they try more often.
 - LINGER 0: closing never waits for a dead peer. BACKLOG 1024: room for a reconnect storm.
 - The bus (PUB and SUB) has finite marks on both sides, 64 frames. A frame is 4 MiB at most, or one larger
   entry, so a subscriber that hangs holds 256 MiB of its publisher, and each publisher 256 MiB of it, where
@@ -93,6 +94,7 @@ _PUBLISHER = {**_BUS, zmq.SNDHWM: _BUS_FRAMES, zmq.BACKLOG: 1024, zmq.MAXMSGSIZE
 _SUBSCRIBER = {**_BUS, zmq.RCVHWM: _BUS_FRAMES, zmq.CONNECT_TIMEOUT: 1000}
 _RECONNECT_IVL = (50, 150)
 _RECONNECT_IVL_MAX = (500, 1000)
+_BUS_RECONNECT_IVL_MAX = (150, 300)
 
 _SEND = int(zmq.NOBLOCK)
 _SEND_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
@@ -150,7 +152,7 @@ def backend_dealer(context: Context, endpoint: str) -> Socket:
     They are recorded from before the first attempt, or the only "up" could be over before anybody watches.
     """
     _require_endpoint(endpoint)
-    socket = _made(context, zmq.DEALER, {**_BACKEND, **_reconnecting()})
+    socket = _made(context, zmq.DEALER, {**_BACKEND, **_reconnecting(_RECONNECT_IVL_MAX)})
     monitor = monitor_events(socket)
     try:
         connect(socket, endpoint)
@@ -166,7 +168,7 @@ def bulk_dealer(context: Context, endpoint: str) -> Socket:
     closes it and makes another.
     """
     _require_endpoint(endpoint)
-    socket = _made(context, zmq.DEALER, {**_BULK, **_reconnecting()})
+    socket = _made(context, zmq.DEALER, {**_BULK, **_reconnecting(_RECONNECT_IVL_MAX)})
     try:
         connect(socket, endpoint)
     except ConfigError:
@@ -182,7 +184,7 @@ def bus_publisher(context: Context, endpoint: str, *, insecure: bool = False) ->
 
 def bus_subscriber(context: Context, topics: Iterable[bytes]) -> Socket:
     """The other side, for all peers; it is told whom to hear by `connect`."""
-    socket = _made(context, zmq.SUB, {**_SUBSCRIBER, **_reconnecting()})
+    socket = _made(context, zmq.SUB, {**_SUBSCRIBER, **_reconnecting(_BUS_RECONNECT_IVL_MAX)})
     for topic in topics:
         socket.set(zmq.SUBSCRIBE, topic)
     return socket
@@ -252,10 +254,10 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _reconnecting() -> dict[zmq.SocketOption, int]:
+def _reconnecting(longest: tuple[int, int]) -> dict[zmq.SocketOption, int]:
     return {
         zmq.RECONNECT_IVL: random.randint(*_RECONNECT_IVL),
-        zmq.RECONNECT_IVL_MAX: random.randint(*_RECONNECT_IVL_MAX),
+        zmq.RECONNECT_IVL_MAX: random.randint(*longest),
     }
 
 

@@ -17,7 +17,7 @@ from shared import logs
 from shared.clock import Clock
 from storenode.engine.errors import EngineFailed
 from storenode.raft import Dropped, NotLeader, Role, Unstable
-from storenode.raft.messages import HardState, Message
+from storenode.raft.messages import NOBODY, HardState, Message
 from storenode.raftlog import LogFailed, RaftLog, Record, Written
 from storenode.replica.replica import Replica
 
@@ -101,6 +101,7 @@ class Groups:
         self._carried: dict[Replica, None] = {}
         """Whose entries shall be written once more, since they hold up the log and nothing can be done."""
         self._handing_over = False
+        self._handed_over: set[Replica] = set()
         self._dead = False
 
     @property
@@ -115,11 +116,16 @@ class Groups:
 
     @property
     def leading(self) -> bool:
-        """Whether this node leads a group that others could lead."""
+        """Whether this node leads a group that others could lead, or has handed one over and does not know
+        yet to whom: then it holds writes, which are to be told.
+        """
         return any(
-            replica.raft.role is Role.LEADER
-            and len(replica.raft.configuration.voters) > 1
-            and replica.failure is None
+            replica.failure is None
+            and (
+                len(replica.raft.configuration.voters) > 1
+                if replica.raft.role is Role.LEADER
+                else replica in self._handed_over and replica.raft.leader == NOBODY
+            )
             for replica in self.replicas.values()
         )
 
@@ -338,6 +344,7 @@ class Groups:
                 if node != raft.node and node in raft.configuration.voters and progress.recent_active
             ]
             if others:
+                self._handed_over.add(replica)
                 self._transfer(replica, max(others)[1])
 
     def _transfer(self, replica: Replica, node: int) -> None:

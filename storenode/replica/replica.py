@@ -6,6 +6,8 @@ through `answer(router, token, status, body)`; `on_dirty(replica)` says that the
 end of this turn.
 
 The life of a write: `propose` -> one entry with all others of its turn -> committed -> applied -> answered.
+While leadership passes from one node to another it waits before the entry, so that whoever leads then is
+known to the answer.
 The life of a linearizable read: `read` -> a heartbeat round -> applied far enough -> read -> answered.
 
 Invariants
@@ -30,8 +32,8 @@ from shared import logs
 from shared.clock import Clock
 from storenode.raft import Dropped, NotLeader, Raft, Role
 from storenode.raft.configuration import decode_change
-from storenode.raft.messages import EntryKind, Kind, Message
-from storenode.replica import commands
+from storenode.raft.messages import NOBODY, EntryKind, Kind, Message
+from storenode.replica import commands, refusals
 from storenode.replica.budget import Budget
 from storenode.replica.proposal import Proposal
 from storenode.replica.reads import Confirmed, Freshness, Read
@@ -52,23 +54,13 @@ READS_MAX: Final = 4096
 at two million reads a second. When there are more, it is a quorum that they wait for, and it is not there.
 """
 
-ROUTES_MAX: Final = 8  # attempts of one write that wait together: more than an SDK makes in one log write
-BUSY_RETRY_MS: Final = 20  # a few log writes
-PRESSURE_RETRY_MS: Final = 200  # level-0 compactions take this long, not microseconds
-LOST_RETRY_MS: Final = 50  # an election is under way, or over
-PRESSURE_STOP: Final = 2
+HOLD_S: Final = 0.2
+"""How long writes wait for a leader where nobody leads. Leadership that is handed over is known within
+milliseconds, while a refusal costs its router a pause; it shall look elsewhere if the election takes longer.
+"""
 
-_TIMEOUT = encode_error("the deadline passed before the write was proposed; nothing was applied")
-_READ_TIMEOUT = encode_error("the deadline passed before the read could be served")
-_MANY_READS = encode_error("too many reads of this partition wait already", retry_after_ms=BUSY_RETRY_MS)
-_OVER_BUDGET = encode_error("too many bytes of writes in flight on this store", retry_after_ms=BUSY_RETRY_MS)
-_MANY_ATTEMPTS = encode_error("too many attempts of this write wait already", retry_after_ms=BUSY_RETRY_MS)
-_PRESSURE = encode_error("compaction is behind, writes wait for it", retry_after_ms=PRESSURE_RETRY_MS)
-_LOST = encode_error(
-    "this write may or may not have been applied: its store does not lead the partition any more",
-    retry_after_ms=LOST_RETRY_MS,
-)
-_NO_SESSION = encode_error("this write may or may not have been applied: it has no session to ask")
+ROUTES_MAX: Final = 8  # attempts of one write that wait together: more than an SDK makes in one log write
+PRESSURE_STOP: Final = 2
 
 _log = logs.get("replica")
 
@@ -100,6 +92,7 @@ class Replica:
         self._answer = answer
         self._on_dirty = on_dirty
         self._pending: list[Proposal] = []
+        self._hold_until = 0.0  # without a leader
         self._logged: dict[int, tuple[int, list[Proposal]]] = {}
         self._in_flight: dict[tuple[int, int], Proposal] = {}
         self._reading: dict[Read, None] = {}
@@ -109,9 +102,7 @@ class Replica:
         self._session_base = 0
         self._stamp = 0
         self._freshness = Freshness()
-        self._followed_term = (
-            0  # whose leader has committed an entry of it, so that its commit index is no older
-        )
+        self._followed_term = 0  # whose leader has committed an entry of it: its commit index is no older
 
     @property
     def idle(self) -> bool:
@@ -160,20 +151,22 @@ class Replica:
                 self._join(under_way, route, deadline)
                 return
         elif flags & FLAG_RETRY:
-            self._answer(*route, Status.OUTCOME_UNKNOWN, _NO_SESSION)
+            self._answer(*route, Status.OUTCOME_UNKNOWN, refusals.NO_SESSION)
             return
-        if self.failure is not None or self.raft.role is not Role.LEADER:
+        if self.failure is not None or not (self.raft.role is Role.LEADER or self._seeks_leader):
             self._refuse(route)
         elif now >= deadline:
-            self._answer(*route, Status.TIMEOUT, _TIMEOUT)
+            self._answer(*route, Status.TIMEOUT, refusals.TIMEOUT)
         elif self.machine.engine.pressure() >= PRESSURE_STOP:
-            self._answer(*route, Status.BUSY, _PRESSURE)
+            self._answer(*route, Status.BUSY, refusals.PRESSURE)
         elif not self._budget.take(len(ops)):
-            self._answer(*route, Status.BUSY, _OVER_BUDGET)
+            self._answer(*route, Status.BUSY, refusals.OVER_BUDGET)
         else:
             proposal = Proposal(route, client_id, sequence, acked_below, flags, ops, deadline)
             if client_id and sequence:
                 self._in_flight[client_id, sequence] = proposal
+            if not self._pending:
+                self._hold_until = now + HOLD_S
             self._pending.append(proposal)
             self._on_dirty(self)
 
@@ -183,10 +176,15 @@ class Replica:
             proposal.routes.append(route)
             proposal.deadline = max(proposal.deadline, deadline)
         else:
-            self._answer(*route, Status.BUSY, _MANY_ATTEMPTS)
+            self._answer(*route, Status.BUSY, refusals.MANY_ATTEMPTS)
 
     def _refuse(self, route: tuple[bytes, int]) -> None:
         self._answer(*route, Status.NOT_LEADER, self._not_leader())
+
+    @property
+    def _seeks_leader(self) -> bool:
+        """Whether an election is under way, or due, that this node can hear the end of."""
+        return self.raft.leader == NOBODY and self.raft.promotable
 
     def _not_leader(self) -> bytes:
         if self.failure is not None:
@@ -232,7 +230,7 @@ class Replica:
             return
         if self._reading:
             for read in self._confirmed.late(self._clock.monotonic()):
-                self._answer_read(read, Status.TIMEOUT, _READ_TIMEOUT)
+                self._answer_read(read, Status.TIMEOUT, refusals.READ_TIMEOUT)
         self._on_dirty(self)
 
     # -- once per turn, in this order
@@ -241,20 +239,25 @@ class Replica:
         """Proposes what is pending, as few entries as the limits allow."""
         if not self._pending:
             return
-        if self.raft.role is not Role.LEADER:
-            pending, self._pending = self._pending, []
-            body = self._not_leader()
-            for proposal in pending:
-                self._cancel(proposal, Status.NOT_LEADER, body)
-            return
         self._drop_late(now)
-        if self.raft.term != self._led_term:
+        leadership = self.raft.leadership
+        if leadership is None:
+            if not (self._seeks_leader and now < self._hold_until):
+                self._refuse_pending()
+            return
+        if leadership.transferee or self.raft.term != self._led_term:
             return  # until what other leaders left is applied, nobody knows the partition's time
         self._stamp = max(self._clock.wall_ms(), self._stamp)
         session_ms = self._session_base + int((now - self._led_since) * 1000)
         pending, self._pending = self._pending, []
         for some in _entries_of(pending):
             self._log(some, commands.encode(self._stamp, session_ms, some))
+
+    def _refuse_pending(self) -> None:
+        pending, self._pending = self._pending, []
+        body = self._not_leader()
+        for proposal in pending:
+            self._cancel(proposal, Status.NOT_LEADER, body)
 
     def _log(self, proposals: list[Proposal], data: bytes) -> None:
         try:
@@ -263,7 +266,7 @@ class Replica:
             body = encode_error("this store does not lead the partition", leader=refusal.leader)
             status = Status.NOT_LEADER
         except Dropped as refusal:
-            body = encode_error(str(refusal), retry_after_ms=BUSY_RETRY_MS)
+            body = encode_error(str(refusal), retry_after_ms=refusals.BUSY_RETRY_MS)
             status = Status.BUSY
         else:
             self._logged[index] = (self.raft.term, proposals)
@@ -276,7 +279,7 @@ class Replica:
         if late:
             self._pending = [proposal for proposal in self._pending if proposal.deadline > now]
             for proposal in late:
-                self._cancel(proposal, Status.TIMEOUT, _TIMEOUT)
+                self._cancel(proposal, Status.TIMEOUT, refusals.TIMEOUT)
 
     def apply(self, now: float, bytes_max: int) -> None:
         """Applies what is committed, about `bytes_max` bytes of it, answers, serves the reads that are due.
@@ -334,7 +337,7 @@ class Replica:
         logged, self._logged = self._logged, {}
         for _, proposals in logged.values():
             for proposal in proposals:
-                self._cancel(proposal, Status.OUTCOME_UNKNOWN, _LOST)
+                self._cancel(proposal, Status.OUTCOME_UNKNOWN, refusals.LOST)
 
     # -- reads
 
@@ -347,7 +350,7 @@ class Replica:
     def _hold(self, read: Read) -> bool:
         """Whether there is room for one more that waits."""
         if len(self._reading) >= READS_MAX:
-            self._answer(*read.route, Status.BUSY, _MANY_READS)
+            self._answer(*read.route, Status.BUSY, refusals.MANY_READS)
             return False
         self._reading[read] = None
         return True
@@ -364,7 +367,7 @@ class Replica:
     def _serve(self, read: Read) -> None:
         """Reads that come in now would see no less."""
         if self._clock.monotonic() >= read.deadline:
-            self._answer_read(read, Status.TIMEOUT, _READ_TIMEOUT)
+            self._answer_read(read, Status.TIMEOUT, refusals.READ_TIMEOUT)
         else:
             self._answer_read(read, *self._results(read.ops))
 

@@ -233,8 +233,8 @@ WRITES = (
         "lost-write-said-to-be-refused",
         "a client is told that nothing was applied, and the write is there",
         f"{REPLICA}/replica.py",
-        "                self._cancel(proposal, Status.OUTCOME_UNKNOWN, _LOST)\n",
-        "                self._cancel(proposal, Status.TIMEOUT, _TIMEOUT)\n",
+        "                self._cancel(proposal, Status.OUTCOME_UNKNOWN, refusals.LOST)\n",
+        "                self._cancel(proposal, Status.TIMEOUT, refusals.TIMEOUT)\n",
     ),
     _fault(
         "session-clock-begins-anew",

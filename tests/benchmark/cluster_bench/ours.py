@@ -59,7 +59,9 @@ class OurCluster:
         return {server.name: server.pid for server in (*self.stores.values(), self.router)}
 
     def wait_ready(self) -> None:
-        """Until every store answers and a write in every partition would succeed."""
+        """Until a write in every partition would succeed without any one of the stores: each leads something
+        again, and has the same logs as the others.
+        """
         wait_until(
             self._ready, READY_SECONDS, "a cluster that is ready", [*self.stores.values(), self.router]
         )
@@ -131,9 +133,13 @@ class OurCluster:
         if not self._writable():
             return False
         try:
-            return all(figures["state"] == "up" for figures in self.figures().values())
+            told = self.client.admin("status")
         except KVError:
             return False
+        return all(node["state"] == "up" and node["leads"] for node in told["nodes"]) and all(
+            len({(replica["term"], replica["last"]) for replica in group["replicas"]}) == 1
+            for group in told["groups"]
+        )
 
 
 def _configs(directory: Path, ports: list[int], replicas: int, partitions: int) -> dict[int, dict[str, Any]]:

@@ -23,6 +23,7 @@ from shared.sockets import (
     ListenError,
     backend_dealer,
     bound_endpoint,
+    bus_subscriber,
     context,
     front_router,
     monitor_events,
@@ -470,6 +471,12 @@ def test_reconnect_pauses_differ_between_sockets(made: Any, keep: Keep) -> None:
     dealers = [linked(keep, made, f"tcp://127.0.0.1:{free_port()}")[0] for _ in range(20)]
     assert len({(one.get(zmq.RECONNECT_IVL), one.get(zmq.RECONNECT_IVL_MAX)) for one in dealers}) > 1
     assert all(50 <= one.get(zmq.RECONNECT_IVL) <= one.get(zmq.RECONNECT_IVL_MAX) <= 1000 for one in dealers)
+
+
+def test_a_store_that_comes_back_is_sought_on_the_bus_often(made: Any, keep: Keep) -> None:
+    """A second after its start the others still had not heard it."""
+    subscriber = keep(bus_subscriber(made, []))
+    assert subscriber.get(zmq.RECONNECT_IVL_MAX) <= 300
 
 
 def test_a_link_is_given_up_only_when_no_retry_follows() -> None:

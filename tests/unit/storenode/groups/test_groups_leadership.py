@@ -35,6 +35,20 @@ def test_a_node_that_stops_gives_all_its_groups_away_and_loses_no_write(world: W
         assert [store.engines[group].get(b"n") for group in PARTITIONS] == [b"1"] * len(PARTITIONS)
 
 
+def test_a_node_that_stops_stays_until_it_knows_who_leads_after_it(world: World) -> None:
+    """It left in the middle of the election: writes that came to it were told nothing, while their router
+    waited longer and longer before it asked again.
+    """
+    leader = world.stores[1]
+    leader.groups.hand_over()
+    while all(replica.raft.role is Role.LEADER for replica in leader.groups.replicas.values()):
+        world.turn()
+    assert not any(replica.raft.leader for replica in leader.groups.replicas.values())
+    assert leader.groups.leading
+    world.settle()
+    assert not leader.groups.leading
+
+
 def test_what_could_not_be_given_away_at_once_is_given_with_a_later_tick(world: World) -> None:
     """Right after a check of the quorum nobody counts as active, and nothing was ever tried again."""
     leader = world.stores[1]

@@ -11,7 +11,8 @@ from kvclient.errors import Status
 from storenode.raft import Role
 from storenode.raft.messages import Entry, EntryKind, Kind, Message
 from storenode.replica import commands
-from tests.unit.storenode.replicaworld import PARTITION, World, increment
+from storenode.replica.replica import HOLD_S
+from tests.unit.storenode.replicaworld import PARTITION, Store, World, increment
 
 
 def test_who_does_not_lead_says_who_does(world: World) -> None:
@@ -171,7 +172,7 @@ def test_another_leaders_entry_in_the_place_says_that_nothing_was_applied(world:
     assert follower.value(b"n") is None
 
 
-def test_a_write_during_a_transfer_is_busy_and_nothing_of_it_is_in_the_log(world: World) -> None:
+def test_a_write_during_a_transfer_that_comes_to_nothing_is_executed_after_it(world: World) -> None:
     leader = world.lead()
     behind = world.others(leader)[0]
     world.cut = {behind.node}
@@ -181,11 +182,66 @@ def test_a_write_during_a_transfer_is_busy_and_nothing_of_it_is_in_the_log(world
     leader.replica.raft.transfer(behind.node)
     leader.propose(2, increment(), 2)
     world.settle()
-    ((_, token, status, body),) = leader.taken()
-    assert (token, status) == (2, Status.BUSY)
-    assert protocol.decode_error(body)["retry_after_ms"] > 0
+    assert leader.taken() == []
     world.tick(12)
-    leader.propose(3, increment(), 2, retry=True)
-    world.settle()
-    assert leader.statuses() == [(3, Status.OK)]
+    assert leader.statuses() == [(2, Status.OK)]
     assert leader.value(b"n") == b"2"
+
+
+def test_a_write_during_a_transfer_is_told_who_leads_then(world: World) -> None:
+    """It was told that nobody did, and its router began to guess."""
+    leader = world.lead()
+    successor = world.others(leader)[1]
+    leader.replica.raft.transfer(successor.node)
+    leader.propose(1, increment(), 1)
+    world.settle()
+    ((_, token, status, body),) = leader.taken()
+    assert (token, status) == (1, Status.NOT_LEADER)
+    assert protocol.decode_error(body)["leader"] == successor.node
+    assert leader.budget.used == 0
+
+
+def leaderless(world: World) -> Store:
+    """A follower that has not heard of its leader for long, as little as the third one, nor of that."""
+    leader = world.lead()
+    followers = world.others(leader)
+    world.deaf = {store.node for store in followers}
+    world.tick(25, nodes=world.deaf)
+    assert not any(store.replica.raft.leader for store in followers)
+    return followers[0]
+
+
+def test_a_write_that_meets_an_election_is_executed_by_whom_it_met_if_that_one_wins(world: World) -> None:
+    follower = leaderless(world)
+    follower.propose(1, increment(), 1)
+    follower.turn()
+    assert follower.taken() == []
+    world.deaf.clear()
+    follower.replica.raft.campaign()
+    follower.groups.dirty(follower.replica)
+    world.settle()
+    assert follower.leads
+    assert follower.statuses() == [(1, Status.OK)]
+
+
+def test_a_write_that_finds_nobody_leading_is_refused_after_a_moment(world: World) -> None:
+    """Somebody else may know more."""
+    follower = leaderless(world)
+    follower.propose(1, increment(), 1)
+    world.clock.advance(HOLD_S * 0.9)
+    follower.groups.tick()
+    follower.turn()
+    assert follower.taken() == []
+    world.clock.advance(HOLD_S * 0.2)
+    follower.groups.tick()
+    follower.turn()
+    assert follower.statuses() == [(1, Status.NOT_LEADER)]
+    assert follower.budget.used == 0
+
+
+def test_who_can_neither_vote_nor_lead_keeps_no_writes_for_an_election(world: World) -> None:
+    follower = leaderless(world)
+    raft = follower.replica.raft
+    raft.configuration = raft.configuration._replace(voters=raft.configuration.voters - {follower.node})
+    follower.propose(1, increment(), 1)
+    assert follower.statuses() == [(1, Status.NOT_LEADER)]
