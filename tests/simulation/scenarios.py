@@ -10,7 +10,7 @@ from collections.abc import Callable
 from random import Random
 from typing import NamedTuple
 
-from tests.simulation import apart, duel, echo, laggards, settings, slowleader, split
+from tests.simulation import apart, duel, echo, laggards, revote, settings, slowleader, split
 from tests.simulation.nemesis import Nemesis
 from tests.simulation.settings import Settings
 from tests.simulation.world import World
@@ -30,6 +30,7 @@ SCENARIOS = {
     "duel": Scenario(duel.adjust, duel.Duel),
     "echo": Scenario(echo.adjust, Nemesis),
     "laggards": Scenario(laggards.adjust, laggards.Laggards),
+    "revote": Scenario(revote.adjust, revote.Revote),
     "slow leader": Scenario(slowleader.adjust, slowleader.SlowLeader),
     "split": Scenario(split.adjust, split.Split, weight=3),
 }
