@@ -270,7 +270,10 @@ class Client:
                     f"{self.name} is told {Status(status).name}: {pending.error or pending.results}"
                 )
             if status <= Status.NOT_AN_INTEGER:
-                recorder.ok(op.ticket, op.on_ok(result))
+                try:
+                    recorder.ok(op.ticket, op.on_ok(result))
+                except IndexError:
+                    raise Violation(f"{self.name} is told {result}, which answers another op") from None
                 book.answered += 1
                 if op.added:
                     book.acknowledged[op.key] = book.acknowledged.get(op.key, 0) + op.added
