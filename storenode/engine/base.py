@@ -265,14 +265,16 @@ class EngineBase(Core, ABC):
         def failures() -> list[Exception]:
             return [failure.error for kind, failure in background.failures.copy().items() if kind in kinds]
 
-        self.shared.wait_for(lambda: done() or self._closed or bool(broken() or failures()))
-        if done():
-            return
-        reason = broken()
-        if reason:
-            raise EngineFailed(reason)
-        for error in failures():
-            if isinstance(error, OSError):
-                raise EngineReadOnly(str(error)) from error
-            raise error
-        raise EngineClosed(f"{self.directory}: the engine was closed")
+        while True:  # what was waited for may be gone again: other threads write, and jobs fail and succeed
+            self.shared.wait_for(lambda: done() or self._closed or bool(broken() or failures()))
+            if done():
+                return
+            reason = broken()
+            if reason:
+                raise EngineFailed(reason)
+            for error in failures():
+                if isinstance(error, OSError):
+                    raise EngineReadOnly(str(error)) from error
+                raise error
+            if self._closed:
+                raise EngineClosed(f"{self.directory}: the engine was closed")

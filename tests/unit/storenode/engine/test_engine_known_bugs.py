@@ -18,7 +18,7 @@ import storenode.engine as engine_package
 from kvclient import protocol
 from kvclient.errors import Corruption
 from storenode.engine import Engine, EngineReadOnly, Options, Shared, codec
-from storenode.engine.background import COMPACTION
+from storenode.engine.background import COMPACTION, FLUSH
 from storenode.engine.compaction import EVERYTHING
 from storenode.engine.iterator import Iterator as Pairs
 from storenode.engine.job import Job
@@ -273,6 +273,14 @@ def test_a_stalled_write_ends_with_the_reason_or_with_the_stall(tmp_path: Path, 
             fill(engine)
         assert engine.stats()["failures"] == {}
         assert engine.scan() == [(key, VALUE) for key in KEYS]
+
+
+def test_who_waits_for_workers_waits_again_when_another_thread_has_undone_it(tmp_path: Path) -> None:
+    """Our own: a stalled write was told that the engine was closed, for another had taken the room."""
+    with opened(tmp_path) as engine:
+        there_is_room = iter([True, False, True, True])
+        engine._wait_until(lambda: next(there_is_room), FLUSH)
+        assert next(there_is_room, None) is None
 
 
 def test_the_space_of_deleted_keys_comes_back(tmp_path: Path) -> None:
