@@ -81,6 +81,7 @@ class Machine:
         self.up = False
         self.life = 0
         self.paused_until = 0.0
+        self._seen_until = 0.0
         self._turn = turn
         self._arrived: dict[str, list[Any]] = {}
         self._scheduled = False
@@ -90,7 +91,7 @@ class Machine:
     def begin_life(self) -> None:
         self.life += 1
         self.up = True
-        self.paused_until = 0.0
+        self.paused_until = self._seen_until = 0.0
         self._arrived = {}
         self._scheduled = False
         self.clock.ahead = 0.0
@@ -109,6 +110,10 @@ class Machine:
         """It will stand still when it has looked at its clock so many times more."""
         if self.up:
             self.clock.stall, self.clock.looks_until_stall = seconds, looks
+
+    def go_on(self) -> None:
+        """It stands still no longer: but what has seen a clock cannot go back behind that."""
+        self.paused_until = self._seen_until
 
     # -- what arrives
 
@@ -167,6 +172,7 @@ class Machine:
         self.end_turn()
         if self.clock.ahead:
             self.world.note(f"{self.name} stood still for {self.clock.ahead:.2f} s in a turn")
+            self._seen_until = self.world.now + self.clock.ahead
             self.pause(self.clock.ahead)
             self.clock.ahead = 0.0
 

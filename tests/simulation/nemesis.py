@@ -57,12 +57,12 @@ class Nemesis:
         self._active = False
         self._network.calm()
         for router in self._routers:
-            router.paused_until = 0.0
+            router.go_on()
         for store in self._stores:
             store.slow_disk = 1.0
             store.disk.steps_until_death = 0
             store.clock.looks_until_stall = 0
-            store.paused_until = 0.0
+            store.go_on()
             if store.disk.log_fails and store.up:
                 store.die(False, "the disk was replaced")
             if not store.up:

@@ -15,6 +15,8 @@ import pytest
 from shared import logs
 from tests.simulation import run
 from tests.simulation.cluster import simulate
+from tests.simulation.machine import Machine
+from tests.simulation.world import World
 
 SEEDS = 200
 """Somewhat more than a minute on a machine that does nothing else."""
@@ -54,6 +56,27 @@ def test_whatever_goes_wrong_nothing_acknowledged_is_lost(first: int) -> None:
 def test_many_more_seeds() -> None:
     failure = run(range(LONG_FIRST, LONG_FIRST + SEEDS_LONG))
     assert failure is None, str(failure)
+
+
+def test_a_machine_that_stood_still_in_a_turn_never_goes_back_in_time() -> None:
+    """The nemesis ended the pause and the machine lived through the same time once more: seed 1598."""
+    world = World(1)
+    machine = Machine(world, "m", 0.001)
+    machine.begin_life()
+    seen: list[float] = []
+
+    def look() -> None:
+        seen.append(machine.clock.monotonic())
+        machine.call_later(0.1, look)
+
+    machine.stall(5.0, 10)
+    machine.call_later(0.0, look)
+    world.run_until(2.0)
+    machine.go_on()
+    machine.deliver("notified", look)
+    world.run_until(10.0)
+    assert max(seen) - min(seen) > 9.0
+    assert seen == sorted(seen)
 
 
 @pytest.mark.parametrize("seed", [3, 5], ids=["a scenario", "chance"])
