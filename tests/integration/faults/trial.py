@@ -79,6 +79,7 @@ def endure(trial: Trial, faults: Sequence[Fault], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     rounds = 0
     print(f"seed {trial.seed}")
+    trial.cluster.wait_whole()  # disks are to fail under stores that run, not while one still starts
     while rounds == 0 or time.monotonic() < deadline:
         trial.workload.generation = rounds
         with trial.workload.running():
