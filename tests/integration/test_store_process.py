@@ -281,6 +281,7 @@ def test_only_the_partitions_of_the_map_are_served(start: Start) -> None:
 def test_a_barrier_commits_an_empty_entry(start: Start) -> None:
     store = start()
     partition = str(partition_of(b"k", BITS))
+    assert first_result(store.one(protocol.encode_put(b"k", b"v"), b"k"))[0] == 0  # it leads
     before = store.status()["groups"][partition]["applied"]
     answer = store.one(b"", b"k", flags=protocol.FLAG_BARRIER, client_id=CLIENT, sequence=1)
     assert (answer.status, answer.body) == (Status.OK, b"")
