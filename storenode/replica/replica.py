@@ -246,7 +246,7 @@ class Replica:
                 self._refuse_pending()
             return
         if leadership.transferee or self.raft.term != self._led_term:
-            return  # until what other leaders left is applied, nobody knows the partition's time
+            return  # and until what other leaders left is applied, nobody knows the partition's time
         self._stamp = max(self._clock.wall_ms(), self._stamp)
         session_ms = self._session_base + int((now - self._led_since) * 1000)
         pending, self._pending = self._pending, []

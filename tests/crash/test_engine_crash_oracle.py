@@ -66,9 +66,7 @@ def test_a_crash_at_any_step_of_an_ingestion_a_checkpoint_and_a_change_of_logs(
         life.open()
         life.act(12)
         life.watch(1.0, 120)
-        while (
-            len(life.crashes) < MOMENTS
-        ):  # how many steps a burst takes depends on what workers do meanwhile
+        while len(life.crashes) < MOMENTS:  # how many a burst has depends on the workers
             getattr(life, operation)()
         life.end()
         oracle.descend(life, 0)

@@ -7,21 +7,15 @@ from __future__ import annotations
 
 from random import Random
 
-from tests.simulation.directed import NOBODY_HEARD_S, Directed, Story, Wait
+from tests.simulation.directed import NOBODY_HEARD_S, Directed, Story, Wait, directed
 from tests.simulation.settings import Settings
 from tests.simulation.store import SimulatedStore
 
 
 def adjust(random: Random, drawn: Settings) -> Settings:
     """Settings of this scenario, where they matter to it."""
-    return drawn._replace(
-        stores=5,
-        replicas=5,
-        partitions=1,
-        timeout=1.0,
-        loss=0.0,
+    return directed(drawn, 5)._replace(
         latency=random.choice((0.0005, 0.002, 0.01)),
-        faults=(),
     )
 
 

@@ -14,6 +14,7 @@ from storenode.raft import Dropped, Raft, Role
 from storenode.raft.configuration import ConfigurationRefused
 from storenode.raft.messages import Change, Operation, Transition
 from tests.simulation.nemesis import Nemesis
+from tests.simulation.settings import Settings
 from tests.simulation.store import SimulatedStore
 from tests.simulation.world import Event
 
@@ -36,6 +37,11 @@ class Wait(NamedTuple):
 
     seconds: float
     condition: Callable[[], bool] | None = None
+
+
+def directed(drawn: Settings, stores: int) -> Settings:
+    """Settings of such a scenario: nothing goes wrong but what its rounds do, to a group of all stores."""
+    return drawn._replace(stores=stores, replicas=stores, partitions=1, timeout=1.0, loss=0.0, faults=())
 
 
 Story = Generator[Wait, bool, None]

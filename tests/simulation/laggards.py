@@ -7,27 +7,21 @@ from __future__ import annotations
 
 from random import Random
 
-from tests.simulation.directed import NOBODY_HEARD_S, Directed, Story, Wait
+from tests.simulation.directed import NOBODY_HEARD_S, Directed, Story, Wait, directed
 from tests.simulation.settings import Settings
 from tests.simulation.store import SimulatedStore
 
 
 def adjust(random: Random, drawn: Settings) -> Settings:
     """Settings of this scenario, where they matter to it."""
-    return drawn._replace(
-        stores=5,
-        replicas=5,
-        partitions=1,
-        timeout=1.0,
+    return directed(drawn, 5)._replace(
         latency=0.0005,
         turn=0.01,
         disk=0.0005,
-        loss=0.0,
         duplication=0.0,
         segment_bytes=4000,
         log_bytes_max=8000,
         append_bytes_max=1,
-        faults=(),
     )
 
 
