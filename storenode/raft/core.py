@@ -336,6 +336,7 @@ class Raft(GroupState):
         self.role = role
         self._election.reset()
         if role is Role.PRE_CANDIDATE:
+            self._election.ask_again_soon()
             self._election.ask(Kind.PRE_VOTE, self.term + 1, transfer)
         else:
             self.term += 1

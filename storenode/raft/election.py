@@ -15,6 +15,12 @@ from storenode.raft.messages import NOBODY, Kind, Message
 from storenode.raft.quorum import VoteResult, vote_result
 from storenode.raft.state import GroupState
 
+ASK_AGAIN_TICKS = (2, 4)
+"""After so many a pre-candidate asks again: whoever heard the leader a little later was still loyal, and said
+nothing. It may be the only one with a complete log, and a whole timeout would make an outage of three times
+`election_ticks`. Pre-votes raise no term and bind nobody.
+"""
+
 
 class Election:
     """The election side of one node in one group."""
@@ -36,6 +42,9 @@ class Election:
         ticks = self._state.settings.election_ticks
         self.elapsed = 0
         self._timeout = self._state.random.randint(ticks, 2 * ticks - 1)
+
+    def ask_again_soon(self) -> None:
+        self._timeout = self._state.random.randint(*ASK_AGAIN_TICKS)
 
     def heard_leader(self) -> None:
         self.elapsed = 0

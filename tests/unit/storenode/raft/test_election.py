@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from storenode.raft import Role, Settings
+from storenode.raft.election import ASK_AGAIN_TICKS
 from storenode.raft.messages import Change, Entry, HardState, Kind, Message, Operation, Transition
 from tests.unit.storenode.raft.harness import Cluster, configuration
 
@@ -36,6 +37,28 @@ def test_a_follower_stands_after_a_timeout_between_one_and_two_election_times() 
     assert min(waited) >= E
     assert max(waited) <= 2 * E - 1
     assert len(waited) > E // 2
+
+
+def test_who_asks_for_pre_votes_a_moment_too_early_asks_again_soon() -> None:
+    """Our own: the only one with a complete log asked while the other was loyal for one more tick, and waited
+    for a second timeout: nobody led for 2.6 election times.
+    """
+    cluster = Cluster(3)
+    cluster.elect(1)
+    isolate(cluster, 3)
+    cluster.propose(1, b"x")
+    isolate(cluster, 1)
+    early, behind = cluster[2]._election, cluster[3]._election
+    early.reset()
+    behind.reset()
+    early._timeout, behind._timeout = E, 2 * E - 1
+    early.heard, behind.heard = 0, -1
+    ticks = 0
+    while cluster[2].role is not Role.LEADER:
+        cluster.tick(2, 3)
+        ticks += 1
+        assert ticks <= E + ASK_AGAIN_TICKS[1]
+    assert cluster[2].log.commit >= 3
 
 
 def test_three_nodes_elect_one_leader_and_all_know_it() -> None:
