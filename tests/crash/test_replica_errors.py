@@ -78,6 +78,7 @@ def test_each_operation_of_a_flush_and_of_an_installation_fails_once(
         life.vfs.hook = None
         if not fault.struck:
             assert not failed
+            life.close()
             break
         struck += 1
         assert failed <= (kind in FINAL)
