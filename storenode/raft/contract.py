@@ -19,8 +19,8 @@ class Settings:
     """Bounds and times of a group; the same on all of its nodes."""
 
     election_ticks: int = 10
-    """Ticks without a leader before a follower asks for votes: the shortest; the longest is one less than
-    twice that. Too short makes elections of every pause, too long makes a dead leader felt.
+    """Ticks without a leader before a follower asks for votes: the shortest; the longest is 1.4
+    times that. Too short makes elections of every pause, too long makes a dead leader felt.
     """
     heartbeat_ticks: int = 1
     append_bytes_max: int = MIB

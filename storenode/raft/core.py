@@ -434,6 +434,8 @@ class Raft(GroupState):
     def _on_vote_reply(self, message: Message) -> None:
         if self.role is Role.CANDIDATE:
             self._judge(self._election.count(message.sender, not message.flag))
+            if message.flag:
+                self._election.retry_by_rank()
 
     def _on_timeout_now(self, message: Message) -> None:
         if self._leadership is None and message.sender == self.leader:

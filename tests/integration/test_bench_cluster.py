@@ -69,8 +69,8 @@ def test_failover_and_idle_have_their_rows_and_catchup_says_what_it_needs(tmp_pa
     )
     assert [row["workload"] for row in rows] == APART
     for row in rows[:2]:
-        assert len(row["outages_ms"]) == row["kills"] == 1
-        assert row["ours"]["max_ms"] == row["outages_ms"][0] > 0
+        assert row["kills"] == 1 <= len(row["outages_ms"]) < row["in_flight"]
+        assert row["ours"]["max_ms"] == max(*row["outages_ms"], row["longest_of_others_ms"]) > 0
     for row in rows[2:]:
         assert set(row["cpu_percent_by_process"]) == PROCESSES - {"load"}
     assert "catchup is left out: it needs a replica of everything on every store" in output

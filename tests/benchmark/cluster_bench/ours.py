@@ -34,6 +34,7 @@ class OurCluster:
         self, stack: ExitStack, directory: Path, replicas: int, partitions: int = PARTITIONS
     ) -> None:
         self.replicas = replicas
+        self.partitions = partitions
         self.stores: dict[int, Server] = {}
         directory.mkdir()
         ports = free_ports(3 * STORES + 1)
@@ -74,10 +75,10 @@ class OurCluster:
         """What each store tells of itself; a store that does not answer tells its state only."""
         return {node["id"]: node for node in self.client.admin("status")["nodes"]}
 
-    def leader(self, key: bytes) -> int:
-        """The node that leads the key's partition, as the stores tell; 0 while nobody does."""
-        replicas = self.client.admin("route", key)["replicas"]
-        return next((int(replica["id"]) for replica in replicas if replica["leader"]), 0)
+    def leaders(self) -> dict[int, int]:
+        """The node that leads each partition, as the stores tell; 0 while nobody does."""
+        groups = self.client.admin("status")["groups"]
+        return {int(group["partition"]): int(group["leader"] or 0) for group in groups}
 
     def syncs(self) -> int | None:
         counts = [figures.get("log") for figures in self.figures().values()]

@@ -50,8 +50,8 @@ def _print_other(row: dict[str, Any]) -> None:
     print(f"{row['workload']}{bar}")
     for name, figures in {"ours": row["ours"], **row["peers"]}.items():
         print(f"  {name:<10} " + "  ".join(f"{figure} {value:,}" for figure, value in figures.items()))
-    if row.get("leader_moved") not in (None, row.get("kills")):
-        print(f"  after {row['leader_moved']} of {row['kills']} kills another node led")
+    if row.get("leaders_stayed"):
+        print(f"  {row['leaders_stayed']} partitions were led by the node that had ended")
     if "cpu_percent_by_process" in row:
         processes = row["cpu_percent_by_process"].items()
         print("  by process: " + "  ".join(f"{name} {percent:g} %" for name, percent in processes))

@@ -25,7 +25,7 @@ def connect_only(cluster: Cluster, *links: tuple[int, int]) -> None:
     cluster.drop = lambda to, message: (message.sender, to) not in both
 
 
-def test_a_follower_stands_after_a_timeout_between_one_and_two_election_times() -> None:
+def test_a_follower_stands_after_a_timeout_between_one_and_one_and_a_half_election_times() -> None:
     waited = set()
     for seed in range(60):
         cluster = Cluster(3, seed=seed)
@@ -35,8 +35,8 @@ def test_a_follower_stands_after_a_timeout_between_one_and_two_election_times() 
             ticks += 1
         waited.add(ticks)
     assert min(waited) >= E
-    assert max(waited) <= 2 * E - 1
-    assert len(waited) > E // 2
+    assert max(waited) <= 3 * E // 2
+    assert len(waited) >= E // 2
 
 
 def test_who_asks_for_pre_votes_a_moment_too_early_asks_again_soon() -> None:
@@ -59,6 +59,23 @@ def test_who_asks_for_pre_votes_a_moment_too_early_asks_again_soon() -> None:
         ticks += 1
         assert ticks <= E + ASK_AGAIN_TICKS[1]
     assert cluster[2].log.commit >= 3
+
+
+def test_a_split_vote_is_mended_within_a_few_ticks() -> None:
+    """Our own: the two that were left stood in the same moment, and both waited for another whole timeout:
+    nobody led for 2.1 to 3 election times.
+    """
+    for seed in range(20):
+        cluster = Cluster(3, seed=seed)
+        cluster.elect(1)
+        isolate(cluster, 1)
+        for number in (2, 3):
+            cluster[number]._election.release()
+            cluster[number].campaign()
+        cluster.settle()
+        assert {cluster[2].role, cluster[3].role} == {Role.CANDIDATE}
+        cluster.tick(2, 3, times=3)
+        assert cluster[2].role is Role.LEADER
 
 
 def test_three_nodes_elect_one_leader_and_all_know_it() -> None:
