@@ -76,9 +76,16 @@ class OurCluster:
         return {node["id"]: node for node in self.client.admin("status")["nodes"]}
 
     def leaders(self) -> dict[int, int]:
-        """The node that leads each partition, as the stores tell; 0 while nobody does."""
-        groups = self.client.admin("status")["groups"]
-        return {int(group["partition"]): int(group["leader"] or 0) for group in groups}
+        """The node that leads each partition, as the stores tell, as soon as every one has a leader."""
+        leaders: dict[int, int] = {}
+
+        def all_led() -> bool:
+            groups = self.client.admin("status")["groups"]
+            leaders.update((int(group["partition"]), int(group["leader"])) for group in groups)
+            return all(leaders.values())
+
+        wait_until(all_led, READY_SECONDS, "a leader of every partition", [self.router])
+        return leaders
 
     def syncs(self) -> int | None:
         counts = [figures.get("log") for figures in self.figures().values()]
