@@ -8,7 +8,6 @@ Immutable; a change is a new map with a higher epoch. Must not know how a map is
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 import attrs
 import msgpack
@@ -17,6 +16,7 @@ from kvclient.errors import ProtocolError
 from shared import frames
 from shared.hashing import xxh64
 from shared.ring import NODES_MAX, PARTITIONS_MAX, WEIGHT_MAX, place
+from shared.shapes import array, first_twice, integer, text
 
 FORMAT = 2
 
@@ -24,8 +24,6 @@ FORMAT = 2
 NODE_ID_MAX = 65534
 # Replicas beyond seven cost a write more than they add in safety.
 REPLICAS_MAX = 7
-# A name or an endpoint: what a person types, and fits a log line.
-TEXT_MAX = 255
 STATES = ("up", "suspect", "down", "draining")
 # Two of them may fail; more would make every decision slower and none safer.
 CONTROL_MAX = 5
@@ -50,10 +48,10 @@ class Node:
 
     def __attrs_post_init__(self) -> None:
         """ValueError names the first field that is wrong."""
-        _integer(self.id, 1, NODE_ID_MAX, "node id")
+        integer(self.id, 1, NODE_ID_MAX, "node id")
         for field in ("name", "rpc", "bus", "events", "zone"):
-            _text(getattr(self, field), field in ("name", "rpc"), f"node {self.id}: {field}")
-        _integer(self.weight, 0, WEIGHT_MAX, f"node {self.id}: weight")
+            text(getattr(self, field), field in ("name", "rpc"), f"node {self.id}: {field}")
+        integer(self.weight, 0, WEIGHT_MAX, f"node {self.id}: weight")
         if self.state not in STATES:
             raise ValueError(
                 f"node {self.id}: state must be one of {', '.join(STATES)}, not {self.state!r:.40}"
@@ -78,13 +76,13 @@ class ClusterMap:
 
     def __attrs_post_init__(self) -> None:
         """ValueError names the first thing that is wrong."""
-        _text(self.name, True, "cluster name")
-        _text(self.cluster_id, True, "cluster id")
-        _integer(self.epoch, 1, _UINT64_MAX, "epoch")
-        _integer(self.partition_count, 1, PARTITIONS_MAX, "partition count")
+        text(self.name, True, "cluster name")
+        text(self.cluster_id, True, "cluster id")
+        integer(self.epoch, 1, _UINT64_MAX, "epoch")
+        integer(self.partition_count, 1, PARTITIONS_MAX, "partition count")
         if self.partition_count & (self.partition_count - 1):
             raise ValueError(f"partition count must be a power of two, not {self.partition_count}")
-        _integer(self.replication_factor, 1, REPLICAS_MAX, "replication factor")
+        integer(self.replication_factor, 1, REPLICAS_MAX, "replication factor")
         self._check_nodes()
         object.__setattr__(self, "_by_id", {node.id: node for node in self.nodes})
         self._check_replicas()
@@ -93,7 +91,7 @@ class ClusterMap:
         if not 1 <= len(self.nodes) <= NODES_MAX:
             raise ValueError(f"a cluster has 1..{NODES_MAX} nodes, not {len(self.nodes)}")
         for field in ("id", "name", "rpc"):
-            twice = _first_twice(getattr(node, field) for node in self.nodes)
+            twice = first_twice(getattr(node, field) for node in self.nodes)
             if twice is not None:
                 raise ValueError(f"two nodes have the same {field} {twice!r}")
 
@@ -142,16 +140,16 @@ class ClusterMap:
         except ProtocolError as error:
             raise ProtocolError(f"cluster map: {error.message}") from None
         try:
-            _array(fields, None, "it")
+            array(fields, None, "it")
             if not fields or type(fields[0]) is not int or fields[0] != FORMAT:
                 known = fields[0] if fields else None
                 raise ValueError(f"format {known!r:.40} is not understood, this side knows {FORMAT}")
-            _array(fields, 9, "it")
-            _array(fields[6], None, "its nodes")
-            _array(fields[7], None, "its replicas")
-            nodes = tuple(Node(*_array(node, 8, "each node")) for node in fields[6])
+            array(fields, 9, "it")
+            array(fields[6], None, "its nodes")
+            array(fields[7], None, "its replicas")
+            nodes = tuple(Node(*array(node, 8, "each node")) for node in fields[6])
             for holders in (*fields[7], fields[8]):
-                if not set(map(type, _array(holders, None, "each replica set"))) <= {int}:
+                if not set(map(type, array(holders, None, "each replica set"))) <= {int}:
                     raise ValueError("replicas are node ids")
             name, cluster_id, epoch, partitions, replicas = fields[1:6]
             return cls(name, cluster_id, epoch, partitions, replicas, nodes, fields[7], fields[8])
@@ -179,32 +177,3 @@ def control_size(nodes: int) -> int:
     below it.
     """
     return min(CONTROL_MAX, nodes - 1 + nodes % 2)
-
-
-def _array(value: Any, length: int | None, what: str) -> tuple[Any, ...]:
-    if type(value) is not tuple:
-        raise ValueError(f"{what} must be an array")
-    if length is not None and len(value) != length:
-        raise ValueError(f"{what} must be an array of {length}, not {len(value)}")
-    return value
-
-
-def _integer(value: object, least: int, most: int, what: str) -> None:
-    if type(value) is not int or not least <= value <= most:
-        raise ValueError(f"{what} must be an integer {least}..{most}, not {value!r:.40}")
-
-
-def _text(value: object, required: bool, what: str) -> None:
-    if type(value) is not str or len(value) > TEXT_MAX or not (value.isprintable()):
-        raise ValueError(f"{what} must be printable text of at most {TEXT_MAX} characters")
-    if required and not value:
-        raise ValueError(f"{what} must not be empty")
-
-
-def _first_twice(values: Iterable[Any]) -> Any:
-    seen = set()
-    for value in values:
-        if value in seen:
-            return value
-        seen.add(value)
-    return None

@@ -91,6 +91,15 @@ def test_raft_is_pure() -> None:
         assert not {name for name in names if name.split(".")[0] in impure}, path
 
 
+def test_the_controller_is_pure() -> None:
+    """Time is handed in; what it decides follows from the state and the reports alone."""
+    allowed = ("storenode.control", "shared", *PUBLIC_PROTOCOL)
+    impure = {"zmq", "asyncio", "socket", "threading", "time", "os", "io", "pathlib", "random", "select"}
+    for path in sources("storenode/control"):
+        assert not outside(path, allowed), path
+        assert not foreign(path) & impure, path
+
+
 def test_only_vfs_opens_files_in_the_engine_and_in_the_raft_log() -> None:
     offenders = [
         f"{path.relative_to(ROOT)}:{number}"
