@@ -16,7 +16,7 @@ from kvclient.errors import ProtocolError
 from shared import frames
 from shared.hashing import xxh64
 from shared.ring import NODES_MAX, PARTITIONS_MAX, WEIGHT_MAX, place
-from shared.shapes import array, first_twice, integer, text
+from shared.shapes import TEXT_MAX, array, first_twice, integer, text
 
 FORMAT = 2
 
@@ -29,6 +29,8 @@ STATES = ("up", "suspect", "down", "draining")
 CONTROL_MAX = 5
 
 _UINT64_MAX = (1 << 64) - 1
+# The epoch stands within this many bytes: before it are two texts, four bytes a character at most.
+_EPOCH_WITHIN = 16 + 2 * 4 * TEXT_MAX + 16
 
 
 @attrs.frozen
@@ -170,6 +172,22 @@ class ClusterMap:
         cluster_id = f"{xxh64(msgpack.packb(identity)):016x}"
         control = tuple(node.id for node in ordered[: control_size(len(ordered))])
         return cls(name, cluster_id, 1, partitions, replicas, ordered, table, control)
+
+
+def stated_epoch(encoded: bytes) -> int:
+    """The epoch that the bytes of a map state, at a hundredth of the price of decoding them; 0: they state
+    none. Nothing else of them is looked at.
+    """
+    unpacker = msgpack.Unpacker(use_list=False)
+    try:
+        unpacker.feed(encoded[:_EPOCH_WITHIN])
+        unpacker.read_array_header()
+        for _ in range(3):
+            unpacker.skip()
+        epoch = unpacker.unpack()
+    except Exception:  # noqa: BLE001 - msgpack raises many types on hostile bytes
+        return 0
+    return epoch if type(epoch) is int and 0 < epoch <= _UINT64_MAX else 0
 
 
 def control_size(nodes: int) -> int:

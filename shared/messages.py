@@ -75,6 +75,9 @@ class ControlCommand(enum.StrEnum):
     SET = "set"
 
 
+MAP_TOPIC = b"map\0"
+"""A message on an `events` endpoint that begins so is an encoded ClusterMap from there on: one frame."""
+
 DRY_RUN = 1
 """A flag of GROUP and CONTROL: say what would happen."""
 

@@ -9,7 +9,7 @@ import msgpack
 import pytest
 
 from kvclient.errors import ProtocolError
-from shared.clustermap import ClusterMap, Node
+from shared.clustermap import ClusterMap, Node, stated_epoch
 
 NODES = [
     Node(1, "store1", "tcp://127.0.0.1:7200", zone="rack1"),
@@ -233,3 +233,23 @@ def test_truncations_and_flipped_bytes_raise_protocol_errors_only() -> None:
 def test_bootstrap_refuses(partitions: int, replicas: int, nodes: list[Node], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         ClusterMap.bootstrap("test", partitions, replicas, nodes)
+
+
+class TestStatedEpoch:
+    def test_it_is_the_epoch_of_every_map(self) -> None:
+        for epoch in (1, 127, 128, 70_000, 2**64 - 1):
+            longest = attrs.evolve(
+                cluster(), name="\U0001f511" * 255, cluster_id="\U0001f511" * 255, epoch=epoch
+            )
+            assert stated_epoch(longest.encode()) == epoch
+
+    @pytest.mark.parametrize(
+        "encoded",
+        [b"", b"\xc1", b"\x99", b"\x99\x02\xa1a\xa1b", b"\x99\x02\xa1a\xa1b\xff", b"\x99\x02\xa1a"]
+        + [
+            msgpack.packb(value)
+            for value in (7, [], ["a"], [2, "n", "c", "7"], [2, "n", "c", 0], [2, "n", "c", -1])
+        ],
+    )
+    def test_other_bytes_state_none(self, encoded: bytes) -> None:
+        assert stated_epoch(encoded) == 0
