@@ -196,6 +196,8 @@ class Leadership:
             self._heartbeat_ticks = 0
             self._heartbeat_wanted = True
             self.replication.beat()
+        if self.transferee:
+            self._order_campaign()  # again: the bus may have lost the order
         self._quorum_ticks += 1
         if self._quorum_ticks >= settings.election_ticks:
             self._quorum_ticks = 0

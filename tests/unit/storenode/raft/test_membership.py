@@ -196,6 +196,18 @@ def test_a_transfer_waits_until_the_follower_has_caught_up_and_drops_proposals()
     assert cluster.leaders() == [2]
 
 
+def test_a_lost_order_to_stand_is_given_again_a_tick_later() -> None:
+    """Our own: a store that stopped in order waited an election time before it tried another one."""
+    cluster = led()
+    cluster.drop = lambda to, message: message.kind == Kind.TIMEOUT_NOW
+    cluster[1].transfer(2)
+    cluster.settle()
+    assert cluster[1].role is Role.LEADER
+    cluster.drop = lambda to, message: False
+    cluster.tick()
+    assert cluster[2].role is Role.LEADER
+
+
 def test_a_transfer_to_a_dead_follower_is_given_up_after_an_election_time() -> None:
     cluster = led()
     cluster.drop = lambda to, message: to == 2
