@@ -16,6 +16,7 @@ from kvclient.errors import ProtocolError
 from router import figures as figure
 from router.routing import Router
 from shared import logs, messages, sockets
+from shared.groupmessages import GroupReply, encode_group_request
 from shared.messages import Item
 from shared.reactor import Reactor, drain_plain
 
@@ -92,7 +93,7 @@ class Backends:
                 self._by_node[node].send(messages.encode_status_request(token))
         core.outbox_status.clear()
         for node, request in core.outbox_groups:
-            frame = messages.encode_group_request(request)
+            frame = encode_group_request(request)
             if node not in core.outbox_stores or not self._by_node[node].send(frame):
                 core.on_group_unsent(node, request.token)
         core.outbox_groups.clear()
@@ -190,7 +191,7 @@ class Backends:
                     )
             case messages.StatusReply():
                 self._core.on_status_reply(backend.node, message.token, message.figures)
-            case messages.GroupReply():
+            case GroupReply():
                 self._core.on_group_reply(backend.node, message.token, message.status, message.body)
             case messages.Fault():
                 raise ProtocolError(f"the store did not understand a frame of ours: {message.message[:200]}")

@@ -17,8 +17,9 @@ from typing import Final, NamedTuple
 from kvclient.errors import InvalidRequest, ProtocolError, Status
 from kvclient.protocol import Kind, decode_error, encode_error
 from router.topology import Topology
+from shared.groupmessages import GroupCommand, GroupRequest
 from shared.hashing import xxh64
-from shared.messages import DRY_RUN, UINT32_MAX, GroupCommand, GroupRequest
+from shared.messagefields import DRY_RUN, UINT32_MAX
 
 COMMANDS_MAX: Final = 64  # operators, not traffic
 HOPS_MAX: Final = 2  # attempts that go at once where a refusal points to: see router/retries.py
@@ -197,7 +198,7 @@ class GroupCommands:
         flags = DRY_RUN if what.dry_run else 0
         cluster = xxh64(known.cluster_id.encode())
         request = GroupRequest(
-            self._token, cluster, what.partition, timeout_ms, flags, what.command, command.node
+            self._token, cluster, what.partition, timeout_ms, flags, what.command, command.node, 0
         )
         self.outbox.append((node, request))
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from shared.clustermap import ClusterMap
-from shared.messages import UINT64_MAX
+from shared.messagefields import UINT64_MAX
 
 NOBODY = 0
 

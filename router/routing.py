@@ -42,7 +42,8 @@ from router.requests import (
 from router.responses import Responses
 from router.topology import Topology
 from shared.clock import Clock
-from shared.messages import GroupRequest, Item
+from shared.groupmessages import GroupRequest
+from shared.messages import Item
 from shared.opstream import Limits, split
 
 # The straight line's decoder: ten plain fields. Nesting and huge announced arrays are refused before they

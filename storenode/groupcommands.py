@@ -23,7 +23,8 @@ from kvclient.errors import Status
 from kvclient.protocol import encode_error
 from shared import logs
 from shared.clock import Clock
-from shared.messages import DRY_RUN, GroupCommand, GroupRequest
+from shared.groupmessages import GroupCommand, GroupRequest
+from shared.messagefields import DRY_RUN
 from storenode.groups import Groups
 from storenode.raft import ConfigurationRefused, Dropped, NotLeader, Role
 from storenode.raft.messages import NOBODY, Change
@@ -96,6 +97,8 @@ class GroupCommands:
         elif request.partition >= self._partitions:
             text = f"there is no partition {request.partition}: the last one is {self._partitions - 1}"
             self._refuse(asker, Status.INVALID_REQUEST, text)
+        elif request.command in (GroupCommand.REPLACE, GroupCommand.ERASE):
+            self._refuse(asker, Status.UNSUPPORTED, f"{request.command} is not known here yet")
         elif request.command == GroupCommand.HOST:
             self._be_host(asker, request, replica)
         elif replica is None:

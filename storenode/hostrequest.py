@@ -13,7 +13,7 @@ from kvclient.errors import KVError, ProtocolError
 from kvclient.protocol import decode_error
 from shared import messages, sockets
 from shared.clock import Clock
-from shared.messages import GroupCommand, GroupReply, GroupRequest
+from shared.groupmessages import GroupCommand, GroupReply, GroupRequest, encode_group_request
 from shared.reactor import Reactor
 
 ASK_AGAIN_S: Final = 0.2
@@ -38,7 +38,7 @@ class HostRequests:
     def ask(self, node: int, endpoint: str, partition: int, deadline: float, done: OnHosted) -> None:
         """Ask the store of `node`, whose rpc socket is at `endpoint`, until `deadline` (monotonic)."""
         self._token += 1
-        request = GroupRequest(self._token, self._cluster, partition, 0, 0, GroupCommand.HOST, node)
+        request = GroupRequest(self._token, self._cluster, partition, 0, 0, GroupCommand.HOST, node, 0)
         socket = sockets.bulk_dealer(self._context, endpoint)
         question = _Question(self._reactor, socket, request, deadline, self._clock, self._ended(done))
         self._open.add(question)
@@ -73,7 +73,7 @@ class _Question:
         self._reactor = reactor
         self._socket = socket
         self._token = request.token
-        self._frame = messages.encode_group_request(request)
+        self._frame = encode_group_request(request)
         self._deadline = deadline
         self._clock = clock
         self._ended = ended

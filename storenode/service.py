@@ -23,6 +23,8 @@ from kvclient.protocol import FLAG_BARRIER, encode_error
 from shared import logs, messages
 from shared.clock import Clock
 from shared.clustermap import ClusterMap
+from shared.controlmessages import ControlRequest, encode_control_reply
+from shared.groupmessages import GroupRequest, encode_group_reply
 from shared.metrics import Counters
 from shared.opstream import Limits, inspect
 from shared.reactor import Reactor, drain_router
@@ -122,7 +124,7 @@ class Service:
         self.driver: Driver = NoDriver()
         self.on_bulk: Callable[[bytes, bytes], object] | None = None
         """(peer, body) of a request for a snapshot; None: this store has none to give."""
-        self.on_group: Callable[[bytes, messages.GroupRequest], object] | None = None
+        self.on_group: Callable[[bytes, GroupRequest], object] | None = None
         """(peer, command for a group); None: the partitions of this store are no groups."""
         self._partitions: Mapping[int, Partition] = {}
         self._figures: Callable[[], dict[str, Any]] = dict
@@ -207,13 +209,13 @@ class Service:
             if self.on_bulk is None:
                 raise ProtocolError("this store has no snapshots to give")
             self.on_bulk(router, request.body)
-        elif isinstance(request, messages.GroupRequest):
+        elif isinstance(request, GroupRequest):
             if self.on_group is None:
                 self.answer_group(router, request.token, Status.UNSUPPORTED, _NO_GROUPS)
             else:
                 self.on_group(router, request)
-        elif isinstance(request, messages.ControlRequest):
-            self._send(router, messages.encode_control_reply(request.token, Status.UNSUPPORTED, _NO_CONTROL))
+        elif isinstance(request, ControlRequest):
+            self._send(router, encode_control_reply(request.token, Status.UNSUPPORTED, _NO_CONTROL))
         else:  # not answered, or two sides that do not understand each other would go on for ever
             self.counters.values[FAULTS_RECEIVED] += 1
 
@@ -278,7 +280,7 @@ class Service:
 
     def answer_group(self, peer: bytes, token: int, status: int, body: bytes) -> None:
         """Answers a command for a group."""
-        self._send(peer, messages.encode_group_reply(token, status, body))
+        self._send(peer, encode_group_reply(token, status, body))
 
     def _send(self, router: bytes, frame: bytes) -> None:
         """Queues a frame for a router. One that is gone, or does not read, asks again when it is back: its

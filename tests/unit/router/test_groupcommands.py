@@ -12,8 +12,9 @@ from kvclient.errors import Status
 from kvclient.protocol import Kind
 from router.groupcommands import COMMANDS_MAX, HOPS_MAX
 from shared.clustermap import Node
+from shared.groupmessages import GroupCommand, GroupRequest
 from shared.hashing import xxh64
-from shared.messages import DRY_RUN, GroupCommand, GroupRequest
+from shared.messagefields import DRY_RUN
 from tests.unit.router.conftest import PARTITIONS, THREE_STORES, Harness, ok, put
 
 FOUR_STORES = (*THREE_STORES, Node(id=4, name="store4", rpc="tcp://127.0.0.1:7230"))
@@ -78,6 +79,7 @@ def test_a_command_goes_to_the_leader_and_its_answer_to_the_client_untouched(gro
         request.timeout_ms,
         0,
         GroupCommand.SHOW,
+        0,
         0,
     )
     body = msgpack.packb({"leader": node})

@@ -10,17 +10,25 @@ import pytest
 
 from kvclient.errors import ProtocolError
 from shared import messages
+from shared.controlmessages import (
+    ControlCommand,
+    ControlReply,
+    ControlRequest,
+    encode_control_reply,
+    encode_control_request,
+)
+from shared.groupmessages import (
+    GroupCommand,
+    GroupReply,
+    GroupRequest,
+    encode_group_reply,
+    encode_group_request,
+)
 from shared.messages import (
     Answer,
     Batch,
     BatchReply,
-    ControlCommand,
-    ControlReply,
-    ControlRequest,
     Fault,
-    GroupCommand,
-    GroupReply,
-    GroupRequest,
     Item,
     MapReply,
     MapRequest,
@@ -42,14 +50,14 @@ TO_STORE = [
     (messages.encode_ping(0), Ping(0)),
     *(
         (
-            messages.encode_group_request(GroupRequest(9, U64, 3, 5000, 1, command, 2)),
-            GroupRequest(9, U64, 3, 5000, 1, command, 2),
+            encode_group_request(GroupRequest(9, U64, 3, 5000, 1, command, 2, U64)),
+            GroupRequest(9, U64, 3, 5000, 1, command, 2, U64),
         )
         for command in GroupCommand
     ),
     *(
         (
-            messages.encode_control_request(ControlRequest(9, U64, 5000, 1, command, b"\x80")),
+            encode_control_request(ControlRequest(9, U64, 5000, 1, command, b"\x80")),
             ControlRequest(9, U64, 5000, 1, command, b"\x80"),
         )
         for command in ControlCommand
@@ -65,8 +73,8 @@ TO_ROUTER = [
         StatusReply(9, {"keys": 1, "disk": {"free": 2.5}}),
     ),
     (messages.encode_pong(0, 65535, 3), Pong(0, 65535, 3)),
-    (messages.encode_group_reply(9, 21, b"body"), GroupReply(9, 21, b"body")),
-    (messages.encode_control_reply(9, 21, b"body"), ControlReply(9, 21, b"body")),
+    (encode_group_reply(9, 21, b"body"), GroupReply(9, 21, b"body")),
+    (encode_control_reply(9, 21, b"body"), ControlReply(9, 21, b"body")),
     (messages.encode_fault(""), Fault("")),
 ]
 
@@ -86,9 +94,9 @@ def test_round_trips_to_the_router(frame: bytes, message: messages.ToRouter) -> 
 
 
 def test_a_store_gets_the_answers_that_it_asks_other_stores_for() -> None:
-    frame = messages.encode_group_reply(9, 0, b"body")
+    frame = encode_group_reply(9, 0, b"body")
     assert messages.decode_to_peer(frame) == GroupReply(9, 0, b"body")
-    frame = messages.encode_control_reply(9, 0, b"body")
+    frame = encode_control_reply(9, 0, b"body")
     assert messages.decode_to_peer(frame) == ControlReply(9, 0, b"body")
     assert messages.decode_to_peer(messages.encode_map_reply(9, b"map")) == MapReply(9, b"map")
     with pytest.raises(ProtocolError, match="does not belong here"):
@@ -118,14 +126,14 @@ def test_golden_bytes() -> None:
     assert messages.encode_map_reply(9, b"m") == bytes.fromhex("94 01 42 09 c4 01 6d")
     assert messages.encode_status_reply(9, {"a": 1}) == bytes.fromhex("94 01 43 09 81 a1 61 01")
     assert messages.encode_pong(9, 2, 3) == bytes.fromhex("95 01 44 09 02 03")
-    assert messages.encode_group_request(
-        GroupRequest(9, 0xC1, 3, 5000, 1, GroupCommand.REMOVE, 2)
-    ) == bytes.fromhex("99 01 06 09 ccc1 03 cd1388 01 a6 72656d6f7665 02")
-    assert messages.encode_control_request(
+    assert encode_group_request(
+        GroupRequest(9, 0xC1, 3, 5000, 1, GroupCommand.REPLACE, 2, 4)
+    ) == bytes.fromhex("9a 01 06 09 ccc1 03 cd1388 01 a7 7265706c616365 02 04")
+    assert encode_control_request(
         ControlRequest(9, 0xC1, 5000, 1, ControlCommand.JOIN, b"\x80")
     ) == bytes.fromhex("98 01 07 09 ccc1 cd1388 01 a46a6f696e c401 80")
-    assert messages.encode_control_reply(9, 2, b"x") == bytes.fromhex("95 01 47 09 02 c4 01 78")
-    assert messages.encode_group_reply(9, 2, b"x") == bytes.fromhex("95 01 46 09 02 c4 01 78")
+    assert encode_control_reply(9, 2, b"x") == bytes.fromhex("95 01 47 09 02 c4 01 78")
+    assert encode_group_reply(9, 2, b"x") == bytes.fromhex("95 01 46 09 02 c4 01 78")
     assert messages.encode_fault("x") == bytes.fromhex("93 01 7f a1 78")
 
 
@@ -215,19 +223,21 @@ def test_malformed_items_are_refused(row: Any) -> None:
         ([1, 2, -1], "token"),
         ([1, 3, "0"], "token"),
         ([1, 4, None], "token"),
-        ([1, 6, 9, 0, 3, 5000, 0, "show"], "GROUP is an array of 9, not 8"),
-        ([1, 6, 9, 0, 3, 5000, 0, "shout", 0], "command of a GROUP is unknown"),
-        ([1, 6, 9, 0, 3, 5000, 0, b"show", 0], "command of a GROUP is unknown"),
-        ([1, 6, 9, 0, 3, 5000, 0, ["show"], 0], "command of a GROUP is unknown"),
-        ([1, 6, 9, 0, 3, 5000, 0, None, 0], "command of a GROUP is unknown"),
-        ([1, 6, -9, 0, 3, 5000, 0, "show", 0], "token"),
-        ([1, 6, 9, -1, 3, 5000, 0, "show", 0], "cluster"),
-        ([1, 6, 9, 0, 1 << 16, 5000, 0, "show", 0], "partition"),
-        ([1, 6, 9, 0, True, 5000, 0, "show", 0], "partition"),
-        ([1, 6, 9, 0, 3, 1 << 32, 0, "show", 0], "timeout"),
-        ([1, 6, 9, 0, 3, 5000, 2, "show", 0], "flags"),
-        ([1, 6, 9, 0, 3, 5000, 0, "show", "1"], "node id"),
-        ([1, 6, 9, 0, 3, 5000, 0, "show", 1 << 16], "node id"),
+        ([1, 6, 9, 0, 3, 5000, 0, "show", 0], "GROUP is an array of 10, not 9"),
+        ([1, 6, 9, 0, 3, 5000, 0, "shout", 0, 0], "command of a GROUP is unknown"),
+        ([1, 6, 9, 0, 3, 5000, 0, b"show", 0, 0], "command of a GROUP is unknown"),
+        ([1, 6, 9, 0, 3, 5000, 0, ["show"], 0, 0], "command of a GROUP is unknown"),
+        ([1, 6, 9, 0, 3, 5000, 0, None, 0, 0], "command of a GROUP is unknown"),
+        ([1, 6, -9, 0, 3, 5000, 0, "show", 0, 0], "token"),
+        ([1, 6, 9, -1, 3, 5000, 0, "show", 0, 0], "cluster"),
+        ([1, 6, 9, 0, 1 << 16, 5000, 0, "show", 0, 0], "partition"),
+        ([1, 6, 9, 0, True, 5000, 0, "show", 0, 0], "partition"),
+        ([1, 6, 9, 0, 3, 1 << 32, 0, "show", 0, 0], "timeout"),
+        ([1, 6, 9, 0, 3, 5000, 2, "show", 0, 0], "flags"),
+        ([1, 6, 9, 0, 3, 5000, 0, "show", "1", 0], "node id"),
+        ([1, 6, 9, 0, 3, 5000, 0, "show", 1 << 16, 0], "node id"),
+        ([1, 6, 9, 0, 3, 5000, 0, "show", 0, -1], "other"),
+        ([1, 6, 9, 0, 3, 5000, 0, "show", 0, None], "other"),
         ([1, 7, 9, 0, 5000, 0, "show"], "CONTROL is an array of 8, not 7"),
         ([1, 7, 9, 0, 5000, 0, "shout", b""], "command of a CONTROL is unknown"),
         ([1, 7, 9, 0, 5000, 0, ["show"], b""], "command of a CONTROL is unknown"),

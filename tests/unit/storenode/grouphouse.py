@@ -18,7 +18,8 @@ import msgpack
 from kvclient import protocol
 from kvclient.errors import Status
 from shared.clock import ManualClock
-from shared.messages import DRY_RUN, GroupCommand, GroupRequest
+from shared.groupmessages import GroupCommand, GroupRequest
+from shared.messagefields import DRY_RUN
 from storenode import engine
 from storenode.engine.vfs import Vfs
 from storenode.founding import Founder
@@ -196,6 +197,7 @@ class House:
         command: GroupCommand,
         member: int,
         *,
+        other: int = 0,
         partition: int = 0,
         dry: bool = False,
         timeout_ms: int = 5000,
@@ -205,7 +207,7 @@ class House:
         self._token += 1
         flags = DRY_RUN if dry else 0
         token = self._token
-        request = GroupRequest(token, cluster, partition, timeout_ms, flags, command, member)
+        request = GroupRequest(token, cluster, partition, timeout_ms, flags, command, member, other)
         self.nodes[number].commands.on_request(ASKER, request)
         return token
 

@@ -10,7 +10,7 @@ import pytest
 
 from kvclient import protocol
 from kvclient.errors import Status
-from shared.messages import GroupCommand
+from shared.groupmessages import GroupCommand
 from storenode.groupcommands import ASKERS_MAX
 from storenode.groups import TICK_S
 from storenode.raft import Role

@@ -11,7 +11,7 @@ from kvclient.errors import Status
 from kvclient.protocol import encode_error
 from shared import messages, sockets
 from shared.clock import SystemClock
-from shared.messages import GroupCommand, GroupRequest
+from shared.groupmessages import GroupCommand, GroupRequest, encode_group_reply
 from shared.reactor import Reactor
 from storenode.hostrequest import HostRequests
 from tests.unit.storenode.links import free_endpoint
@@ -29,7 +29,7 @@ class Asked:
         self.requests = HostRequests(self.reactor, self.context, SystemClock(), CLUSTER)
         self.outcomes: list[str | None] = []
         self.heard: list[GroupRequest] = []
-        self.answer: Callable[[GroupRequest], bytes | None] = lambda request: messages.encode_group_reply(
+        self.answer: Callable[[GroupRequest], bytes | None] = lambda request: encode_group_reply(
             request.token, Status.OK, b"\x80"
         )
         self._store: sockets.Socket | None = None
@@ -90,7 +90,7 @@ def test_a_store_that_hosts_says_so(asked: Asked) -> None:
 
 
 def test_a_refusal_is_told_with_its_reason(asked: Asked) -> None:
-    asked.answer = lambda request: messages.encode_group_reply(
+    asked.answer = lambda request: encode_group_reply(
         request.token, Status.UNAVAILABLE, encode_error("the disk is full")
     )
     asked.ask(asked.listen())
@@ -135,13 +135,13 @@ def test_an_older_or_broken_store_ends_it(asked: Asked, frame: bytes, reason: st
 
 
 def test_a_refusal_without_a_reason_is_one(asked: Asked) -> None:
-    asked.answer = lambda request: messages.encode_group_reply(request.token, Status.INTERNAL, b"\xc1")
+    asked.answer = lambda request: encode_group_reply(request.token, Status.INTERNAL, b"\xc1")
     asked.ask(asked.listen())
     assert asked.outcome() == "it refused with status 41 and gave no reason"
 
 
 def test_answers_to_other_questions_are_not_taken(asked: Asked) -> None:
-    asked.answer = lambda request: messages.encode_group_reply(request.token + 1, Status.OK, b"\x80")
+    asked.answer = lambda request: encode_group_reply(request.token + 1, Status.OK, b"\x80")
     asked.ask(asked.listen(), seconds=0.5)
     assert asked.outcome() == "it did not answer in time"
     assert asked.heard

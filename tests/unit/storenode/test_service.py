@@ -14,6 +14,7 @@ from kvclient import protocol
 from kvclient.errors import ProtocolError, Status
 from shared import messages, sockets
 from shared.clustermap import ClusterMap, Node
+from shared.controlmessages import ControlCommand, ControlReply, ControlRequest, encode_control_request
 from shared.messages import Answer, BatchReply, Fault, Item, MapReply, Pong, StatusReply
 from shared.opstream import Limits
 from shared.reactor import Reactor
@@ -180,9 +181,9 @@ def test_a_frame_that_is_not_understood_gets_a_fault_and_the_next_one_its_answer
 
 def test_a_command_for_a_control_partition_that_is_not_there_is_refused(shell: Shell) -> None:
     """It was counted as a fault of the other side, and whoever asked waited in vain."""
-    request = messages.ControlRequest(9, 0, 1000, 0, messages.ControlCommand.SHOW, b"\x80")
-    reply = shell.ask(messages.encode_control_request(request))
-    assert isinstance(reply, messages.ControlReply)
+    request = ControlRequest(9, 0, 1000, 0, ControlCommand.SHOW, b"\x80")
+    reply = shell.ask(encode_control_request(request))
+    assert isinstance(reply, ControlReply)
     assert (reply.token, reply.status) == (9, Status.UNSUPPORTED)
     assert shell.service.counters.values[FAULTS_RECEIVED] == 0
 
