@@ -12,6 +12,7 @@ from kvclient.cli.command import command
 from kvclient.cli.failure import Failure, what_now
 from kvclient.cli.health import is_led, problems
 from kvclient.cli.output import Cell
+from kvclient.cli.progress import Progress
 from kvclient.cli.retrying import is_transient
 from kvclient.cli.units import DURATION, show_bytes, show_latency, show_seconds
 from kvclient.errors import ConnectError, Exit, InvalidRequest, KVError
@@ -57,7 +58,7 @@ def show_status(app: App, answer: dict[str, Any], partitions: bool) -> None:
 
 def _headline(answer: dict[str, Any], found: list[str]) -> str:
     nodes: list[dict[str, Any]] = answer["nodes"]
-    live = sum(node["state"] == "up" for node in nodes)
+    live = sum(node["state"] in ("up", "draining") for node in nodes)
     # Deleted and overwritten entries count until compaction drops them: this is no count of keys.
     entries = sum(node.get("keys", 0) for node in nodes)
     led = f", {sum(map(is_led, answer['groups']))} led" if "groups" in answer else ""
@@ -68,9 +69,21 @@ def _headline(answer: dict[str, Any], found: list[str]) -> str:
         f"{answer['partitions']} partitions{led}, replicas {answer['replicas']}",
         f"{entries:,} entries stored",
         f"epoch {answer['epoch']}",
+        *_control(answer),
         f"via {answer['router']}",
     ]
     return " · ".join(parts)
+
+
+def _control(answer: dict[str, Any]) -> list[str]:
+    """Who controls, and what is on its way; nothing of stores that have no control partition."""
+    if "controller" not in answer:
+        return []
+    names = {node["id"]: node["name"] for node in answer["nodes"]}
+    parts = [f"controller {names.get(answer['controller'], '-')}"]
+    if moves := answer["moves"]:
+        parts.append(f"{len(moves)} moves" + (", paused" if answer["paused"] else ""))
+    return parts
 
 
 def _show_nodes(app: App, answer: dict[str, Any]) -> None:
@@ -179,40 +192,55 @@ def ping(count: int, interval: float) -> None:
 
 @command("wait")
 @click.option("--ready", is_flag=True, help="A write in every partition would succeed (this is the default).")
+@click.option("--healthy", is_flag=True, help="Nothing is missing, behind, or on its way to another store.")
 @click.option("--timeout", type=DURATION, default=60.0, show_default="60s", help="Give up after this long.")
-def wait(ready: bool, timeout: float) -> None:
+def wait(ready: bool, healthy: bool, timeout: float) -> None:
     """Wait until a write in every partition would succeed. Exit code 8 (or 5) if that does not come in
     time.
+
+    With --healthy, until besides every store is up, every replica is there and has caught up, a controller
+    answers, and no move is queued or under way: the moment for the next step of an upgrade.
     """
-    app = current()
+    if ready and healthy:
+        raise click.UsageError("give either --ready or --healthy; who is healthy is ready")
+    wait_for(current(), "healthy" if healthy else "ready", timeout)
+
+
+def wait_for(app: App, what: str, timeout: float) -> None:
+    """Asks the ADMIN command `what` (ready, healthy) until it is OK; Failure when that takes longer."""
     deadline = time.monotonic() + timeout
-    told = ""
-    while True:
-        try:
-            _ask_ready(app, deadline)
-            break
-        except KVError as error:
-            if not is_transient(error):
-                raise
-            problem = error
-            if isinstance(error, ConnectError):
-                app.close()
-        if time.monotonic() >= deadline:
-            away = isinstance(problem, ConnectError)
-            now = what_now(problem) if away else "See: kvcli status"
-            message = f"not ready after {show_seconds(timeout)}: {problem.message.rstrip('.')}. {now}"
-            raise Failure(Exit.CONNECT if away else Exit.UNAVAILABLE, message, "NOT_READY")
-        if app.settings.verbosity and problem.message != told:
-            told = problem.message
-            app.note(f"not ready yet: {told}")
-        time.sleep(min(_WAIT_PAUSE_SECONDS, max(0.0, deadline - time.monotonic())))
-    app.note("ready")
+    began, told = time.monotonic(), ""
+    progress = Progress(f"not {what} yet", None, not app.settings.quiet)
+    try:
+        while (problem := _ask(app, what, deadline)) is not None:
+            if time.monotonic() >= deadline:
+                away = isinstance(problem, ConnectError)
+                now = what_now(problem) if away else "See: kvcli status"
+                message = f"not {what} after {show_seconds(timeout)}: {problem.message.rstrip('.')}. {now}"
+                raise Failure(Exit.CONNECT if away else Exit.UNAVAILABLE, message, "NOT_READY")
+            progress.say(f"after {show_seconds(time.monotonic() - began)}: {problem.message}")
+            if app.settings.verbosity and problem.message != told:
+                told = problem.message
+                app.note(f"not {what} yet: {told}")
+            time.sleep(min(_WAIT_PAUSE_SECONDS, max(0.0, deadline - time.monotonic())))
+    finally:
+        progress.clear()
+    app.note(what)
 
 
-def _ask_ready(app: App, deadline: float) -> None:
+def _ask(app: App, what: str, deadline: float) -> KVError | None:
+    """Why it is not so; None if it is."""
     left = max(0.05, deadline - time.monotonic())
     app.settings.timeout = min(app.settings.timeout or left, left)
-    app.client().admin("ready", timeout=app.settings.timeout)
+    try:
+        app.client().admin(what, timeout=app.settings.timeout)
+    except KVError as error:
+        if not is_transient(error):
+            raise
+        if isinstance(error, ConnectError):
+            app.close()
+        return error
+    return None
 
 
 @command("version")

@@ -25,6 +25,7 @@ def problems(answer: Row) -> list[str]:
     told = {node["id"] for node in nodes if not _is_up(node)}
     table: list[Row] = answer.get("groups", [])
     return [
+        *_control(answer),
         *(sentence for node in nodes for sentence in _of_node(node)),
         *_versions(nodes),
         *_leaders(table, names),
@@ -50,16 +51,34 @@ def is_led(row: Row) -> bool:
 
 
 def _is_up(node: Row) -> bool:
-    return bool(node["state"] == "up")
+    """A store that is being drained serves on until it is stopped; then it has no figures."""
+    return bool(node["state"] == "up" or (node["state"] == "draining" and "uptime_s" in node))
+
+
+def _control(answer: Row) -> list[str]:
+    if answer.get("controller", 1):
+        return []
+    reason = answer.get("control_text") or "none answers"
+    return [f"no controller: {reason}. Reads and writes go on; stores are neither drained nor replaced"]
+
+
+def _away(node: Row) -> str:
+    name, lack = node["name"], f"{node['partitions']} partitions lack it"
+    if node["state"] == "foreign":
+        return (
+            f"{name} runs with another identity than it had, as after its disk was wiped: {lack}. Remove it: "
+            f"kvcli node remove {name} --force, then let it join as a new store: kvcli node add"
+        )
+    if node["state"] != "draining" and "uptime_s" in node:
+        return f"{name} answers routers, but not the controller, which takes it for {node['state']}"
+    gone = f". If it does not come back: kvcli node remove {name} --force" if "heard_ms" in node else ""
+    return f"{name} is {node['state']}: {lack}. Start it again at {node['rpc']}{gone}"
 
 
 def _of_node(node: Row) -> list[str]:
     found = []
     if not _is_up(node):
-        found.append(
-            f"{node['name']} is {node['state']}: {node['partitions']} partitions lack it. "
-            f"Start it again at {node['rpc']}"
-        )
+        found.append(_away(node))
     if failed := node.get("failed"):
         reasons = "; ".join(sorted({str(reason) for reason in failed.values()}))
         found.append(f"{node['name']} does not serve {len(failed)} of its replicas: {reasons}")

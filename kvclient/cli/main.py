@@ -40,6 +40,11 @@ COMMANDS = {
     "status": Lazy(_CLUSTER, "kvclient.cli.cluster:status", "Show the cluster, its nodes and problems."),
     "route": Lazy(_CLUSTER, "kvclient.cli.cluster:route", "Show which partition and nodes hold a key."),
     "group": Lazy(_CLUSTER, "kvclient.cli.group:group", "Show and change the replicas of one partition."),
+    "node": Lazy(_CLUSTER, "kvclient.cli.node:node", "Show, add, drain and remove stores."),
+    "rebalance": Lazy(
+        _CLUSTER, "kvclient.cli.rebalance:rebalance", "Plan, start and watch moves of replicas."
+    ),
+    "map": Lazy(_CLUSTER, "kvclient.cli.map:map_", "Show or save the cluster map."),
     "ping": Lazy(_CLUSTER, "kvclient.cli.cluster:ping", "Measure round trips to the routers."),
     "wait": Lazy(_CLUSTER, "kvclient.cli.cluster:wait", "Wait until the cluster serves writes."),
     "version": Lazy(_CLUSTER, "kvclient.cli.cluster:version", "Print the versions of client and cluster."),

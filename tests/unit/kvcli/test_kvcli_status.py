@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click import UsageError
 
 from kvclient.cli.app import App
 from kvclient.cli.cluster import show_route, show_status
 from kvclient.cli.failure import Quit
 from kvclient.cli.health import LAG_ENTRIES_MAX, problems
+from kvclient.cli.main import cli
 from kvclient.cli.output import Output
-from kvclient.errors import Exit
+from kvclient.errors import ConnectError, Exit, KVError, Unavailable
 
 ROUTE = {
     "partition": 2,
@@ -149,14 +151,70 @@ def test_stores_without_groups_have_the_columns_that_they_had() -> None:
     assert printed(answer, "plain", partitions=True) == ("", 0)
 
 
+def silent(number: int, state: str, **fields: Any) -> dict[str, Any]:
+    """A node that does not answer the router: it has no figures."""
+    return {name: value for name, value in node(number, state=state).items() if name != "uptime_s"} | fields
+
+
 def test_a_node_that_is_down_is_told_once_and_not_again_with_its_partitions() -> None:
     answer = cluster(
         *(row(partition, replica(1), replica(2), away(3)) for partition in range(4)),
-        nodes=[node(1), node(2), node(3, state="down")],
+        nodes=[node(1), node(2), silent(3, "down")],
     )
     assert problems(answer) == [
         "store3 is down: 4 partitions lack it. Start it again at tcp://127.0.0.1:7220"
     ]
+
+
+CONTROLLED = {"controller": 2, "control": [1, 2, 3], "moves": [], "paused": False, "settings": {}}
+
+
+def test_the_headline_names_the_controller_and_counts_moves() -> None:
+    first = printed(healthy() | CONTROLLED)[0].splitlines()[0]
+    assert first.endswith("epoch 1 · controller store2 · via router1")
+    moving = CONTROLLED | {"moves": [{}, {}], "paused": True}
+    assert "controller store2 · 2 moves, paused · via" in printed(healthy() | moving)[0]
+
+
+def test_a_cluster_without_a_controller_has_a_problem() -> None:
+    nothing = {"controller": 0, "moves": None, "paused": None, "settings": None}
+    answer = healthy() | CONTROLLED | nothing | {"control_text": "store1, store2 do not answer"}
+    assert problems(answer) == [
+        "no controller: store1, store2 do not answer. Reads and writes go on; stores are neither drained nor "
+        "replaced"
+    ]
+    text, code = printed(answer)
+    assert "controller - · via" in text
+    assert code == Exit.DEGRADED
+
+
+def test_a_store_that_is_drained_is_no_problem_while_it_answers() -> None:
+    answer = healthy()
+    answer["nodes"][1]["state"] = "draining"
+    assert problems(answer) == []
+    assert "3 of 3 nodes up" in printed(answer)[0]
+    answer["nodes"][1] = silent(2, "draining")
+    assert problems(answer) == [
+        "store2 is draining: 4 partitions lack it. Start it again at tcp://127.0.0.1:7210"
+    ]
+
+
+def test_a_store_that_only_the_controller_misses_is_told_so() -> None:
+    answer = healthy()
+    answer["nodes"][2]["state"] = "suspect"
+    assert problems(answer) == ["store3 answers routers, but not the controller, which takes it for suspect"]
+
+
+def test_of_a_lost_store_status_says_how_to_start_and_how_to_remove_it() -> None:
+    answer = healthy()
+    answer["nodes"][2] = silent(3, "down", heard_ms=40_000)
+    assert problems(answer)[0] == (
+        "store3 is down: 4 partitions lack it. Start it again at tcp://127.0.0.1:7220. "
+        "If it does not come back: kvcli node remove store3 --force"
+    )
+    answer["nodes"][2] = node(3, state="foreign")
+    assert problems(answer)[0].startswith("store3 runs with another identity than it had, as after its disk")
+    assert "kvcli node remove store3 --force" in problems(answer)[0]
 
 
 def test_a_replica_that_a_node_does_not_tell_of_is_a_problem_of_its_own() -> None:
@@ -166,6 +224,43 @@ def test_a_replica_that_a_node_does_not_tell_of_is_a_problem_of_its_own() -> Non
 
 def test_a_lag_within_the_bound_is_no_problem() -> None:
     assert problems(cluster(row(0, replica(1), replica(2, lag=LAG_ENTRIES_MAX)))) == []
+
+
+class Asked:
+    """A client that notes what it was asked, and gives these answers in turn."""
+
+    def __init__(self, *answers: KVError | None) -> None:
+        self.answers = list(answers)
+        self.commands: list[str] = []
+
+    def admin(self, command: str, *, timeout: float) -> None:
+        self.commands.append(command)
+        answer = self.answers.pop(0)
+        if answer is not None:
+            raise answer
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"), [((), "ready"), (("--ready",), "ready"), (("--healthy",), "healthy")]
+)
+def test_wait_asks_until_it_is_so(
+    arguments: tuple[str, ...], command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app, client = App(), Asked(Unavailable("partition 3 has no leader"), ConnectError("nobody"), None)
+    app.client = lambda: client  # type: ignore[assignment, method-assign, return-value]
+    with cli.make_context("kvcli", ["wait", *arguments, "-v"], obj=app) as context:
+        cli.invoke(context)
+    assert client.commands == [command] * 3
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f"not {command} yet: partition 3 has no leader", f"not {command} yet: nobody", command]
+
+
+def test_wait_takes_one_of_both() -> None:
+    with pytest.raises(UsageError), cli.make_context("kvcli", ["wait", "--ready", "--healthy"]) as context:
+        cli.invoke(context)
 
 
 def shown(answer: dict[str, Any], form: str) -> str:
