@@ -1,7 +1,8 @@
 """The command line that every server process has: --config, --set, --print-config, and how it ends.
 
 Knows no server. Exit codes: 0 stopped by SIGTERM or SIGINT, 1 cannot run (one line on standard error says
-why), 2 wrong usage or configuration.
+why), 2 wrong usage or configuration, 78 (EX_CONFIG) cannot run, and no later attempt could: who restarts
+processes should not restart this one, somebody has to mend what the lines on standard error say.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import attrs
 import click
@@ -20,8 +21,16 @@ from shared.config import ConfigError, dump, load
 C = TypeVar("C", bound=attrs.AttrsInstance)
 
 
+FAILED: Final = 1
+REFUSED: Final = 78
+
+
 class CannotStart(Exception):
-    """The process cannot run; the text says why and what to do."""
+    """The process cannot run; the text says why and what to do. `code`: REFUSED if time does not mend it."""
+
+    def __init__(self, text: str, code: int = FAILED) -> None:
+        super().__init__(text)
+        self.code = code
 
 
 def server_command(program: str, config_class: type[C]) -> Callable[[Callable[..., int]], click.Command]:
@@ -59,7 +68,7 @@ def server_command(program: str, config_class: type[C]) -> Callable[[Callable[..
             except ConfigError as error:
                 code = _say(program, error, 2)
             except CannotStart as error:
-                code = _say(program, error, 1)
+                code = _say(program, error, error.code)
             sys.exit(code)
 
         return main

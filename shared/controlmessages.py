@@ -31,6 +31,8 @@ class ControlCommand(enum.StrEnum):
 
     SHOW = "show"
     JOIN = "join"
+    KNOWN = "known"
+    """Of any store, not of the controller: what it has heard itself (section 7)."""
     NODE_ADD = "node-add"
     NODE_DRAIN = "node-drain"
     NODE_UNDRAIN = "node-undrain"

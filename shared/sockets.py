@@ -163,12 +163,14 @@ def backend_dealer(context: Context, endpoint: str) -> Socket:
     return socket
 
 
-def bulk_dealer(context: Context, endpoint: str) -> Socket:
-    """One connecting socket for the snapshots of one store node. Nobody watches its link: who gets no answer
-    closes it and makes another.
+def bulk_dealer(context: Context, endpoint: str, *, eager: bool = False) -> Socket:
+    """One connecting socket for the snapshots of one store node, and for questions to it. Nobody watches its
+    link: who gets no answer closes it and makes another, or asks again. `eager` tries to connect as often as
+    the bus does: a store that waits for another to start.
     """
     _require_endpoint(endpoint)
-    socket = _made(context, zmq.DEALER, {**_BULK, **_reconnecting(_RECONNECT_IVL_MAX)})
+    longest = _BUS_RECONNECT_IVL_MAX if eager else _RECONNECT_IVL_MAX
+    socket = _made(context, zmq.DEALER, {**_BULK, **_reconnecting(longest)})
     try:
         connect(socket, endpoint)
     except ConfigError:
