@@ -53,18 +53,21 @@ def check_incarnation(value: object, what: str) -> None:
 @attrs.frozen
 class Member:
     """What the control state knows of a node, beside the map. `since_epoch`: of the map in which the node got
-    the state that it has there.
+    the state that it has there. `removing`: it leaves the map as soon as it holds nothing.
     """
 
     node: int
     incarnation: str
     since_epoch: int
+    removing: bool = False
 
     def __attrs_post_init__(self) -> None:
         """ValueError names the field that is wrong."""
         integer(self.node, 1, NODE_ID_MAX, "a member's node")
         check_incarnation(self.incarnation, f"member {self.node}: incarnation")
         integer(self.since_epoch, 1, (1 << 64) - 1, f"member {self.node}: epoch of its state")
+        if type(self.removing) is not bool:
+            raise ValueError(f"member {self.node}: removing must be true or false, not {self.removing!r:.40}")
 
 
 @attrs.frozen
@@ -242,7 +245,7 @@ class ControlState:
                 raise ValueError("its map must be bytes")
             cluster_map = ClusterMap.decode(fields[1])
             members = tuple(
-                Member(*array(member, 3, "each member")) for member in array(fields[2], None, "its members")
+                Member(*array(member, 4, "each member")) for member in array(fields[2], None, "its members")
             )
             moves = tuple(Move(*array(move, 5, "each move")) for move in array(fields[3], None, "its moves"))
             settings = Settings(*array(fields[7], 3, "its settings"))

@@ -7,10 +7,17 @@ that has just begun knows little of it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 import attrs
 
-from storenode.control.reports import Report
+from storenode.control.reports import GroupReport, Report
+
+SUSPECT_MS: Final = 3_000
+"""Silence that means something: three reports were missed."""
+
+DOWN_MS: Final = 10_000
+"""Silence that people should know of: Raft has elected other leaders long ago."""
 
 
 @attrs.frozen
@@ -25,6 +32,10 @@ class MoveView:
     done: float | None
     waits: str
 
+    @property
+    def begun(self) -> bool:
+        return self.stage != "waiting"
+
 
 @attrs.frozen
 class View:
@@ -32,7 +43,8 @@ class View:
     for those. `states`: of every node of the map, as of now (the map's own may be a step behind). `foreign`:
     nodes whose store is another one than the state knows, by incarnation. `leaders`: of each partition, the
     control partition among them, where a leader is known. `moves`: by id. `waits`: what the controller does
-    not do though it should, and why, for people.
+    not do though it should, and why, for people. `age_ms`: how long this controller has been one. `lost`:
+    nodes that were down for so long that they are being replaced.
     """
 
     controller: int
@@ -43,3 +55,19 @@ class View:
     leaders: Mapping[int, int]
     moves: Mapping[int, MoveView]
     waits: tuple[str, ...]
+    age_ms: int = 0
+    lost: frozenset[int] = frozenset()
+
+    def silence_ms(self, node: int) -> int:
+        """How long a node is known to be silent."""
+        return self.heard_ms.get(node, self.age_ms)
+
+    def silent(self, node: int) -> bool:
+        return self.silence_ms(node) >= SUSPECT_MS
+
+    def group(self, partition: int) -> GroupReport | None:
+        """What the partition's leader says of it."""
+        report = self.reports.get(self.leaders.get(partition, 0))
+        if report is None:
+            return None
+        return next((group for group in report.groups if group.partition == partition), None)

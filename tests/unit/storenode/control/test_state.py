@@ -42,7 +42,7 @@ def rich() -> ControlState:
     )
     return attrs.evolve(
         state,
-        members=(Member(1, INCARNATION, 1), *state.members[1:]),
+        members=(Member(1, INCARNATION, 1, True), *state.members[1:]),
         next_node=9,
         paused=True,
         settings=Settings(60_000, 3, 1 << 20),
@@ -65,7 +65,7 @@ def test_golden_bytes() -> None:
     head = b"\x98\x01\xc5\x01\x1a" + rich().map.encode()
     assert encoded[: len(head)] == head
     assert encoded[len(head) :] == (
-        b"\x93\x93\x01\xd9\x20" + INCARNATION.encode() + b"\x01\x93\x02\xa0\x01\x93\x03\xa0\x01"
+        b"\x93\x94\x01\xd9\x20" + INCARNATION.encode() + b"\x01\xc3\x94\x02\xa0\x01\xc2\x94\x03\xa0\x01\xc2"
         b"\x93\x95\x01\x00\x01\x03\xa9rebalance\x95\x02\x03\x00\x02\xa7replace"
         b"\x95\x03\xcd\xff\xff\x02\x00\xa7control"
         b"\x04\x09\xc3\x93\xcd\xea\x60\x03\xce\x00\x10\x00\x00"
@@ -108,7 +108,7 @@ def test_a_new_map_takes_its_members_along() -> None:
     assert after.map.epoch == 2
     assert after.map.replicas == state.map.replicas
     assert after.members == (
-        Member(1, INCARNATION, 1), Member(2, "", 2), Member(3, "", 1), Member(9, "", 2),
+        Member(1, INCARNATION, 1, True), Member(2, "", 2), Member(3, "", 1), Member(9, "", 2),
     )  # fmt: skip
     assert after.remap(nodes=nodes[:3]).members == after.members[:3]
     assert state.remap(control=(1,), paused=False).map.control == (1,)
@@ -117,7 +117,7 @@ def test_a_new_map_takes_its_members_along() -> None:
     assert state.remap(replicas=rows).members == state.members
 
 
-MEMBERS = [[1, "", 1], [2, "", 1], [3, "", 1]]
+MEMBERS = [[1, "", 1, False], [2, "", 1, False], [3, "", 1, False]]
 
 
 @pytest.mark.parametrize(
@@ -132,17 +132,22 @@ MEMBERS = [[1, "", 1], [2, "", 1], [3, "", 1]]
         (2, [], "not the map's nodes"),
         (2, MEMBERS[:2], "not the map's nodes"),
         (2, MEMBERS[::-1], "not the map's nodes, ascending"),
-        (2, [*MEMBERS, [4, "", 1]], "not the map's nodes"),
-        (2, [*MEMBERS[:2], [3, "", 1, 1]], "each member must be an array of 3, not 4"),
+        (2, [*MEMBERS, [4, "", 1, False]], "not the map's nodes"),
+        (2, [*MEMBERS[:2], [3, "", 1]], "each member must be an array of 4, not 3"),
         (2, [*MEMBERS[:2], 3], "each member must be an array"),
-        (2, [*MEMBERS[:2], [0, "", 1]], "a member's node must be"),
-        (2, [*MEMBERS[:2], [3, "xyz", 1]], "incarnation must be 32 hexadecimal digits"),
-        (2, [*MEMBERS[:2], [3, INCARNATION + "\n", 1]], "incarnation must be 32"),
-        (2, [*MEMBERS[:2], [3, INCARNATION.upper(), 1]], "incarnation must be 32"),
-        (2, [*MEMBERS[:2], [3, None, 1]], "incarnation must be 32"),
-        (2, [[1, INCARNATION, 1], [2, INCARNATION, 1], MEMBERS[2]], "two members have the same incarnation"),
-        (2, [*MEMBERS[:2], [3, "", 0]], "epoch of its state"),
-        (2, [*MEMBERS[:2], [3, "", 2]], "its state is of epoch 2, the map of epoch 1"),
+        (2, [*MEMBERS[:2], [0, "", 1, False]], "a member's node must be"),
+        (2, [*MEMBERS[:2], [3, "xyz", 1, False]], "incarnation must be 32 hexadecimal digits"),
+        (2, [*MEMBERS[:2], [3, INCARNATION + "\n", 1, False]], "incarnation must be 32"),
+        (2, [*MEMBERS[:2], [3, INCARNATION.upper(), 1, False]], "incarnation must be 32"),
+        (2, [*MEMBERS[:2], [3, None, 1, False]], "incarnation must be 32"),
+        (
+            2,
+            [[1, INCARNATION, 1, False], [2, INCARNATION, 1, False], MEMBERS[2]],
+            "two members have the same incarnation",
+        ),
+        (2, [*MEMBERS[:2], [3, "", 0, False]], "epoch of its state"),
+        (2, [*MEMBERS[:2], [3, "", 2, False]], "its state is of epoch 2, the map of epoch 1"),
+        (2, [*MEMBERS[:2], [3, "", 1, 0]], "member 3: removing must be true or false"),
         (3, {}, "its moves must be an array"),
         (3, [1], "each move must be an array"),
         (3, [[1, 0, 1, 3]], "each move must be an array of 5, not 4"),
