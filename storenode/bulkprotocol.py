@@ -16,7 +16,7 @@ from kvclient.errors import ProtocolError, Status
 from shared import frames
 from storenode.engine import codec
 from storenode.raft.messages import EVERYBODY, NOBODY
-from storenode.raftframes import GROUP_MAX
+from storenode.raftframes import CONTROL, GROUP_MAX
 
 VERSION: Final = 1
 
@@ -135,7 +135,11 @@ def decode_request(body: bytes) -> Request:
     token, word, rest = fields[1], fields[2], fields[3:]
     if word == "open" and _are(rest, int, int, int):
         group, at_least, node = rest
-        if 0 <= group <= GROUP_MAX and _unsigned(token, at_least) and NOBODY < node < EVERYBODY:
+        if (
+            (0 <= group <= GROUP_MAX or group == CONTROL)
+            and _unsigned(token, at_least)
+            and NOBODY < node < EVERYBODY
+        ):
             return Open(token, group, at_least, node)
     elif word == "read" and _are(rest, int, str, int, int):
         snapshot, name, offset, length = rest

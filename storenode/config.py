@@ -31,6 +31,9 @@ class ListenSection:
     bus: Endpoint = attrs.field(
         default=attrs.Factory(lambda listen: next_port(listen.rpc, 1), takes_self=True)
     )
+    events: Endpoint = attrs.field(
+        default=attrs.Factory(lambda listen: next_port(listen.rpc, 2), takes_self=True)
+    )
 
 
 @attrs.frozen

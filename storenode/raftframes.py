@@ -35,6 +35,9 @@ assert FRAME_BYTES_MAX // ROW_BYTES * 10 + 16 <= frames.VALUES_MAX
 assert FRAME_BYTES_MAX // ENTRY_BYTES * 4 + 16 <= frames.VALUES_MAX
 
 GROUP_MAX: Final = 4095
+CONTROL: Final = 0xFFFF
+"""The group of the control partition (docs/control.md)."""
+
 _UINT64_MAX: Final = (1 << 64) - 1
 
 _ROW_TYPES: Final = (int,) * 8 + (tuple,)
@@ -165,7 +168,11 @@ def _row(row: Any, topic: int, sender: int) -> tuple[int, Message] | None:
     group, kind, term, a, b, c, flag, context, entries = row
     limits = _LIMITS.get(kind)
     # A negative number stays negative through | and >>, so one test finds what is below 0 or too large.
-    if limits is None or (term | a | b | c | flag | context) >> 64 or not 0 <= group <= GROUP_MAX:
+    if (
+        limits is None
+        or (term | a | b | c | flag | context) >> 64
+        or not (0 <= group <= GROUP_MAX or group == CONTROL)
+    ):
         return None
     a_max, b_max, c_max, flag_max, context_max, with_entries = limits
     if a > a_max or b > b_max or c > c_max or flag > flag_max or context > context_max:

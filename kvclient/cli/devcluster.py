@@ -168,7 +168,7 @@ class DevCluster:
         nodes = [self._node(number, store) for number, store in enumerate(self.stores, 1)]
         return {
             "node": {"id": self.stores.index(member) + 1, "name": member.name},
-            "listen": {"rpc": endpoint(member.ports[0]), "bus": endpoint(member.ports[1])},
+            "listen": dict(zip(("rpc", "bus", "events"), map(endpoint, member.ports), strict=True)),
             "data": {"dir": str(self.directory / "data" / member.name)},
             "cluster": {
                 "name": CLUSTER_NAME,

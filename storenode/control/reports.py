@@ -83,6 +83,34 @@ class Report(NamedTuple):
     groups: tuple[GroupReport, ...] = ()
 
 
+class Heading(NamedTuple):
+    """What a report begins with: enough for those whom its groups do not concern."""
+
+    cluster: int
+    node: int
+    incarnation: str
+    epoch: int
+
+
+def decode_heading(encoded: bytes) -> Heading:
+    """The heading of the report with these bytes, whose other fields are not looked at; ProtocolError."""
+    try:
+        unpacker = msgpack.Unpacker(use_list=False, raw=False, max_buffer_size=len(encoded))
+        unpacker.feed(encoded)
+        unpacker.read_array_header()
+        known = unpacker.unpack()
+        if type(known) is not int or known != FORMAT:
+            raise ValueError(f"format {known!r:.40} is not understood, this side knows {FORMAT}")
+        heading = Heading(*(unpacker.unpack() for _ in range(4)))
+        integer(heading.cluster, 0, _UINT64_MAX, "cluster")
+        integer(heading.node, 1, NODE_ID_MAX, "node")
+        check_incarnation(heading.incarnation, "incarnation")
+        integer(heading.epoch, 1, _UINT64_MAX, "epoch")
+    except Exception as error:  # noqa: BLE001 - hostile bytes raise many types
+        raise ProtocolError(f"report: {str(error) or type(error).__name__}") from None
+    return heading
+
+
 def encode_report(report: Report) -> bytes:
     """The report's bytes. What the decoder would refuse is the caller's mistake, and not looked for."""
     return msgpack.packb((FORMAT, *report))  # type: ignore[no-any-return]

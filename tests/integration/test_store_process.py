@@ -36,7 +36,7 @@ def configuration(directory: Path, **sections: Any) -> dict[str, Any]:
     node = {"id": 1, "name": "store1", "rpc": "tcp://127.0.0.1:7200"}
     return {
         "node": {"id": 1, "name": "store1"},
-        "listen": {"rpc": "tcp://127.0.0.1:*", "bus": "tcp://127.0.0.1:*"},
+        "listen": dict.fromkeys(("rpc", "bus", "events"), "tcp://127.0.0.1:*"),
         "data": {"dir": str(directory / "data")},
         "cluster": {"name": "test", "partitions": 1 << BITS, "replicas": 1, "nodes": [node]},
         **sections,

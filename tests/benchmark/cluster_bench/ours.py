@@ -161,7 +161,7 @@ def _configs(directory: Path, ports: list[int], replicas: int, partitions: int) 
     return {
         node["id"]: {
             "node": {"id": node["id"], "name": node["name"]},
-            "listen": {"rpc": node["rpc"], "bus": node["bus"]},
+            "listen": {name: node[name] for name in ("rpc", "bus", "events")},
             "data": {"dir": str(directory / node["name"])},
             "cluster": cluster,
         }

@@ -240,8 +240,8 @@ def _server(
     prefix: Sequence[str] = (),
 ) -> Process:
     if module == "storenode":
-        bus = next(node["bus"] for node in config["cluster"]["nodes"] if node["name"] == name)
-        config["listen"]["bus"] = bus
+        node = next(node for node in config["cluster"]["nodes"] if node["name"] == name)
+        config["listen"] |= {"bus": node["bus"], "events": node["events"]}
     path = directory / f"{name}.yaml"
     path.write_text(json.dumps(config))
     command = [*MORTAL, *prefix, sys.executable, "-m", module, "--config", str(path)]

@@ -58,6 +58,11 @@ def row(**fields: Any) -> list[Any]:
     return list(({**values, "entries": []} | fields).values())
 
 
+def test_the_control_partition_is_a_group() -> None:
+    (made,) = frames_of((0xFFFF, VOTE))
+    assert [group for group, _ in decode(made, CLUSTER).rows] == [0xFFFF]
+
+
 def test_the_bytes_of_frames_are_those_of_the_page() -> None:
     broadcast, direct = frames_of((300, APPEND), (1, VOTE))
     head = "96 01 cf1122334455667788 02 cfa1a2a3a4a5a6a7a8 01 91 "

@@ -14,8 +14,10 @@ from storenode.control.reports import (
     GROUPS_MAX,
     NEVER,
     GroupReport,
+    Heading,
     Progress,
     Report,
+    decode_heading,
     decode_report,
     encode_report,
 )
@@ -40,6 +42,41 @@ def test_golden_bytes() -> None:
         b"\x93\x94\x02\x64\x01\x0c\x94\x03\x00\x00\xce\xff\xff\xff\xff\x94\x04\x3c\x02\x07"
         b"\x9d\xcd\xff\xff\x00\x03\x00\x01\x91\x02\x90\x90\x00\x00\x00\xc3\x90"
     )
+
+
+WRONG_HEADINGS = [
+    (-1, 1, "", 1),
+    (0, 0, "", 1),
+    (0, 1, "x", 1),
+    (0, 1, "", 0),
+    (0, 1, b"", 1),
+    ({}, 1, "", 1),
+]
+
+
+def test_the_heading_is_read_without_the_groups() -> None:
+    heading = Heading(U64, 1, INCARNATION, 7)
+    assert decode_heading(encode_report(REPORT)) == heading
+    assert decode_heading(encode_report(REPORT)[:60] + b"\xc1" * 9) == heading
+
+
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        *(
+            b"",
+            b"\xc1",
+            b"\x9a",
+            b"\x01",
+            b"\x9a\x02" + encode_report(REPORT)[2:],
+            encode_report(REPORT)[:40],
+        ),
+        *(msgpack.packb([1, *head, "", 0, 0, 0, []]) for head in WRONG_HEADINGS),
+    ],
+)
+def test_what_is_no_heading_is_refused(encoded: bytes) -> None:
+    with pytest.raises(ProtocolError, match=r"^report: "):
+        decode_heading(encoded)
 
 
 uint64 = st.integers(0, U64)
