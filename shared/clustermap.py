@@ -18,7 +18,9 @@ from shared.hashing import xxh64
 from shared.ring import NODES_MAX, PARTITIONS_MAX, WEIGHT_MAX, place
 from shared.shapes import TEXT_MAX, array, first_twice, integer, text
 
-FORMAT = 2
+FORMAT = 3
+# Without `bytes_per_second`: what a router or a store of the version before says.
+OLD_FORMAT = 2
 
 # 0 and 0xFFFF are no nodes: the bus uses 0xFFFF as the address of all.
 NODE_ID_MAX = 65534
@@ -27,6 +29,10 @@ REPLICAS_MAX = 7
 STATES = ("up", "suspect", "down", "draining")
 # Two of them may fail; more would make every decision slower and none safer.
 CONTROL_MAX = 5
+# How fast a store gives snapshots away, all together: most of a 1 Gbit/s link unless told otherwise.
+BYTES_PER_SECOND = 100 << 20
+BYTES_PER_SECOND_MIN = 64 << 10
+BYTES_PER_SECOND_MAX = 1 << 40
 
 _UINT64_MAX = (1 << 64) - 1
 # The epoch stands within this many bytes: before it are two texts, four bytes a character at most.
@@ -63,7 +69,7 @@ class Node:
 @attrs.frozen
 class ClusterMap:
     """One epoch of the map. `replicas[partition]` are node ids, the first the preferred leader; `control` are
-    the nodes of the control partition.
+    the nodes of the control partition. `bytes_per_second`: at most so much a store sends of snapshots.
     """
 
     name: str
@@ -74,6 +80,7 @@ class ClusterMap:
     nodes: tuple[Node, ...]
     replicas: tuple[tuple[int, ...], ...]
     control: tuple[int, ...]
+    bytes_per_second: int = BYTES_PER_SECOND
     _by_id: dict[int, Node] = attrs.field(init=False, eq=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
@@ -85,6 +92,7 @@ class ClusterMap:
         if self.partition_count & (self.partition_count - 1):
             raise ValueError(f"partition count must be a power of two, not {self.partition_count}")
         integer(self.replication_factor, 1, REPLICAS_MAX, "replication factor")
+        integer(self.bytes_per_second, BYTES_PER_SECOND_MIN, BYTES_PER_SECOND_MAX, "bytes per second")
         self._check_nodes()
         object.__setattr__(self, "_by_id", {node.id: node for node in self.nodes})
         self._check_replicas()
@@ -143,10 +151,12 @@ class ClusterMap:
             raise ProtocolError(f"cluster map: {error.message}") from None
         try:
             array(fields, None, "it")
-            if not fields or type(fields[0]) is not int or fields[0] != FORMAT:
+            if not fields or type(fields[0]) is not int or fields[0] not in (OLD_FORMAT, FORMAT):
                 known = fields[0] if fields else None
-                raise ValueError(f"format {known!r:.40} is not understood, this side knows {FORMAT}")
-            array(fields, 9, "it")
+                raise ValueError(
+                    f"format {known!r:.40} is not understood, this side knows {OLD_FORMAT} and {FORMAT}"
+                )
+            array(fields, 10 if fields[0] == FORMAT else 9, "it")
             array(fields[6], None, "its nodes")
             array(fields[7], None, "its replicas")
             nodes = tuple(Node(*array(node, 8, "each node")) for node in fields[6])
@@ -154,7 +164,7 @@ class ClusterMap:
                 if not set(map(type, array(holders, None, "each replica set"))) <= {int}:
                     raise ValueError("replicas are node ids")
             name, cluster_id, epoch, partitions, replicas = fields[1:6]
-            return cls(name, cluster_id, epoch, partitions, replicas, nodes, fields[7], fields[8])
+            return cls(name, cluster_id, epoch, partitions, replicas, nodes, *fields[7:])
         except ValueError as error:
             raise ProtocolError(f"cluster map: {error}") from None
 

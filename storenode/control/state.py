@@ -15,7 +15,14 @@ import msgpack
 
 from kvclient.errors import ProtocolError
 from shared import frames
-from shared.clustermap import NODE_ID_MAX, ClusterMap, Node
+from shared.clustermap import (
+    BYTES_PER_SECOND,
+    BYTES_PER_SECOND_MAX,
+    BYTES_PER_SECOND_MIN,
+    NODE_ID_MAX,
+    ClusterMap,
+    Node,
+)
 from shared.ring import PARTITIONS_MAX
 from shared.shapes import array, first_twice, integer
 
@@ -37,9 +44,6 @@ REPLACE_AFTER_MS_MAX: Final = 30 * 24 * 3_600_000
 
 TRANSFERS_MAX: Final = 64
 """Snapshots at once, of a node: each needs memory and disk of its own on both sides."""
-
-BYTES_PER_SECOND_MIN: Final = 64 << 10
-BYTES_PER_SECOND_MAX: Final = 1 << 40
 
 _INCARNATION: Final = re.compile("(?:[0-9a-f]{32})?")
 
@@ -100,7 +104,7 @@ class Settings:
 
     replace_after_ms: int = 1_800_000
     transfers_per_node: int = 2
-    bytes_per_second: int = 100 << 20
+    bytes_per_second: int = BYTES_PER_SECOND
 
     def __attrs_post_init__(self) -> None:
         """ValueError names the setting that is wrong."""
@@ -179,7 +183,8 @@ class ControlState:
         control: tuple[int, ...] | None = None,
         **changes: Any,
     ) -> ControlState:
-        """The state with another map, one epoch on, and other `changes` of its own fields.
+        """The state with another map, one epoch on, and other `changes` of its own fields. The map says what
+        the settings say of `bytes_per_second`: so the stores hear of it.
 
         Members follow the nodes: who has gone is left out, a new node is a member without an incarnation, who
         has got another state has it since the new epoch. `members` among the changes is taken instead.
@@ -191,6 +196,7 @@ class ControlState:
             nodes=old.nodes if nodes is None else nodes,
             replicas=old.replicas if replicas is None else replicas,
             control=old.control if control is None else control,
+            bytes_per_second=changes.get("settings", self.settings).bytes_per_second,
         )
         if nodes is not None and "members" not in changes:
             changes["members"] = tuple(

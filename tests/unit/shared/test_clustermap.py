@@ -71,6 +71,22 @@ def test_encoded_maps_decode_to_equal_maps(partitions: int) -> None:
     assert ClusterMap.decode(first.encode()).node(2) == NODES[1]
 
 
+def test_golden_bytes() -> None:
+    """Pinned: a store of another version must read them."""
+    nodes = [Node(1, "a", "tcp://h:1", "tcp://h:2", "tcp://h:3", "z", 5, "down")]
+    made = ClusterMap("c", "i", 7, 1, 1, tuple(nodes), ((1,),), (1,), 1 << 20)
+    assert made.encode() == (
+        b"\x9a\x03\xa1c\xa1i\x07\x01\x01\x91\x98\x01\xa1a\xa9tcp://h:1\xa9tcp://h:2\xa9tcp://h:3\xa1z\x05\xa4down"
+        b"\x91\x91\x01\x91\x01\xce\x00\x10\x00\x00"
+    )
+    assert ClusterMap.decode(made.encode()) == made
+
+
+def test_a_map_of_the_format_before_is_read() -> None:
+    fields = list(msgpack.unpackb(cluster().encode()))
+    assert ClusterMap.decode(msgpack.packb([2, *fields[1:9]])) == cluster()
+
+
 def test_the_first_nodes_hold_the_control_partition() -> None:
     """As many as tolerate a failure more than one less."""
     nodes = [Node(number, f"store{number}", f"tcp://127.0.0.1:{7000 + number}") for number in range(1, 8)]
@@ -127,8 +143,9 @@ def test_lies_about_a_node(changes: dict[str, Any], text: str) -> None:
 @pytest.mark.parametrize(
     ("position", "value", "text"),
     [
-        (0, 1, "format 1 is not understood, this side knows 2"),
-        (0, 3, "format 3 is not understood, this side knows 2"),
+        (0, 1, "format 1 is not understood, this side knows 2 and 3"),
+        (0, 4, "format 4 is not understood, this side knows 2 and 3"),
+        (0, 2, "it must be an array of 9, not 10"),
         (0, True, "format"),
         (0, "1", "format"),
         (1, "", "cluster name must not be empty"),
@@ -166,6 +183,9 @@ def test_lies_about_a_node(changes: dict[str, Any], text: str) -> None:
         (8, [1, 1], "the control partition: a node holds two replicas"),
         (8, [3], "the control partition: no node has id 3"),
         (8, [True], "replicas are node ids"),
+        (9, None, "bytes per second"),
+        (9, (64 << 10) - 1, "bytes per second must be an integer 65536..1099511627776, not 65535"),
+        (9, (1 << 40) + 1, "bytes per second"),
     ],
     ids=str,
 )
@@ -195,6 +215,7 @@ def test_two_nodes_with_the_same_field(field: str) -> None:
         msgpack.packb([1]),
         msgpack.packb([2] * 8),
         msgpack.packb([2] * 9),
+        msgpack.packb([3] * 10),
         msgpack.packb({}),
         b"\x98\x01",
     ],

@@ -49,6 +49,13 @@ def rich() -> ControlState:
     )
 
 
+def test_a_new_map_says_what_the_settings_say() -> None:
+    state = ControlState.first(make_map())
+    set_ = state.remap(settings=attrs.evolve(state.settings, bytes_per_second=1 << 20))
+    assert (set_.map.epoch, set_.map.bytes_per_second) == (2, 1 << 20)
+    assert set_.remap().map.bytes_per_second == 1 << 20
+
+
 def test_the_first_state() -> None:
     first = ControlState.first(make_map())
     assert first.members == (Member(1, "", 1), Member(2, "", 1), Member(3, "", 1))
@@ -62,7 +69,7 @@ def test_the_first_state() -> None:
 def test_golden_bytes() -> None:
     """Pinned: they are in the control partition of clusters that run."""
     encoded = rich().encode()
-    head = b"\x98\x01\xc5\x01\x1a" + rich().map.encode()
+    head = b"\x98\x01\xc5\x01\x1f" + rich().map.encode()
     assert encoded[: len(head)] == head
     assert encoded[len(head) :] == (
         b"\x93\x94\x01\xd9\x20" + INCARNATION.encode() + b"\x01\xc3\x94\x02\xa0\x01\xc2\x94\x03\xa0\x01\xc2"
