@@ -115,15 +115,19 @@ class ListenError(OSError):
 
 
 def context() -> Context:
-    """The process's one context; the caller ends it with `destroy(linger=0)`.
+    """The process's one context; the caller ends it with `destroy(linger=0)`."""
+    return prepared(zmq.Context(io_threads=1))  # one per GB/s
+
+
+def prepared(context: Context) -> Context:
+    """A fresh context as `context` makes it.
 
     Seeds the C library's rand() first: libzmq draws its peers' routing ids and its reconnect jitter from it
     and never seeds it, so that they would be the same, and guessable, in every process.
     """
     ctypes.CDLL(None).srand(int.from_bytes(os.urandom(4), "little"))
-    made: Context = zmq.Context(io_threads=1)  # one per GB/s
-    made.set(zmq.BLOCKY, 0)
-    return made
+    context.set(zmq.BLOCKY, 0)
+    return context
 
 
 def front_router(

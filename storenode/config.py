@@ -144,6 +144,13 @@ class LimitsSection:
 
 
 @attrs.frozen
+class DevSection:
+    """For trying things out on one machine. `cuts`: a file that says which endpoints are not connected to."""
+
+    cuts: str = ""
+
+
+@attrs.frozen
 class StoreConfig:
     """The whole configuration of a store node process."""
 
@@ -155,6 +162,7 @@ class StoreConfig:
     raft: RaftSection = RaftSection()
     limits: LimitsSection = LimitsSection()
     log: LogSection = attrs.field(factory=LogSection)
+    dev: DevSection = DevSection()
     insecure: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:

@@ -23,6 +23,7 @@ from shared.clock import SystemClock
 from shared.clustermap import ClusterMap, Node
 from shared.commandline import CannotStart
 from shared.config import ConfigError, Problem
+from shared.cuts import CutFile, Cuts
 from shared.hashing import xxh64
 from shared.memory import Trimmer, settle
 from shared.opstream import Limits
@@ -94,7 +95,7 @@ class StoreNode:
         stack.callback(self._reactor.close)
         self._failed = False
         self._log_thread: LogThread | None = None
-        self._context = sockets.context()
+        self._context = self._network()
         self._service = Service(
             self._reactor, cluster_map, config.node.id, Limits(config.limits.value_bytes), self._clock
         )
@@ -129,6 +130,13 @@ class StoreNode:
         self._context.destroy(LINGER_MS)
         _log.info("stopped", log_write_finished=finished)
         return finished and not self._failed
+
+    def _network(self) -> sockets.Context:
+        if not self._config.dev.cuts:
+            return sockets.context()
+        cuts = Cuts()
+        CutFile(self._config.dev.cuts, cuts, self._reactor.call_later)
+        return cuts.context()
 
     def _noop_partitions(self) -> dict[int, NoopReplica]:
         noop = NoopReplica(self._service.outbox.add)

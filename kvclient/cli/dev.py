@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from kvclient.cli import devrun, processes
+from kvclient.cli import devnetwork, devrun, processes
 from kvclient.cli.app import App, current, quit_with
 from kvclient.cli.command import command
 from kvclient.cli.devcluster import (
@@ -263,10 +263,42 @@ def _watch_start(started: list[Any], children: devrun.Children) -> None:
         time.sleep(_FOLLOW_SECONDS)
 
 
+@command("partition")
+@click.argument("sides", nargs=-1, required=True, metavar="STORE[,STORE...]...")
+@_directory
+def partition(sides: tuple[str, ...], directory: Path) -> None:
+    """Cut the network between stores: those of different sides neither hear nor reach each other.
+
+    `store1 store2,store3` are two sides; `store1,store2` alone cuts these two off from each other, `store1`
+    alone that one from all others. Clients and routers still reach every store. An earlier cut is undone.
+    """
+    app = current()
+    cluster = _load(directory)
+    with devrun.locked(cluster.directory):
+        devnetwork.cut(cluster, devnetwork.parse_sides(cluster, sides))
+    app.note(f"cut: {_cuts(cluster)}. Mend it:  kvcli dev heal{cluster.option}")
+
+
+@command("heal")
+@_directory
+def heal(directory: Path) -> None:
+    """Mend the network that `partition` has cut."""
+    app = current()
+    cluster = _load(directory)
+    with devrun.locked(cluster.directory):
+        was = bool(devnetwork.pairs_cut(cluster))
+        devnetwork.cut(cluster, set())
+    app.note("the network is whole again" if was else "the network was whole")
+
+
+def _cuts(cluster: DevCluster) -> str:
+    return ", ".join(f"{one} | {other}" for one, other in devnetwork.pairs_cut(cluster))
+
+
 @command("status")
 @_directory
 def status(directory: Path) -> None:
-    """Show the processes. Exit code 11 when one is down."""
+    """Show the processes, and what is cut of the network. Exit code 11 when a process is down."""
     app = current()
     cluster = _load(directory)
     exact = app.output.form in ("json", "jsonl", "csv")
@@ -293,6 +325,8 @@ def status(directory: Path) -> None:
                 memory,
                 str(member.log_file),
             )
+    if cuts := _cuts(cluster):
+        app.note(f"the network is cut: {cuts}. Mend it:  kvcli dev heal{cluster.option}")
     if degraded:
         quit_with(Exit.DEGRADED)
 
@@ -344,5 +378,5 @@ def _print_new(app: App, prefix: str, file: BinaryIO) -> None:
         app.output.line(prefix + line.decode(errors="replace").rstrip("\n"))
 
 
-for _command in (up, down, status, logs, kill, stop, start):
+for _command in (up, down, status, logs, kill, stop, start, partition, heal):
     dev.add_command(_command)

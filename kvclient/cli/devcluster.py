@@ -67,6 +67,11 @@ class Member:
     def pid_file(self) -> Path:
         return self.directory / "run" / f"{self.name}.pid"
 
+    @property
+    def cuts_file(self) -> Path:
+        """Whom a store does not connect to (`devnetwork`)."""
+        return self.directory / "run" / f"{self.name}.cuts"
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -176,6 +181,7 @@ class DevCluster:
                 "replicas": min(3, self.shape.stores),
                 "nodes": nodes,
             },
+            "dev": {"cuts": str(member.cuts_file)},
         }
 
     @staticmethod

@@ -180,6 +180,7 @@ def test_only_the_shells_touch_zmq() -> None:
         "kvclient/transport.py",
         "kvclient/connection.py",
         "kvclient/aioconnection.py",
+        "shared/cuts.py",
         "shared/reactor.py",
         "shared/sockets.py",
         "router/service.py",
