@@ -265,9 +265,12 @@ class Cluster:
 
 
 def simulate(
-    seed: int, faults_s: float = FAULTS_S, tell: Callable[[str], None] | None = None
+    seed: int,
+    faults_s: float = FAULTS_S,
+    tell: Callable[[str], None] | None = None,
+    make: Callable[[World, str], Cluster] = Cluster,
 ) -> tuple[World, str, BaseException | None]:
-    """Runs a seed: its world, a summary, and what went wrong."""
+    """Runs a seed in the cluster that `make` makes: its world, a summary, and what went wrong."""
     parent = _MEMORY if os.access(_MEMORY, os.W_OK) else None
     collecting = gc.isenabled()
     gc.disable()  # finalizers must not run when it pleases the collector
@@ -276,7 +279,7 @@ def simulate(
     error: BaseException | None = None
     summary = ""
     try:
-        cluster = Cluster(world, place)
+        cluster = make(world, place)
         try:
             cluster.run(faults_s)
             summary = cluster.summary()

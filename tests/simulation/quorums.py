@@ -57,6 +57,10 @@ class Quorums:
                         f"which is not on the disks of a majority of {raft.configuration}"
                     )
 
+    def forget(self, group: int, node: int) -> None:
+        """The node has no replica of the group any more; another one may follow."""
+        self._seen.pop((group, node), None)
+
     def check_votes(self, store: SimulatedStore, replica: Replica, voters: set[int]) -> None:
         """Of a new leader, for whom these have voted: before `look` sees it."""
         before = self._seen.get((replica.partition, store.node))

@@ -6,7 +6,7 @@ through, one that is silent for three checks is down, and what was said on a lin
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from random import Random
 from typing import Any
@@ -76,7 +76,7 @@ class SimulatedRouter(Machine):
 
     def _check(self) -> None:
         self.call_later(CHECK_SECONDS, self._check)
-        for node, store in self._stores.items():
+        for node, store in self._linked():
             speaks = store.up and store.paused_until <= self.world.now
             if speaks and self._network.linked(self.name, store.name):
                 self._silent[node] = 0
@@ -86,6 +86,10 @@ class SimulatedRouter(Machine):
                 self._silent[node] += 1
                 if self._silent[node] >= SILENT_MAX:
                     self._set(node, 0)
+
+    def _linked(self) -> Iterable[tuple[int, SimulatedStore]]:
+        """The stores that it seeks links to."""
+        return self._stores.items()
 
     def _set(self, node: int, life: int) -> None:
         if self._lives[node] and self._lives[node] != life:
@@ -130,7 +134,8 @@ class SimulatedRouter(Machine):
                 for batch in cut(items):
                     self._send(node, messages.encode_batch(core.topology.epoch, batch))
         core.outbox_status.clear()
-        core.should_ask_map()
+        if core.should_ask_map():
+            self._ask_map()
         for client, frame in core.outbox_clients:
             self.respond(self, client, frame)
         core.outbox_clients.clear()
@@ -138,6 +143,9 @@ class SimulatedRouter(Machine):
             self._timer.cancel()
         wait = max(0.001, core.next_due() - self.clock.monotonic())
         self._timer = self.call_later(wait, lambda: core.on_tick(self.clock.monotonic()))
+
+    def _ask_map(self) -> None:
+        """A map is wanted from some store; there is no other than that which it has."""
 
     def _send(self, node: int, frame: bytes) -> None:
         store, life, identity = self._stores[node], self._lives[node], self.identity.encode()

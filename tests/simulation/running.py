@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
+import time
 import traceback
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from shared import logs
 from tests.simulation.cluster import FAULTS_S, simulate
+from tests.simulation.world import World
 
 STORY_TAIL = 40
+
+Simulate = Callable[[int, float, Callable[[str], None] | None], tuple[World, str, BaseException | None]]
 
 
 class Failure(NamedTuple):
@@ -17,6 +23,7 @@ class Failure(NamedTuple):
     seed: int
     error: BaseException
     story: tuple[str, ...]
+    program: str = "tests.simulation"
 
     def __str__(self) -> str:
         frames = "".join(traceback.format_exception(self.error))
@@ -26,7 +33,7 @@ class Failure(NamedTuple):
                 "the end of the story:",
                 *self.story[-STORY_TAIL:],
                 frames,
-                f"replay it with: python -m tests.simulation --seeds {self.seed}:{self.seed + 1} --verbose",
+                f"replay it with: python -m {self.program} --seeds {self.seed}:{self.seed + 1} --verbose",
             )
         )
 
@@ -36,6 +43,7 @@ def run(
     faults_s: float = FAULTS_S,
     tell: Callable[[str], None] | None = None,
     on_done: Callable[[int, str, str], None] | None = None,
+    simulate: Simulate = simulate,
 ) -> Failure | None:
     """Runs seeds until one fails. `tell` gets every line of the story, `on_done` (seed, trace hash, summary)
     of each that passed.
@@ -47,3 +55,35 @@ def run(
         if on_done is not None:
             on_done(seed, world.digest, summary)
     return None
+
+
+def main(doc: str | None, seeds: str, faults_s: float, run: Callable[..., Failure | None]) -> int:
+    """The command line; `seeds` is the default, and `run` runs them."""
+    program = (doc or "").split(" --", 1)[0]
+    parser = argparse.ArgumentParser(prog=program, description=doc)
+    parser.add_argument(
+        "--seeds", default=seeds, metavar="A:B", help=f"from A on, before B (default: {seeds})"
+    )
+    parser.add_argument("--minutes", type=float, default=faults_s / 60, help="simulated minutes with faults")
+    parser.add_argument("--keep-going", action="store_true", help="go on after a failure")
+    parser.add_argument("--verbose", action="store_true", help="print the story while it happens")
+    arguments: Any = parser.parse_args()
+    first, _, stop = arguments.seeds.partition(":")
+    logs.configure("error", "console")
+    tell = print if arguments.verbose else None
+    begin, failed, done = time.monotonic(), 0, 0
+
+    def on_done(seed: int, digest: str, summary: str) -> None:
+        if arguments.verbose:
+            print(f"seed {seed}: {digest} {summary}")
+
+    for seed in range(int(first), int(stop)):
+        failure = run([seed], arguments.minutes * 60, tell, on_done)
+        done += 1
+        if failure is not None:
+            failed += 1
+            print(failure if not arguments.keep_going else str(failure).splitlines()[0], flush=True)
+            if not arguments.keep_going:
+                break
+    print(f"{done} seeds, {failed} failed, {time.monotonic() - begin:.1f} s")
+    return 1 if failed else 0

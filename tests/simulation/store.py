@@ -61,8 +61,9 @@ class SimulatedStore(Machine):
         node: int,
         place: str,
         checks: Checks,
+        name: str = "",
     ) -> None:
-        super().__init__(world, f"s{node}", settings.turn)
+        super().__init__(world, name or f"s{node}", settings.turn)
         self.node = node
         self.disk = Disk(world, place, self.name)
         self.slow_disk = 1.0
