@@ -24,6 +24,7 @@ from shared.clustermap import ClusterMap, Node
 from shared.commandline import CannotStart
 from shared.config import ConfigError, Problem
 from shared.cuts import CutFile, Cuts
+from shared.groupmessages import GroupCommand, GroupRequest, encode_group_request
 from shared.hashing import xxh64
 from shared.memory import Trimmer, settle
 from shared.opstream import Limits
@@ -37,8 +38,7 @@ from storenode.engine.vfs import Vfs
 from storenode.figures import Figures, Parts
 from storenode.groupcommands import GroupCommands
 from storenode.groups import MAINTAIN_S, TICK_S, Groups
-from storenode.hosting import Hosting
-from storenode.hostrequest import HostRequests, OnHosted
+from storenode.hosting import Hosting, OnHosted
 from storenode.logthread import LogThread
 from storenode.noop import NoopReplica
 from storenode.raftlog import LogCorrupt, LogFailed, LogRefused, RaftLog
@@ -47,6 +47,7 @@ from storenode.replica.replica import Replica
 from storenode.service import BATCH_BYTES_MAX, Service
 from storenode.snapshots import Snapshots
 from storenode.snapshotsource import BulkSource
+from storenode.storerequests import Reply, StoreRequests, refusal
 
 LINGER_MS: Final = 500
 """How long the last answers may take to leave after the loop has ended; a router that does not read gets no
@@ -201,16 +202,24 @@ class StoreNode:
         self._figures.replicas = groups.replicas
         snapshots = self._snapshots(groups, directory, vfs, stack)
         self._figures.parts = Parts(directory, budget, log, thread, bus, snapshots)
-        hosts = HostRequests(self._reactor, self._context, self._clock, self._cluster)
-        stack.callback(hosts.close)
-        self._drive(groups, bus, self._commands(groups, hosts, Hosting(founder, open_engine)))
+        stores = StoreRequests(self._reactor, self._context, self._clock)
+        stack.callback(stores.close)
+        self._drive(groups, bus, self._commands(groups, stores, Hosting(founder, open_engine)))
         return groups.replicas
 
-    def _commands(self, groups: Groups, hosts: HostRequests, hosting: Hosting) -> GroupCommands:
+    def _commands(self, groups: Groups, stores: StoreRequests, hosting: Hosting) -> GroupCommands:
         nodes = {node.id: node for node in self._map.nodes}
 
         def ask_host(node: int, partition: int, deadline: float, done: OnHosted) -> None:
-            hosts.ask(node, nodes[node].rpc, partition, deadline, done)
+            def encode(token: int) -> bytes:
+                return encode_group_request(
+                    GroupRequest(token, self._cluster, partition, 0, 0, GroupCommand.HOST, node, 0)
+                )
+
+            def answered(reply: Reply | None) -> None:
+                done(refusal(reply))
+
+            stores.ask(nodes[node].rpc, encode, deadline, answered)
 
         commands = GroupCommands(
             self._config.node.id,

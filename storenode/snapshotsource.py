@@ -25,6 +25,7 @@ from typing import Final, NamedTuple
 from kvclient.errors import KVError, Status
 from shared import logs
 from shared.clock import Clock
+from shared.clustermap import BYTES_PER_SECOND
 from shared.reactor import Reactor
 from storenode import bulkprotocol, snapshotfiles
 from storenode.bulkprotocol import Answer, Chunk, Close, Closed, FileMeta, Open, Opened, Read, Refusal
@@ -41,9 +42,6 @@ IDLE_S: Final = 60.0
 READS_MAX: Final = 64
 """Waiting at once, 1 MiB each in the answer: several times what the receivers of SERVED_MAX have in flight.
 """
-
-BYTES_PER_SECOND: Final = 100 << 20
-"""Of all snapshots together, summing included: most of a 1 Gbit/s link, a fraction of a disk."""
 
 PREPARING_MS: Final = 200
 BUSY_MS: Final = 1000
@@ -87,8 +85,9 @@ class _Served:
 
 class BulkSource:
     """Answers BULK requests. `send(peer, body)` takes the body of a BULK_REPLY; what it cannot deliver is
-    lost, and asked for again. `directory` is the source's alone: what an earlier process left in it is
-    removed. OSError: it cannot be made or emptied.
+    lost, and asked for again. `bytes_per_second` are of all snapshots together, summing included. `directory`
+    is the source's alone: what an earlier process left in it is removed. OSError: it cannot be made or
+    emptied.
     """
 
     def __init__(
@@ -137,6 +136,10 @@ class BulkSource:
             self._read(peer, request)
         else:
             self._answer(peer, self._close(request))
+
+    def limit(self, bytes_per_second: int) -> None:
+        """Read at another rate from now on."""
+        self._limiter.change(bytes_per_second)
 
     def pinned(self, group: int) -> int | None:
         """The lowest index of a snapshot of the group that is being pulled; its log stays from there on."""

@@ -23,10 +23,9 @@ class RateLimiter:
     def __init__(self, bytes_per_second: int, clock: Callable[[], float] = time.monotonic) -> None:
         if bytes_per_second < 1:
             raise ValueError("compaction_bytes_per_second must be at least 1, or None for no limit")
-        self.bytes_per_second = bytes_per_second
-        self.burst_bytes = max(PAUSE_BYTES, int(bytes_per_second * BURST_SECONDS))
         self._clock = clock
         self._lock = threading.Lock()
+        self._set(bytes_per_second)
         self._tokens = float(self.burst_bytes)
         self._filled_at = clock()
         self._limited_bytes = 0
@@ -34,13 +33,27 @@ class RateLimiter:
         self._waits = 0
         self._wait_seconds = 0.0
 
+    def _set(self, bytes_per_second: int) -> None:
+        self.bytes_per_second = bytes_per_second
+        self.burst_bytes = max(PAUSE_BYTES, int(bytes_per_second * BURST_SECONDS))
+
+    def change(self, bytes_per_second: int) -> None:
+        """Another rate from now on; what was saved up or is owed stays."""
+        with self._lock:
+            self._fill()
+            self._set(bytes_per_second)
+
+    def _fill(self) -> None:
+        now = self._clock()
+        filled = self._tokens + (now - self._filled_at) * self.bytes_per_second
+        self._filled_at = now
+        self._tokens = min(filled, self.burst_bytes)
+
     def take(self, count: int) -> float:
         """Take tokens for bytes that were moved: how many seconds to wait before more are."""
         with self._lock:
-            now = self._clock()
-            filled = self._tokens + (now - self._filled_at) * self.bytes_per_second
-            self._filled_at = now
-            self._tokens = min(filled, self.burst_bytes) - count
+            self._fill()
+            self._tokens -= count
             self._limited_bytes += count
             return max(0.0, -self._tokens / self.bytes_per_second)
 

@@ -183,7 +183,7 @@ class House:
     def ask_host(
         self, node: int, partition: int, deadline: float, done: Callable[[str | None], object]
     ) -> None:
-        """As `HostRequests`: the other store's commands are asked; nothing comes from one that is away."""
+        """Asks as `StoreRequests` do: the other store's commands; nothing comes from one that is away."""
         self.host_asked.append((node, partition))
         if node not in self.nodes or not self.host_hook(node):
             self._late_hosts.append((deadline, done))

@@ -38,6 +38,16 @@ def test_what_was_saved_up_is_free_and_the_rest_takes_its_time() -> None:
     assert limiter.take(MIB) == 0.125, "no more than the burst is saved up"
 
 
+def test_the_rate_may_change_and_what_is_owed_stays() -> None:
+    clock = Clock()
+    limiter = RateLimiter(8 * MIB, clock)
+    assert limiter.take(10 * MIB) == 1
+    clock.now += 0.5
+    limiter.change(2 * MIB)
+    assert limiter.take(0) == 2, "what was waited for was filled at the old rate, the rest is at the new one"
+    assert limiter.burst_bytes == PAUSE_BYTES
+
+
 def test_a_slow_limit_lets_one_pause_through_at_once() -> None:
     limiter = RateLimiter(1024, Clock())
     assert limiter.burst_bytes == PAUSE_BYTES

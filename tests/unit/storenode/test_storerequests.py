@@ -1,4 +1,4 @@
-"""storenode/hostrequest.py over real sockets: another store is asked until it answers."""
+"""storenode/storerequests.py over real sockets: another store is asked until it answers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from kvclient.errors import Status
 from kvclient.protocol import encode_error
 from shared import messages, sockets
 from shared.clock import SystemClock
-from shared.groupmessages import GroupCommand, GroupRequest, encode_group_reply
+from shared.groupmessages import GroupCommand, GroupRequest, encode_group_reply, encode_group_request
 from shared.reactor import Reactor
-from storenode.hostrequest import HostRequests
+from storenode.storerequests import Reply, StoreRequests, refusal
 from tests.unit.storenode.links import free_endpoint
 
 CLUSTER = 0xC1
@@ -26,7 +26,7 @@ class Asked:
     def __init__(self) -> None:
         self.reactor = Reactor()
         self.context = sockets.context()
-        self.requests = HostRequests(self.reactor, self.context, SystemClock(), CLUSTER)
+        self.requests = StoreRequests(self.reactor, self.context, SystemClock())
         self.outcomes: list[str | None] = []
         self.heard: list[GroupRequest] = []
         self.answer: Callable[[GroupRequest], bytes | None] = lambda request: encode_group_reply(
@@ -49,9 +49,15 @@ class Asked:
             if answer is not None:
                 sockets.send_or_drop(self._store, (peer, answer))
 
-    def ask(self, endpoint: str, seconds: float = DEADLINE_S) -> None:
+    def ask(self, endpoint: str, seconds: float = DEADLINE_S, *, once: bool = False) -> None:
+        def encode(token: int) -> bytes:
+            return encode_group_request(GroupRequest(token, CLUSTER, 7, 0, 0, GroupCommand.HOST, 4, 0))
+
+        def done(reply: Reply | None) -> None:
+            self.outcomes.append(refusal(reply))
+
         deadline = SystemClock().monotonic() + seconds
-        self.requests.ask(4, endpoint, 7, deadline, self.outcomes.append)
+        self.requests.ask(endpoint, encode, deadline, done, once=once)
 
     def outcome(self) -> str | None:
         self.until(lambda: bool(self.outcomes))
@@ -145,3 +151,17 @@ def test_answers_to_other_questions_are_not_taken(asked: Asked) -> None:
     asked.ask(asked.listen(), seconds=0.5)
     assert asked.outcome() == "it did not answer in time"
     assert asked.heard
+
+
+def test_what_is_asked_once_waits_for_the_link_and_is_not_repeated(asked: Asked) -> None:
+    endpoint = free_endpoint()
+    asked.answer = lambda request: None
+    asked.ask(endpoint, seconds=1.0, once=True)
+    asked.listen(endpoint)
+    assert asked.outcome() == "it did not answer in time"
+    assert len(asked.heard) == 1
+
+
+def test_an_address_that_is_none_is_told(asked: Asked) -> None:
+    asked.ask("nowhere")
+    assert "tcp://" in (asked.outcomes[0] or "")
