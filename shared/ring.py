@@ -96,6 +96,33 @@ def place(
     return _make_moves(before, placement.table(), {node.id for node in members})
 
 
+def shares(nodes: Iterable[Placeable], replicas: int, partitions: int) -> dict[int, float]:
+    """How many replicas each of the nodes with weight should hold: by weight, as far as the zones let it.
+    With fewer nodes than `replicas`, all of them hold everything.
+    """
+    return dict(
+        _shares_of(tuple((n.id, n.zone, n.weight) for n in nodes if n.weight > 0), replicas, partitions)
+    )
+
+
+@lru_cache(maxsize=8)
+def _shares_of(
+    members: tuple[tuple[int, str, int], ...], replicas: int, partitions: int
+) -> tuple[tuple[int, float], ...]:
+    """Cached: the controller asks again for the same nodes."""
+    if not members:
+        return ()
+    nodes: list[Placeable] = [_Member(*member) for member in members]
+    placement = _Placement(nodes, min(replicas, len(nodes)), partitions)
+    return tuple(zip(placement.ids, placement.share, strict=True))
+
+
+class _Member(NamedTuple):
+    id: int
+    zone: str
+    weight: int
+
+
 def _make_moves(before: Sequence[Sequence[int]], after: Table, alive: set[int]) -> tuple[Table, list[Move]]:
     """The moves from one table to the other, and the rows of `after` in the order in which those leave them.
 
