@@ -24,7 +24,6 @@ from shared.clustermap import ClusterMap, Node
 from shared.commandline import CannotStart
 from shared.config import ConfigError, Problem
 from shared.cuts import CutFile, Cuts
-from shared.groupmessages import GroupCommand, GroupRequest, encode_group_request
 from shared.hashing import xxh64
 from shared.memory import Trimmer, settle
 from shared.opstream import Limits
@@ -47,7 +46,7 @@ from storenode.replica.replica import Replica
 from storenode.service import BATCH_BYTES_MAX, Service
 from storenode.snapshots import Snapshots
 from storenode.snapshotsource import BulkSource
-from storenode.storerequests import Reply, StoreRequests, refusal
+from storenode.storerequests import Reply, StoreRequests, refusal, to_host
 
 LINGER_MS: Final = 500
 """How long the last answers may take to leave after the loop has ended; a router that does not read gets no
@@ -211,15 +210,10 @@ class StoreNode:
         nodes = {node.id: node for node in self._map.nodes}
 
         def ask_host(node: int, partition: int, deadline: float, done: OnHosted) -> None:
-            def encode(token: int) -> bytes:
-                return encode_group_request(
-                    GroupRequest(token, self._cluster, partition, 0, 0, GroupCommand.HOST, node, 0)
-                )
-
             def answered(reply: Reply | None) -> None:
                 done(refusal(reply))
 
-            stores.ask(nodes[node].rpc, encode, deadline, answered)
+            stores.ask(nodes[node].rpc, to_host(self._cluster, partition, node), deadline, answered)
 
         commands = GroupCommands(
             self._config.node.id,

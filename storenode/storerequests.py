@@ -18,7 +18,7 @@ from shared import messages, sockets
 from shared.clock import Clock
 from shared.config import ConfigError
 from shared.controlmessages import ControlReply
-from shared.groupmessages import GroupReply
+from shared.groupmessages import GroupCommand, GroupReply, GroupRequest, encode_group_request
 from shared.messages import Fault, MapReply
 from shared.reactor import Reactor
 
@@ -137,6 +137,17 @@ class _Question:
         self._closed = True
         self._reactor.remove_reader(self._socket)
         self._socket.close(0)
+
+
+def to_host(cluster: int, partition: int, node: int) -> Encode:
+    """The question whether store `node` hosts the partition, or begins to (docs/raft.md section 9). `cluster`:
+    XXH64 of the cluster id.
+    """
+
+    def encode(token: int) -> bytes:
+        return encode_group_request(GroupRequest(token, cluster, partition, 0, 0, GroupCommand.HOST, node, 0))
+
+    return encode
 
 
 def refusal(reply: Reply | None) -> str | None:

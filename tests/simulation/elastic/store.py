@@ -20,11 +20,11 @@ from storenode import engine, founding, raftframes
 from storenode.control.state import CONTROL
 from storenode.groupcommands import GroupCommands
 from storenode.groups import Groups
-from storenode.hosting import Hosting
-from storenode.hostrequest import HostRequests, OnHosted
+from storenode.hosting import Hosting, OnHosted
 from storenode.raft.messages import EVERYBODY
 from storenode.raftlog import RaftLog
 from storenode.replica.budget import Budget
+from storenode.storerequests import Reply, StoreRequests, refusal, to_host
 from tests.simulation.disk import SimulatedLogWriter
 from tests.simulation.elastic.checks import WatchedReplicas
 from tests.simulation.elastic.sockets import SocketMachine
@@ -122,11 +122,15 @@ class ElasticStore(SocketMachine, SimulatedStore):
         self._maintain()
 
     def _build_commands(self, stack: ExitStack, hosting: Hosting) -> None:
-        hosts = HostRequests(self, self, self.clock, self._cluster)  # type: ignore[arg-type]
-        stack.callback(hosts.close)
+        stores = StoreRequests(self, self, self.clock)  # type: ignore[arg-type]
+        stack.callback(stores.close)
 
         def ask_host(node: int, partition: int, deadline: float, done: OnHosted) -> None:
-            hosts.ask(node, self._map.node(node).rpc, partition, deadline, done)
+            def answered(reply: Reply | None) -> None:
+                done(refusal(reply))
+
+            endpoint = self._map.node(node).rpc
+            stores.ask(endpoint, to_host(self._cluster, partition, node), deadline, answered)
 
         self.commands = GroupCommands(
             self.node,

@@ -11,9 +11,9 @@ from kvclient.errors import Status
 from kvclient.protocol import encode_error
 from shared import messages, sockets
 from shared.clock import SystemClock
-from shared.groupmessages import GroupCommand, GroupRequest, encode_group_reply, encode_group_request
+from shared.groupmessages import GroupCommand, GroupRequest, encode_group_reply
 from shared.reactor import Reactor
-from storenode.storerequests import Reply, StoreRequests, refusal
+from storenode.storerequests import Reply, StoreRequests, refusal, to_host
 from tests.unit.storenode.links import free_endpoint
 
 CLUSTER = 0xC1
@@ -50,14 +50,11 @@ class Asked:
                 sockets.send_or_drop(self._store, (peer, answer))
 
     def ask(self, endpoint: str, seconds: float = DEADLINE_S, *, once: bool = False) -> None:
-        def encode(token: int) -> bytes:
-            return encode_group_request(GroupRequest(token, CLUSTER, 7, 0, 0, GroupCommand.HOST, 4, 0))
-
         def done(reply: Reply | None) -> None:
             self.outcomes.append(refusal(reply))
 
         deadline = SystemClock().monotonic() + seconds
-        self.requests.ask(endpoint, encode, deadline, done, once=once)
+        self.requests.ask(endpoint, to_host(CLUSTER, 7, 4), deadline, done, once=once)
 
     def outcome(self) -> str | None:
         self.until(lambda: bool(self.outcomes))
