@@ -4,28 +4,57 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import attrs
 
 from kvclient.protocol import REQUEST_BYTES_MAX, VALUE_BYTES_MAX, VALUE_BYTES_MAX_CONFIGURABLE
 from shared.config import LogSection
 from shared.fields import between, connectable, matching, name_like, size_between
-from shared.units import Endpoint, Size, next_port
+from shared.units import Endpoint, Size, next_port, split_endpoint
 
 NODE_IDS = between(1, 65534)  # 0 is nobody, 65535 everybody: the two-byte topics of the bus
+WEIGHTS = between(1, 1000)
+
+
+def _node_id_or_none(instance: object, field: attrs.Attribute[int], value: int) -> None:
+    if value != 0:
+        NODE_IDS(instance, field, value)
+
+
+def _address_or_none(_: object, __: attrs.Attribute[str], value: str) -> None:
+    if value:
+        split_endpoint(value)
+        if not connectable(Endpoint(value)):
+            raise ValueError(f"{value} is no address to connect to: name host and port")
 
 
 @attrs.frozen
 class NodeSection:
-    """Which of `cluster.nodes` this process is."""
+    """Which of `cluster.nodes` this process is: `id` and `name`. Or, with `cluster.join`, what it shall be in
+    the cluster: everything but `id`, which the cluster gives.
+    """
 
-    id: int = attrs.field(validator=NODE_IDS)
     name: str = attrs.field(validator=name_like)
+    id: int = attrs.field(default=0, validator=_node_id_or_none)
+    zone: str = attrs.field(default="default", validator=name_like)
+    weight: int = attrs.field(default=1, validator=WEIGHTS)
+    rpc: str = attrs.field(default="", validator=_address_or_none)
+    bus: str = attrs.field(default="", validator=_address_or_none)
+    events: str = attrs.field(default="", validator=_address_or_none)
+
+
+class Addresses(NamedTuple):
+    """Of a node, as others connect to it."""
+
+    rpc: Endpoint
+    bus: Endpoint
+    events: Endpoint
 
 
 @attrs.frozen
 class ListenSection:
-    """Where this process listens; other nodes use the addresses in `cluster.nodes`."""
+    """Where this process listens; others use the addresses in `cluster.nodes`, or of `node`."""
 
     rpc: Endpoint = attrs.field(default=Endpoint("tcp://127.0.0.1:7200"))
     bus: Endpoint = attrs.field(
@@ -55,7 +84,7 @@ class NodeEntry:
         default=attrs.Factory(lambda node: next_port(node.rpc, 2), takes_self=True)
     )
     zone: str = attrs.field(default="default", validator=name_like)
-    weight: int = attrs.field(default=1, validator=between(1, 1000))
+    weight: int = attrs.field(default=1, validator=WEIGHTS)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """What is wrong with fields taken together."""
@@ -67,10 +96,13 @@ class NodeEntry:
 
 @attrs.frozen
 class ClusterSection:
-    """The cluster as it is founded. Every node is given the same, and computes the same map from it."""
+    """The cluster as it is founded: every founder is given the same, and computes the same map from it. Or
+    where there are stores of one that runs: `join`.
+    """
 
     name: str = attrs.field(validator=name_like)
-    nodes: tuple[NodeEntry, ...]
+    nodes: tuple[NodeEntry, ...] = ()
+    join: tuple[Endpoint, ...] = ()
     partitions: int = attrs.field(default=16, validator=between(1, 4096))
     replicas: int = attrs.field(
         default=attrs.Factory(lambda cluster: max(1, min(3, len(cluster.nodes))), takes_self=True),
@@ -85,9 +117,18 @@ class ClusterSection:
                 "partitions",
                 f"must be a power of two such as {below} or {2 * below}, not {self.partitions}",
             )
-        if not self.nodes:
-            yield "nodes", "must name at least one node"
-        elif self.replicas > len(self.nodes):
+        if not self.nodes and not self.join:
+            yield (
+                "nodes",
+                "is required on the nodes that a cluster is founded with (all of them, the same on each); on "
+                "one that joins a running cluster give cluster.join instead (rpc endpoints of some stores)",
+            )
+        elif self.nodes and self.join:
+            yield "join", "excludes cluster.nodes: a founder has nodes, a store that joins later has join"
+        for endpoint in self.join:
+            if not connectable(endpoint):
+                yield "join", f"{endpoint} is no address to connect to: name host and port"
+        if self.nodes and self.replicas > len(self.nodes):
             yield (
                 "replicas",
                 f"{self.replicas} replicas need as many nodes; cluster.nodes has {len(self.nodes)}",
@@ -167,10 +208,46 @@ class StoreConfig:
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """What is wrong with fields taken together."""
+        if self.cluster.nodes and not self.cluster.join:
+            yield from self._problems_of_a_founder()
+        elif self.cluster.join and not self.cluster.nodes:
+            yield from self._problems_of_one_that_joins()
+
+    def _problems_of_a_founder(self) -> Iterator[tuple[str, str]]:
         by_id = {node.id: node for node in self.cluster.nodes}
         mine = by_id.get(self.node.id)
-        if mine is None:
-            known = ", ".join(map(str, sorted(by_id)))
-            yield "node.id", f"{self.node.id} is not in cluster.nodes (there: {known or 'none'})"
+        if self.node.id == 0:
+            yield "node.id", "is required with cluster.nodes"
+        elif mine is None:
+            yield (
+                "node.id",
+                f"{self.node.id} is not in cluster.nodes (there: {', '.join(map(str, sorted(by_id)))})",
+            )
         elif mine.name != self.node.name:
             yield "node.name", f"cluster.nodes calls node {mine.id} {mine.name!r}, not {self.node.name!r}"
+        default = NodeSection(self.node.name, self.node.id)
+        for field in ("zone", "weight", "rpc", "bus", "events"):
+            if getattr(self.node, field) != getattr(default, field):
+                yield f"node.{field}", "goes with cluster.join; a founder's stands in cluster.nodes"
+
+    def _problems_of_one_that_joins(self) -> Iterator[tuple[str, str]]:
+        if self.node.id:
+            yield "node.id", "does not go with cluster.join: the cluster gives the id"
+        for field in ("rpc", "bus", "events"):
+            endpoint = getattr(self.addresses, field)
+            if not connectable(endpoint):
+                yield (
+                    f"node.{field}",
+                    f"is required, as others cannot connect to {endpoint}: say which address they shall use",
+                )
+
+    @property
+    def addresses(self) -> Addresses:
+        """Where others reach this node, if it joins: `node.rpc` and the two ports after it, or where it
+        listens.
+        """
+        node, listen = self.node, self.listen
+        rpc = Endpoint(node.rpc) if node.rpc else listen.rpc
+        bus = next_port(rpc, 1) if node.rpc else listen.bus
+        events = next_port(rpc, 2) if node.rpc else listen.events
+        return Addresses(rpc, Endpoint(node.bus or bus), Endpoint(node.events or events))

@@ -1,9 +1,13 @@
 """A store's data directory: whose it is, and that only one process uses it.
 
-Owns `LOCK` and `identity.json`; everything else in the directory belongs to the engine. The identity is
-written once, durably, before any data, and compared at every later start: data never answers for another
-cluster, another node or another partition count. Knows nothing of configuration files; every refusal says
-what to do.
+Owns `LOCK`, `identity.json` and `joining.json`; everything else in the directory belongs to others. The
+identity is written once, durably, before any data, and compared at every later start: data never answers for
+another cluster, another node or another partition count. Knows nothing of configuration files and nothing of
+how an identity is come by; every refusal says what to do.
+
+A directory is empty, claimed (`joining.json`: the incarnation under which the cluster is being asked) or
+somebody's (`identity.json`). The incarnation tells this disk from every other that was or will be there under
+the same name.
 """
 
 from __future__ import annotations
@@ -13,34 +17,53 @@ import errno
 import fcntl
 import json
 import os
+import re
+import secrets
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-FORMAT_VERSION: Final = 1
+from storenode import durable
+
+FORMAT_VERSION: Final = 2
+"""Of identity.json: 2 has an incarnation and says whether the node is a founder."""
+READABLE_VERSIONS: Final = (1, 2)
+CLAIM_VERSION: Final = 1
+
 IDENTITY: Final = "identity.json"
+CLAIM: Final = "joining.json"
 LOCK: Final = "LOCK"
+MAP: Final = "map.bin"
 
-_HARMLESS: Final = {
-    LOCK,
-    IDENTITY + ".new",
-    "lost+found",
-}  # what a directory without identity may hold and still be new
-_IDENTITY_BYTES_MAX: Final = (
-    64 << 10
-)  # ours is under 200 bytes; a file of another kind is not read into memory
+_HARMLESS: Final = {LOCK, IDENTITY + ".new", CLAIM, CLAIM + ".new", "lost+found"}
+"""What a directory without identity may hold and still be new."""
+_HARMLESS_CLAIMED: Final = {*_HARMLESS, MAP, MAP + ".new"}
+"""The same, if it was claimed: the map comes before the identity."""
+_IDENTITY_BYTES_MAX: Final = 64 << 10
+"""Ours is under 300 bytes; a file of another kind is not read into memory."""
+_INCARNATION: Final = re.compile("[0-9a-f]{32}")
 
 
 class DirectoryRefused(Exception):
-    """The data directory cannot be used; the text says why and what to do."""
+    """The data directory cannot be used; the text says why and what to do. `final`: time does not mend it."""
+
+    def __init__(self, text: str, *, final: bool = True) -> None:
+        super().__init__(text)
+        self.final = final
 
 
 class Identity(NamedTuple):
-    """Whose data a directory holds."""
+    """Whose data a directory holds. `incarnation` is "" only in what software before format 2 has written;
+    `founder`: the node is one of those that the cluster was founded with.
+    """
 
     cluster_name: str
     cluster_id: str
     node_id: int
     partition_count: int
+    incarnation: str
+    founder: bool
 
 
 class DataDirectory:
@@ -62,22 +85,99 @@ class DataDirectory:
     def close(self) -> None:
         os.close(self._lock)
 
+    def identity(self) -> Identity | None:
+        """Whose it is; None if it is nobody's yet. DirectoryRefused if that cannot be told."""
+        with _explained(self.path):
+            stored = _read(self.path / IDENTITY)
+            if stored is not None:
+                return _parse_identity(self.path, stored)
+            harmless = _HARMLESS_CLAIMED if (self.path / CLAIM).exists() else _HARMLESS
+            foreign = sorted(entry.name for entry in self.path.iterdir() if entry.name not in harmless)
+        if foreign:
+            raise DirectoryRefused(
+                f"data directory {self.path} holds {', '.join(foreign[:3])} but no {IDENTITY}: it is not a "
+                f"store's, or its identity was lost. Put {IDENTITY} back from a backup, or give this store "
+                f"an empty data.dir: {_aside(self.path)}"
+            )
+        return None
 
-def open_directory(path: Path, identity: Identity) -> DataDirectory:
-    """Creates the directory if it is missing, locks it, and writes or checks its identity; DirectoryRefused
-    otherwise.
-    """
-    try:
+    def claim(self) -> str:
+        """The incarnation under which this directory shall belong to a cluster: the same for each call until
+        `settle`, also after a crash.
+        """
+        with _explained(self.path):
+            stored = _read(self.path / CLAIM)
+            if stored is not None:
+                return _parse_claim(self.path, stored)
+            incarnation = new_incarnation()
+            durable.replace(self.path / CLAIM, _to_json(CLAIM_VERSION, {"incarnation": incarnation}))
+            durable.sync_way(self.path)
+        return incarnation
+
+    def settle(self, identity: Identity) -> Identity:
+        """Makes the directory that node's, durably, and ends a claim; gives what was written: an identity
+        without an incarnation gets a new one.
+        """
+        if not identity.incarnation:
+            identity = identity._replace(incarnation=new_incarnation())
+        with _explained(self.path):
+            durable.sync_way(self.path)
+            durable.replace(self.path / IDENTITY, _to_json(FORMAT_VERSION, identity._asdict()))
+            self.forget_claim()
+        return identity
+
+    def forget_claim(self) -> None:
+        """What is left of a claim when the process ended behind `settle`."""
+        if (self.path / CLAIM).exists():
+            durable.remove(self.path / CLAIM)
+
+
+def new_incarnation() -> str:
+    """32 hexadecimal digits that nobody had before."""
+    return secrets.token_hex(16)
+
+
+def is_incarnation(value: object) -> bool:
+    """Whether it has the form of one."""
+    return type(value) is str and _INCARNATION.fullmatch(value) is not None
+
+
+def open_directory(path: Path) -> DataDirectory:
+    """Creates the directory if it is missing, and locks it; DirectoryRefused otherwise."""
+    with _explained(path):
         path.mkdir(parents=True, exist_ok=True)
-        lock = _lock(path)
-        try:
-            _claim(path, identity)
-        except BaseException:
-            os.close(lock)
-            raise
-    except OSError as error:
-        raise DirectoryRefused(_explain(path, error)) from error
-    return DataDirectory(path, lock)
+        return DataDirectory(path, _lock(path))
+
+
+def check(path: Path, found: Identity, wanted: Identity) -> None:
+    """DirectoryRefused unless the data that was found is what was wanted; whose disk it was is not compared.
+
+    The most telling difference first: the cluster id covers the name, the partition count and the nodes' ids
+    and names.
+    """
+    other = f"give this store an empty data.dir: {_aside(path)}"
+    if found.cluster_name != wanted.cluster_name:
+        raise DirectoryRefused(
+            f"data directory {path} belongs to cluster {found.cluster_name}, the configuration describes "
+            f"{wanted.cluster_name}: correct the cluster section, or {other}"
+        )
+    if found.partition_count != wanted.partition_count:
+        raise DirectoryRefused(
+            f"data directory {path} was made for {found.partition_count} partitions, the configuration says "
+            f"{wanted.partition_count}: set cluster.partitions back to {found.partition_count} (it is "
+            "fixed for the life of a cluster)"
+        )
+    if found.cluster_id != wanted.cluster_id:
+        raise DirectoryRefused(
+            f"data directory {path} belongs to another cluster named {found.cluster_name} (id "
+            f"{found.cluster_id}, the configuration makes {wanted.cluster_id}): put the ids and names in "
+            f"cluster.nodes back, or {other}"
+        )
+    if found.node_id != wanted.node_id:
+        raise DirectoryRefused(
+            f"data directory {path} belongs to node {found.node_id}, the configuration says node "
+            f"{wanted.node_id}: set node.id to {found.node_id}, or {other}"
+        )
 
 
 def _lock(path: Path) -> int:
@@ -89,7 +189,8 @@ def _lock(path: Path) -> int:
         os.close(lock)
         raise DirectoryRefused(
             f"data directory {path} is in use by process {holder or 'unknown'}: "
-            "stop that store, or give this one its own data.dir"
+            "stop that store, or give this one its own data.dir",
+            final=False,
         ) from None
     # For the message above; the lock itself is the flock, and a full disk must not keep a store from reading.
     with contextlib.suppress(OSError):
@@ -98,100 +199,79 @@ def _lock(path: Path) -> int:
     return lock
 
 
-def _claim(path: Path, identity: Identity) -> None:
+def _read(path: Path) -> bytes | None:
     try:
-        with (path / IDENTITY).open("rb") as file:
-            stored = file.read(_IDENTITY_BYTES_MAX)
+        with path.open("rb") as file:
+            return file.read(_IDENTITY_BYTES_MAX)
     except FileNotFoundError:
-        foreign = sorted(entry.name for entry in path.iterdir() if entry.name not in _HARMLESS)
-        if foreign:
-            raise DirectoryRefused(
-                f"data directory {path} holds {', '.join(foreign[:3])} but no {IDENTITY}: it is not a "
-                "store's, or "
-                f"its identity was lost. Give this store an empty data.dir, or put {IDENTITY} back "
-                "from a backup"
-            ) from None
-        _write_identity(path, identity)
-        return
-    _check(path, _parse(path, stored), identity)
+        return None
 
 
-def _parse(path: Path, stored: bytes) -> Identity:
+def _to_json(version: int, fields: dict[str, Any]) -> bytes:
+    return json.dumps({"format": version, **fields}).encode() + b"\n"
+
+
+def _parse_identity(path: Path, stored: bytes) -> Identity:
+    damaged = (
+        f"{path / IDENTITY} is damaged: put it back from a backup, or give this store an empty data.dir: "
+        f"{_aside(path)}"
+    )
+    fields = _fields(path / IDENTITY, stored, READABLE_VERSIONS, damaged)
+    first = fields["format"] == READABLE_VERSIONS[0]
     try:
-        fields = json.loads(stored)
-        version = fields["format"]
+        incarnation, founder = ("", True) if first else (fields["incarnation"], fields["founder"])
         found = Identity(
             str(fields["cluster_name"]),
             str(fields["cluster_id"]),
             int(fields["node_id"]),
             int(fields["partition_count"]),
+            incarnation,
+            founder,
         )
     except (ValueError, KeyError, TypeError):
-        raise DirectoryRefused(
-            f"{path / IDENTITY} is damaged: put it back from a backup, or give this store an empty data.dir"
-        ) from None
-    if version != FORMAT_VERSION:
-        raise DirectoryRefused(
-            f"{path / IDENTITY} has format version {version!r:.20}, this software reads {FORMAT_VERSION}: "
-            "run the version that wrote it"
-        )
+        raise DirectoryRefused(damaged) from None
+    if type(founder) is not bool or not (first or is_incarnation(incarnation)):
+        raise DirectoryRefused(damaged)
     return found
 
 
-def _check(path: Path, found: Identity, wanted: Identity) -> None:
-    """The most telling difference first: the cluster id covers the name, the partition count and the nodes'
-    ids and names.
-    """
-    if found.cluster_name != wanted.cluster_name:
-        raise DirectoryRefused(
-            f"data directory {path} belongs to cluster {found.cluster_name}, the configuration describes "
-            f"{wanted.cluster_name}: correct the cluster section, or give this store an empty data.dir"
-        )
-    if found.partition_count != wanted.partition_count:
-        raise DirectoryRefused(
-            f"data directory {path} was made for {found.partition_count} partitions, the configuration says "
-            f"{wanted.partition_count}: set cluster.partitions back to {found.partition_count} (it is "
-            "fixed for "
-            "the life of a cluster)"
-        )
-    if found.cluster_id != wanted.cluster_id:
-        raise DirectoryRefused(
-            f"data directory {path} belongs to another cluster named {found.cluster_name} (id "
-            f"{found.cluster_id}, "
-            f"the configuration makes {wanted.cluster_id}): put the ids and names in cluster.nodes "
-            "back, or give "
-            "this store an empty data.dir"
-        )
-    if found.node_id != wanted.node_id:
-        raise DirectoryRefused(
-            f"data directory {path} belongs to node {found.node_id}, the configuration says node "
-            f"{wanted.node_id}: set node.id to {found.node_id}, or give this store its own data.dir"
-        )
+def _parse_claim(path: Path, stored: bytes) -> str:
+    damaged = (
+        f"{path / CLAIM} is damaged. Nothing but a claim is in this directory:  "
+        f"rm {shlex.quote(str(path / CLAIM))}  and start this store again"
+    )
+    incarnation = _fields(path / CLAIM, stored, (CLAIM_VERSION,), damaged).get("incarnation")
+    if not is_incarnation(incarnation):
+        raise DirectoryRefused(damaged)
+    return str(incarnation)
 
 
-def _write_identity(path: Path, identity: Identity) -> None:
-    """Writes the file durably under another name first: it is there whole or not at all, and once it is
-    there, so is the way to it.
-    """
-    temporary = path / (IDENTITY + ".new")
-    with temporary.open("w") as file:
-        json.dump({"format": FORMAT_VERSION, **identity._asdict()}, file)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    for above in path.resolve().parents:  # any of them may be new; one that we may not read is not
-        with contextlib.suppress(PermissionError):
-            _sync_directory(above)
-    temporary.replace(path / IDENTITY)
-    _sync_directory(path)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _fields(path: Path, stored: bytes, versions: tuple[int, ...], damaged: str) -> dict[str, Any]:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        fields = json.loads(stored)
+        version = fields["format"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise DirectoryRefused(damaged) from None
+    if type(version) is not int or version not in versions:
+        raise DirectoryRefused(
+            f"{path} has format version {version!r:.20}, this software reads "
+            f"{' and '.join(map(str, versions))}: run the version that wrote it"
+        )
+    found: dict[str, Any] = fields
+    return found
+
+
+def _aside(path: Path) -> str:
+    here = shlex.quote(str(path))
+    return f"mv {here} {here}.aside"
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DirectoryRefused(_explain(path, error), final=False) from error
 
 
 def _explain(path: Path, error: OSError) -> str:

@@ -14,7 +14,6 @@ from typing import Any, Final, NamedTuple
 from shared.clustermap import ClusterMap
 from shared.metrics import Histogram
 from storenode.bus import Bus
-from storenode.config import NodeSection
 from storenode.directory import DataDirectory
 from storenode.logthread import LogThread
 from storenode.raft import Role
@@ -50,10 +49,11 @@ class Parts(NamedTuple):
 class Figures:
     """Gathers the figures of one node when asked. `replicas` and `parts` stay empty on a no-op store."""
 
-    def __init__(self, node: NodeSection, cluster_map: ClusterMap, service: Service) -> None:
+    def __init__(self, node: int, name: str, cluster_map: ClusterMap, service: Service) -> None:
         self.replicas: Mapping[int, Replica] = {}
         self.parts: Parts | None = None
         self._node = node
+        self._name = name
         self._map = cluster_map
         self._service = service
         self._started = time.monotonic()
@@ -61,14 +61,14 @@ class Figures:
     def snapshot(self) -> dict[str, Any]:
         """Numbers, strings, lists and maps of them; bytes, seconds and counts, as the names say."""
         return {
-            "node_id": self._node.id,
-            "name": self._node.name,
+            "node_id": self._node,
+            "name": self._name,
             "version": _VERSION,
             "pid": os.getpid(),
             "epoch": self._map.epoch,
             "uptime_s": round(time.monotonic() - self._started, 3),
             "memory_bytes": _resident_bytes(),
-            "partitions": sorted(self.replicas) or list(self._map.partitions_of(self._node.id)),
+            "partitions": sorted(self.replicas) or list(self._map.partitions_of(self._node)),
             "failed": {
                 str(replica.partition): replica.failure
                 for replica in self.replicas.values()

@@ -20,9 +20,7 @@ from typing import Any, Final
 from kvclient.errors import Corruption
 from shared import logs, sockets
 from shared.clock import SystemClock
-from shared.clustermap import ClusterMap, Node
-from shared.commandline import CannotStart
-from shared.config import ConfigError, Problem
+from shared.commandline import FAILED, REFUSED, CannotStart
 from shared.cuts import CutFile, Cuts
 from shared.hashing import xxh64
 from shared.memory import Trimmer, settle
@@ -32,7 +30,7 @@ from storenode import engine, founding
 from storenode.bulk import BulkClient
 from storenode.bus import Bus
 from storenode.config import StoreConfig
-from storenode.directory import DataDirectory, DirectoryRefused, Identity, open_directory
+from storenode.directory import DataDirectory, DirectoryRefused
 from storenode.engine.vfs import Vfs
 from storenode.figures import Figures, Parts
 from storenode.groupcommands import GroupCommands
@@ -46,6 +44,7 @@ from storenode.replica.replica import Replica
 from storenode.service import BATCH_BYTES_MAX, Service
 from storenode.snapshots import Snapshots
 from storenode.snapshotsource import BulkSource
+from storenode.starting import Home, Network, Start, prepare
 from storenode.storerequests import Reply, StoreRequests, refusal, to_host
 
 LINGER_MS: Final = 500
@@ -66,11 +65,17 @@ def run(config: StoreConfig, *, noop: bool) -> int:
     CannotStart before it listens. Main thread only.
     """
     logs.configure(config.log.level, config.log.format, node=config.node.name)
-    cluster_map = _cluster_map(config)
     with ExitStack() as stack:
         try:
-            node = StoreNode(config, cluster_map, noop, stack)
-        except (DirectoryRefused, engine.EngineError, LogCorrupt, LogFailed, LogRefused, Corruption) as error:
+            network = _network(config)
+            stack.callback(network.context.destroy, 0)
+            start = prepare(config, noop, network, stack)
+            if start is None:
+                return 0
+            node = StoreNode(config, start, stack)
+        except DirectoryRefused as error:
+            raise CannotStart(" ".join(str(error).split()), REFUSED if error.final else FAILED) from error
+        except (engine.EngineError, LogCorrupt, LogFailed, LogRefused, Corruption) as error:
             raise CannotStart(" ".join(str(error).split())) from error
         except sockets.ListenError as error:
             raise CannotStart(str(error.strerror)) from error
@@ -83,29 +88,47 @@ def run(config: StoreConfig, *, noop: bool) -> int:
         return 1
 
 
+def _network(config: StoreConfig) -> Network:
+    cuts = Cuts() if config.dev.cuts else None
+    context = sockets.context() if cuts is None else cuts.context()
+
+    def bind() -> sockets.Socket:
+        return sockets.store_router(
+            context, config.listen.rpc, batch_bytes_max=BATCH_BYTES_MAX, insecure=config.insecure
+        )
+
+    def watch(reactor: Reactor) -> None:
+        if cuts is not None:
+            CutFile(config.dev.cuts, cuts, reactor.call_later)
+
+    return Network(context, bind, watch)
+
+
 class StoreNode:
     """All parts of one node. `stack` takes what has to be closed, in order."""
 
-    def __init__(self, config: StoreConfig, cluster_map: ClusterMap, noop: bool, stack: ExitStack) -> None:
+    def __init__(self, config: StoreConfig, start: Start, stack: ExitStack) -> None:
         self._config = config
-        self._map = cluster_map
+        self._node = start.node
+        self._first = start.first
+        self._map = cluster_map = start.map
         self._cluster = xxh64(cluster_map.cluster_id.encode())
         self._clock = SystemClock()
         self._reactor = Reactor()
         stack.callback(self._reactor.close)
         self._failed = False
         self._log_thread: LogThread | None = None
-        self._context = self._network()
+        start.network.watch(self._reactor)
+        self._context = start.network.context
         self._service = Service(
-            self._reactor, cluster_map, config.node.id, Limits(config.limits.value_bytes), self._clock
+            self._reactor, cluster_map, start.node, Limits(config.limits.value_bytes), self._clock
         )
-        self._figures = Figures(config.node, cluster_map, self._service)
-        partitions = self._noop_partitions() if noop else self._replicas(stack)
+        self._figures = Figures(start.node, config.node.name, cluster_map, self._service)
+        home = start.home
+        partitions = self._noop_partitions() if home is None else self._replicas(home, stack)
         stack.callback(self._context.destroy, 0)
         # Last: what arrived before the data is there would wait without anybody counting its deadline down.
-        socket = sockets.store_router(
-            self._context, config.listen.rpc, batch_bytes_max=BATCH_BYTES_MAX, insecure=config.insecure
-        )
+        socket = start.network.bind()
         self._service.start(socket, partitions, self._figures.snapshot)
         self._reactor.on_turn_end(self._service.end_turn)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -115,9 +138,10 @@ class StoreNode:
             "listening",
             rpc=sockets.bound_endpoint(socket),
             cluster=cluster_map.name,
-            node_id=config.node.id,
+            node_id=start.node,
+            incarnation="" if home is None else home.identity.incarnation,
             partitions=len(partitions),
-            noop=noop,
+            noop=home is None,
         )
 
     def serve(self) -> bool:
@@ -131,22 +155,13 @@ class StoreNode:
         _log.info("stopped", log_write_finished=finished)
         return finished and not self._failed
 
-    def _network(self) -> sockets.Context:
-        if not self._config.dev.cuts:
-            return sockets.context()
-        cuts = Cuts()
-        CutFile(self._config.dev.cuts, cuts, self._reactor.call_later)
-        return cuts.context()
-
     def _noop_partitions(self) -> dict[int, NoopReplica]:
         noop = NoopReplica(self._service.outbox.add)
-        return dict.fromkeys(self._map.partitions_of(self._config.node.id), noop)
+        return dict.fromkeys(self._map.partitions_of(self._node), noop)
 
-    def _replicas(self, stack: ExitStack) -> dict[int, Replica]:
-        config, node = self._config, self._config.node.id
-        identity = Identity(self._map.name, self._map.cluster_id, node, self._map.partition_count)
-        directory = open_directory(Path(config.data.dir), identity)
-        stack.callback(directory.close)
+    def _replicas(self, home: Home, stack: ExitStack) -> dict[int, Replica]:
+        config, node, directory = self._config, self._node, home.directory
+        self._service.on_known = home.registry.answer
         vfs = Vfs()
         log = RaftLog(
             vfs,
@@ -191,11 +206,12 @@ class StoreNode:
             engines.callback(opened.close)
             return opened
 
-        founded = set(self._map.partitions_of(node))
+        first = self._first
+        founded = set() if first is None else set(first.partitions_of(node))
         for partition in sorted(
             founded.union(group for group in log.groups if group < self._map.partition_count)
         ):
-            founders = self._map.replicas[partition] if partition in founded else ()
+            founders = () if first is None or partition not in founded else first.replicas[partition]
             founder.add(partition, open_engine(partition), founders, random.Random())
         founder.finish()
         self._figures.replicas = groups.replicas
@@ -216,7 +232,7 @@ class StoreNode:
             stores.ask(nodes[node].rpc, to_host(self._cluster, partition, node), deadline, answered)
 
         commands = GroupCommands(
-            self._config.node.id,
+            self._node,
             self._cluster,
             self._map.partition_count,
             {node.id: node.name for node in nodes.values()},
@@ -230,7 +246,7 @@ class StoreNode:
         return commands
 
     def _snapshots(self, groups: Groups, directory: DataDirectory, vfs: Vfs, stack: ExitStack) -> Snapshots:
-        puller = BulkClient(self._reactor, self._context, self._config.node.id, vfs, self._clock)
+        puller = BulkClient(self._reactor, self._context, self._node, vfs, self._clock)
         stack.callback(puller.close)
         snapshots = Snapshots(
             groups,
@@ -310,18 +326,6 @@ class StoreNode:
             memtable_bytes=budgets.memtables_total,
             workers=budgets.workers,
         )
-
-
-def _cluster_map(config: StoreConfig) -> ClusterMap:
-    section = config.cluster
-    nodes = [
-        Node(node.id, node.name, node.rpc, node.bus, node.events, node.zone, node.weight)
-        for node in section.nodes
-    ]
-    try:
-        return ClusterMap.bootstrap(section.name, section.partitions, section.replicas, nodes)
-    except ValueError as error:
-        raise ConfigError([Problem("", "cluster", str(error))]) from None
 
 
 def _nothing() -> None:

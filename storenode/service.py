@@ -23,7 +23,7 @@ from kvclient.protocol import FLAG_BARRIER, encode_error
 from shared import logs, messages
 from shared.clock import Clock
 from shared.clustermap import ClusterMap
-from shared.controlmessages import ControlRequest, encode_control_reply
+from shared.controlmessages import ControlCommand, ControlRequest, encode_control_reply
 from shared.groupmessages import GroupRequest, encode_group_reply
 from shared.metrics import Counters
 from shared.opstream import Limits, inspect
@@ -60,6 +60,7 @@ _COUNTERS: Final = (
 _TIMEOUT: Final = encode_error("the deadline passed before the store could serve it; nothing was applied")
 _EMPTY: Final = encode_error("an empty op stream asks for nothing")
 _NO_GROUPS: Final = encode_error("the partitions of this store are not replicated")
+_NO_IDENTITY: Final = encode_error("this store keeps no data, and knows of nobody's")
 _NO_CONTROL: Final = encode_error("this store has no control partition")
 _STOPPING: Final = encode_error("this store is stopping; nothing was applied")
 
@@ -126,6 +127,8 @@ class Service:
         """(peer, body) of a request for a snapshot; None: this store has none to give."""
         self.on_group: Callable[[bytes, GroupRequest], object] | None = None
         """(peer, command for a group); None: the partitions of this store are no groups."""
+        self.on_known: Callable[[int, bytes], tuple[int, bytes]] | None = None
+        """(cluster, arguments) of the CONTROL command `known`: status and body. None: it knows nobody."""
         self._partitions: Mapping[int, Partition] = {}
         self._figures: Callable[[], dict[str, Any]] = dict
         self._socket: zmq.Socket[bytes] | None = None
@@ -214,10 +217,19 @@ class Service:
                 self.answer_group(router, request.token, Status.UNSUPPORTED, _NO_GROUPS)
             else:
                 self.on_group(router, request)
+        elif isinstance(request, ControlRequest) and request.command is ControlCommand.KNOWN:
+            self._answer_known(router, request)
         elif isinstance(request, ControlRequest):
             self._send(router, encode_control_reply(request.token, Status.UNSUPPORTED, _NO_CONTROL))
         else:  # not answered, or two sides that do not understand each other would go on for ever
             self.counters.values[FAULTS_RECEIVED] += 1
+
+    def _answer_known(self, router: bytes, request: ControlRequest) -> None:
+        if self.on_known is None:
+            answer: tuple[int, bytes] = (Status.UNSUPPORTED, _NO_IDENTITY)
+        else:
+            answer = self.on_known(request.cluster, request.arguments)
+        self._send(router, encode_control_reply(request.token, *answer))
 
     def _serve(self, router: bytes, items: list[messages.Item], arrived: float) -> None:
         counted = self.counters.values

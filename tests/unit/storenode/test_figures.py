@@ -11,7 +11,6 @@ import pytest
 from shared.clustermap import ClusterMap, Node
 from shared.opstream import Limits
 from shared.reactor import Reactor
-from storenode.config import NodeSection
 from storenode.figures import Figures
 from storenode.service import Service
 from tests.unit.storenode.replicaworld import PARTITION, Store, World, increment
@@ -29,7 +28,7 @@ def snapshot(store: Store) -> dict[str, object]:
     cluster_map = ClusterMap.bootstrap("test", 16, 3, nodes)
     reactor = Reactor()
     service = Service(reactor, cluster_map, store.node, Limits(1 << 20), store.clock)
-    figures = Figures(NodeSection(id=store.node, name=f"store{store.node}"), cluster_map, service)
+    figures = Figures(store.node, f"store{store.node}", cluster_map, service)
     figures.replicas = store.groups.replicas
     found = figures.snapshot()
     reactor.close()

@@ -6,21 +6,50 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from storenode.directory import IDENTITY, LOCK, DirectoryRefused, Identity, open_directory
+from storenode.directory import (
+    CLAIM,
+    IDENTITY,
+    LOCK,
+    DataDirectory,
+    DirectoryRefused,
+    Identity,
+    check,
+    open_directory,
+)
 
-MINE = Identity("prod", "00c0ffee", 2, 16)
+MINE = Identity("prod", "00c0ffee", 2, 16, "ab" * 16, True)
+
+
+def other(*four: Any) -> Identity:
+    return Identity(*four, "cd" * 16, True)
+
+
+def opened(path: Path, identity: Identity = MINE) -> DataDirectory:
+    """As a start does: whose data it is, and whether that is who was asked for."""
+    directory = open_directory(path)
+    try:
+        found = directory.identity()
+        if found is None:
+            directory.settle(identity)
+        else:
+            check(path, found, identity)
+    except BaseException:
+        directory.close()
+        raise
+    return directory
 
 
 def make(path: Path) -> None:
-    open_directory(path, MINE).close()
+    opened(path).close()
 
 
 def refusal(path: Path, identity: Identity = MINE) -> str:
     with pytest.raises(DirectoryRefused) as caught:
-        open_directory(path, identity)
+        opened(path, identity)
     text = str(caught.value)
     assert "\n" not in text
     assert str(path) in text
@@ -32,11 +61,13 @@ def test_the_first_start_makes_the_directory_and_later_ones_take_it(tmp_path: Pa
     make(path)
     written = (path / IDENTITY).read_bytes()
     assert json.loads(written) == {
-        "format": 1,
+        "format": 2,
         "cluster_name": "prod",
         "cluster_id": "00c0ffee",
         "node_id": 2,
         "partition_count": 16,
+        "incarnation": "ab" * 16,
+        "founder": True,
     }
     make(path)
     assert (path / IDENTITY).read_bytes() == written
@@ -65,13 +96,13 @@ def test_a_lock_that_cannot_be_written_is_held_all_the_same(
 
     make(tmp_path)
     monkeypatch.setattr(os, "pwrite", full)
-    held = open_directory(tmp_path, MINE)
+    held = opened(tmp_path)
     assert "in use by process" in refusal(tmp_path)
     held.close()
 
 
 def test_a_second_process_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
-    held = open_directory(tmp_path, MINE)
+    held = opened(tmp_path)
     text = refusal(tmp_path)
     assert f"in use by process {os.getpid()}: stop that store, or give this one its own data.dir" in text
     held.close()
@@ -79,27 +110,27 @@ def test_a_second_process_is_refused_and_told_who_holds_it(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("other", "advice"),
+    ("wanted", "advice"),
     [
         (
-            Identity("test", "0badcafe", 3, 32),
+            other("test", "0badcafe", 3, 32),
             "belongs to cluster prod, .* describes test: correct the cluster section",
         ),
         (
-            Identity("prod", "0badcafe", 2, 16),
+            other("prod", "0badcafe", 2, 16),
             "another cluster named prod .*00c0ffee.*0badcafe.*cluster.nodes back",
         ),
-        (Identity("prod", "00c0ffee", 3, 16), "belongs to node 2, .* node 3: set node.id to 2, or give"),
+        (other("prod", "00c0ffee", 3, 16), "belongs to node 2, .* node 3: set node.id to 2, or give"),
         (
-            Identity("prod", "0badcafe", 2, 32),
+            other("prod", "0badcafe", 2, 32),
             "made for 16 partitions, .* says 32: set cluster.partitions back to 16",
         ),
     ],
 )
-def test_a_foreign_directory_is_refused(tmp_path: Path, other: Identity, advice: str) -> None:
+def test_a_foreign_directory_is_refused(tmp_path: Path, wanted: Identity, advice: str) -> None:
     make(tmp_path)
     before = (tmp_path / IDENTITY).read_bytes()
-    assert re.search(advice, refusal(tmp_path, other))
+    assert re.search(advice, refusal(tmp_path, wanted))
     assert (tmp_path / IDENTITY).read_bytes() == before
     make(tmp_path)
 
@@ -140,11 +171,68 @@ def test_a_damaged_identity_is_refused(tmp_path: Path, content: bytes) -> None:
     assert "is damaged: put it back from a backup" in refusal(tmp_path)
 
 
-def test_another_format_version_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [0, 3, "2", True, None])
+def test_another_format_version_is_refused(tmp_path: Path, version: object) -> None:
     make(tmp_path)
     fields = json.loads((tmp_path / IDENTITY).read_bytes())
-    (tmp_path / IDENTITY).write_text(json.dumps({**fields, "format": 2}))
-    assert "has format version 2, this software reads 1" in refusal(tmp_path)
+    (tmp_path / IDENTITY).write_text(json.dumps({**fields, "format": version}))
+    assert f"has format version {version!r}, this software reads 1 and 2" in refusal(tmp_path)
+
+
+def test_what_the_version_before_has_written_gets_an_incarnation(tmp_path: Path) -> None:
+    old = {"format": 1, "cluster_name": "prod", "cluster_id": "00c0ffee", "node_id": 2, "partition_count": 16}
+    (tmp_path / IDENTITY).write_text(json.dumps(old))
+    (tmp_path / "partitions").mkdir()
+    directory = open_directory(tmp_path)
+    found = directory.identity()
+    assert found == MINE._replace(incarnation="")
+    settled = directory.settle(found)
+    assert re.fullmatch("[0-9a-f]{32}", settled.incarnation)
+    assert directory.identity() == settled
+    directory.close()
+
+
+def test_an_incarnation_is_drawn_once_and_survives_every_crash(tmp_path: Path) -> None:
+    directory = open_directory(tmp_path)
+    first = directory.claim()
+    assert directory.claim() == first
+    (tmp_path / (CLAIM + ".new")).write_text("{")
+    (tmp_path / "map.bin").write_bytes(b"the map comes before the identity")
+    assert directory.identity() is None
+    assert directory.claim() == first
+    settled = directory.settle(MINE._replace(incarnation=first, founder=False))
+    assert not (tmp_path / CLAIM).exists()
+    assert directory.identity() == settled
+    directory.close()
+
+
+def test_a_map_without_a_claim_is_somebody_elses(tmp_path: Path) -> None:
+    (tmp_path / "map.bin").write_bytes(b"")
+    assert "holds map.bin but no identity.json" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"format": 1}', b'{"format": 1, "incarnation": "x"}'])
+def test_a_damaged_claim_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / CLAIM).write_bytes(content)
+    directory = open_directory(tmp_path)
+    with pytest.raises(DirectoryRefused, match=rf"is damaged.*rm {re.escape(str(tmp_path / CLAIM))}"):
+        directory.claim()
+    (tmp_path / CLAIM).write_text('{"format": 2}')
+    with pytest.raises(DirectoryRefused, match="has format version 2, this software reads 1"):
+        directory.claim()
+    directory.close()
+
+
+def test_only_what_time_mends_is_not_final(tmp_path: Path) -> None:
+    make(tmp_path)
+    held = opened(tmp_path)
+    with pytest.raises(DirectoryRefused) as in_use:
+        open_directory(tmp_path)
+    held.close()
+    with pytest.raises(DirectoryRefused) as foreign:
+        opened(tmp_path, other("test", "00c0ffee", 2, 16))
+    assert (in_use.value.final, foreign.value.final) == (False, True)
+    assert f"mv {tmp_path} {tmp_path}.aside" in str(foreign.value)
 
 
 def test_a_path_that_is_a_file_is_refused(tmp_path: Path) -> None:
@@ -161,11 +249,11 @@ def test_a_file_system_that_takes_no_directory_is_refused() -> None:
 
 def test_a_refused_directory_is_not_left_locked(tmp_path: Path) -> None:
     make(tmp_path)
-    refusal(tmp_path, Identity("other", "00c0ffee", 2, 16))
+    refusal(tmp_path, other("other", "00c0ffee", 2, 16))
     make(tmp_path)
 
 
 def test_the_figures_know_the_free_bytes(tmp_path: Path) -> None:
-    held = open_directory(tmp_path, MINE)
+    held = opened(tmp_path)
     assert held.free_bytes() > 0
     held.close()

@@ -95,13 +95,77 @@ def test_limits(path: Path, key: str, text: str, words: str) -> None:
     assert problems(smallest(), path, **{key: text}) == [f"{key.replace('__', '.')}: {words}"]
 
 
-def test_a_cluster_has_nodes(path: Path) -> None:
+SEEDS = ["tcp://10.0.0.1:7200", "tcp://10.0.0.2:7200"]
+
+
+def joining(**more: Any) -> Tree:
+    return {
+        "node": {"name": "store4", **more},
+        "data": {"dir": "data"},
+        "listen": {"rpc": "tcp://10.0.0.4:7200"},
+        "cluster": {"name": "c", "join": SEEDS},
+    }
+
+
+def test_a_cluster_has_nodes_or_is_joined(path: Path) -> None:
     tree = smallest()
     tree["cluster"]["nodes"] = []
+    (problem,) = problems(tree, path)
+    assert problem.startswith("cluster.nodes: is required on the nodes that a cluster is founded with")
+    assert "give cluster.join instead" in problem
+
+
+def test_founding_and_joining_exclude_each_other(path: Path) -> None:
+    tree = smallest()
+    tree["cluster"]["join"] = SEEDS
     assert problems(tree, path) == [
-        "cluster.nodes: must name at least one node",
-        "node.id: 1 is not in cluster.nodes (there: none)",
+        "cluster.join: excludes cluster.nodes: a founder has nodes, a store that joins later has join"
     ]
+
+
+def test_one_that_joins_is_reached_where_it_listens(path: Path) -> None:
+    config = loaded(joining(), path)
+    assert (config.node.zone, config.node.weight, config.cluster.join) == ("default", 1, tuple(SEEDS))
+    assert config.addresses == tuple(f"tcp://10.0.0.4:{port}" for port in (7200, 7201, 7202))
+    path.write_text(dump(config))
+    assert load(StoreConfig, path) == config
+
+
+def test_one_that_listens_everywhere_says_where_it_is_reached(path: Path) -> None:
+    tree = joining()
+    tree["listen"]["rpc"] = "tcp://0.0.0.0:7200"
+    assert [line.split(":")[0] for line in problems(tree, path)] == ["node.rpc", "node.bus", "node.events"]
+    tree["node"] |= {"rpc": "tcp://db4:9000", "events": "tcp://db4:9100"}
+    addresses = loaded(tree, path).addresses
+    assert addresses == ("tcp://db4:9000", "tcp://db4:9001", "tcp://db4:9100")
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"id": 4}, "node.id: does not go with cluster.join: the cluster gives the id"),
+        ({"rpc": "tcp://*:7200"}, "node.rpc: tcp://*:7200 is no address to connect to: name host and port"),
+        ({"weight": 0}, "node.weight: must be between 1 and 1000, not 0"),
+    ],
+)
+def test_what_one_that_joins_may_say_of_itself(path: Path, more: Tree, words: str) -> None:
+    assert problems(joining(**more), path) == [words]
+
+
+def test_a_seed_can_be_connected_to(path: Path) -> None:
+    tree = joining()
+    tree["cluster"]["join"] = ["tcp://*:7200"]
+    assert problems(tree, path) == [
+        "cluster.join: tcp://*:7200 is no address to connect to: name host and port"
+    ]
+
+
+def test_a_founder_has_an_id_and_says_the_rest_in_the_nodes(path: Path) -> None:
+    tree = smallest()
+    tree["node"] = {"name": "store1"}
+    assert problems(tree, path) == ["node.id: is required with cluster.nodes"]
+    tree["node"] |= {"id": 1, "zone": "b"}
+    assert problems(tree, path) == ["node.zone: goes with cluster.join; a founder's stands in cluster.nodes"]
 
 
 def test_ids_names_and_endpoints_are_unique_across_all_nodes(path: Path) -> None:
