@@ -140,8 +140,8 @@ class _Question:
 
 
 def to_host(cluster: int, partition: int, node: int) -> Encode:
-    """The question whether store `node` hosts the partition, or begins to (docs/raft.md section 9). `cluster`:
-    XXH64 of the cluster id.
+    """The question whether store `node` hosts the partition, or begins to (docs/raft.md section 9).
+    `cluster`: XXH64 of the cluster id.
     """
 
     def encode(token: int) -> bytes:

@@ -93,6 +93,10 @@ class StateMachine:
         self._origin = FOUNDED if founders.voters else JOINING
         self.position = self._origin
         self.configuration = founders
+        self.configured_at = self._origin.index
+        """The entry that led to the configuration; of one that came with a state, the entry that the state is
+        of, which is no earlier.
+        """
         self.session_ms = 0
         self.stamp_ms = 0
         if engine.state:
@@ -156,6 +160,7 @@ class StateMachine:
     def configure(self, index: int, term: int, configuration: Configuration) -> None:
         """Applies a CONFIGURATION entry, which led to `configuration`."""
         self.configuration = configuration
+        self.configured_at = index
         self.position = Position(index, term)
         self.engine.end_entry()
 
@@ -190,6 +195,7 @@ class StateMachine:
 
     def _become(self, state: _State) -> None:
         self.position, self.configuration = state.position, state.configuration
+        self.configured_at = state.position.index
         self.stamp_ms, self.session_ms = state.stamp_ms, state.session_ms
         self.sessions = state.sessions
 
