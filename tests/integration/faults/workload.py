@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any, Final
 
 import kvclient
@@ -68,8 +69,10 @@ def ledger_value(key: bytes) -> bytes:
 class Workload:
     """Runs inside `with workload.running():`. The attributes may be read when it has ended."""
 
-    def __init__(self, routers: Sequence[str], partitions: int, seed: int) -> None:
-        """`routers`: their addresses, host:port."""
+    def __init__(
+        self, routers: Sequence[str], partitions: int, seed: int, call_seconds: float | None = CALL_SECONDS
+    ) -> None:
+        """`routers`: their addresses, host:port; `call_seconds`: of each call, None: as the SDK has it."""
         self.tags = tags_of(partitions)
         self.recorder = Recorder()
         self.increments: Counter[tuple[bytes, str]] = Counter()
@@ -81,6 +84,7 @@ class Workload:
         self.generation = 0
         self._routers = list(routers)
         self._seed = seed
+        self._call_seconds = call_seconds
         self._stop = threading.Event()
         self._at_work = [threading.Lock() for _ in range(CLIENTS)]
         self._acknowledged: dict[bytes, int] = dict.fromkeys(self.tags, 0)
@@ -90,12 +94,7 @@ class Workload:
         """Clients at work; on leaving, their last calls have ended."""
         self._stop.clear()
         threads = [threading.Thread(target=self._live, args=(number,)) for number in range(CLIENTS)]
-        threads += [
-            threading.Thread(target=self._watch, args=(router, read, tag))
-            for router in self._routers
-            for read in ("lease", "linearizable")
-            for tag in self.tags
-        ]
+        threads += [threading.Thread(target=watch) for watch in self._watches()]
         for thread in threads:
             thread.start()
         try:
@@ -142,7 +141,7 @@ class Workload:
         """A client of all routers that prefers one of them."""
         first = preferred % len(self._routers)
         routers = ",".join(self._routers[first:] + self._routers[:first])
-        return kvclient.connect(f"kv://{routers}", timeout=CALL_SECONDS, connect_timeout=WAIT_SECONDS)
+        return kvclient.connect(f"kv://{routers}", timeout=self._call_seconds, connect_timeout=WAIT_SECONDS)
 
     def read_everything(self, client: Client) -> None:
         """Ends the history with a read of every key."""
@@ -150,6 +149,15 @@ class Workload:
             self._get(client, "reader", key, "linearizable")
 
     # -- a client's life
+
+    def _watches(self) -> list[Callable[[], None]]:
+        """The lives of those that do something else than `_live`."""
+        return [
+            partial(self._watch, router, read, tag)
+            for router in self._routers
+            for read in ("lease", "linearizable")
+            for tag in self.tags
+        ]
 
     def _live(self, number: int) -> None:
         dice = random.Random(f"{self._seed}/{self.generation}/{number}")
@@ -164,7 +172,9 @@ class Workload:
     def _watch(self, router: str, read: str, tag: bytes) -> None:
         """Reads one partition through one router: what has to wait for another one must not keep it."""
         keys = [tag + b"%s%d" % (kind, self.generation) for kind in KINDS]
-        with kvclient.connect(f"kv://{router}", timeout=CALL_SECONDS, connect_timeout=WAIT_SECONDS) as client:
+        with kvclient.connect(
+            f"kv://{router}", timeout=self._call_seconds, connect_timeout=WAIT_SECONDS
+        ) as client:
             for key in itertools.cycle(keys):
                 if self._stop.wait(WATCH_SECONDS):
                     return
