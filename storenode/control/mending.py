@@ -30,12 +30,14 @@ _ENDING: Final = frozenset({"swap", "settle", "leave"})
 @attrs.frozen
 class Sight:
     """What is seen of nodes and moves. `lost`: nodes that are being replaced. `silent`: nodes that were not
-    heard for 3 s, or not yet, whatever the map calls them. `stages`: of each move that has begun.
+    heard for 3 s, or not yet, whatever the map calls them. `stages`: of each move that has begun. `failed`:
+    (partition, node) of the replicas that say that they have failed.
     """
 
     lost: frozenset[int] = frozenset()
     silent: frozenset[int] = frozenset()
     stages: Mapping[int, str] = attrs.field(factory=dict)
+    failed: frozenset[tuple[int, int]] = frozenset()
 
 
 def mended(state: ControlState, sight: Sight) -> ControlState:
@@ -68,6 +70,7 @@ class _Mending:
 
     def run(self) -> ControlState:
         data = [self._named(move) for move in self._state.moves if self._sensible(move)]
+        data += self._broken(data)
         queue = [*self._control(), *data, *self._repairs(data)]
         moves = tuple(sorted(queue, key=lambda move: (_ORDER[move.reason], move.id))[:MOVES_MAX])
         if moves == self._state.moves:
@@ -90,6 +93,8 @@ class _Mending:
         row = self._state.map.replicas[move.partition]
         if (move.source and move.source not in row) or move.target in row:
             return False
+        if not move.target and (move.partition, move.source) in self._sight.failed:
+            return True
         if move.source not in self._leaving and move.source and move.reason != "rebalance":
             return False
         if not move.target:
@@ -116,7 +121,21 @@ class _Mending:
             return attrs.evolve(move, reason=self._leaving[move.source])
         return move
 
-    # what is missing
+    # what has failed, what is missing
+
+    def _broken(self, queued: Sequence[Move]) -> list[Move]:
+        """A replica that has failed is taken out, erased, and then missing. One at a time: if disks go, those
+        that still hold the others should not be busy with all of them.
+        """
+        if any(move.reason == "replace" and not (move.source and move.target) for move in queued):
+            return []
+        moving = {move.partition for move in queued}
+        for partition, node in sorted(self._sight.failed):
+            row = () if partition == CONTROL else self._state.map.replicas[partition]
+            whole = node in row and len(row) >= max(2, self._factor) and node not in self._leaving
+            if whole and partition not in moving:
+                return [self._new(partition, node, 0, "replace")]
+        return []
 
     def _repairs(self, queued: Sequence[Move]) -> list[Move]:
         rows, factor, leaving = self._state.map.replicas, self._factor, frozenset(self._leaving)
@@ -179,13 +198,15 @@ class _Mending:
         taken out first, a living node would leave the others without a majority.
         """
         holders, silent = self._state.map.control, self._sight.silent
-        staying = [node for node in holders if node in nodes]
+        failed = {node for partition, node in self._sight.failed if partition == CONTROL}
+        staying = [node for node in holders if node in nodes and node not in failed]
         leaving = sorted(
-            (node for node in holders if node not in nodes),
+            (node for node in holders if node not in staying),
             key=lambda node: (node not in self._lost, node not in silent),
         )
         size = control_size(len(nodes)) if nodes else len(holders)
-        spare = self._control_spare(nodes, staying) if len(staying) < size else 0
+        sound = {node: nodes[node] for node in nodes if node not in failed}
+        spare = self._control_spare(sound, staying) if len(staying) < size else 0
         if spare:
             return (leaving[0] if leaving else 0, spare)
         for node in leaving[:1] or self._control_surplus(nodes, staying, size):

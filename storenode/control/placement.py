@@ -57,7 +57,8 @@ def moved(row: Row, move: Move) -> Row:
     """The row after that move: the target takes the place of the source."""
     if move.source in row:
         at = row.index(move.source)
-        return (*row[:at], *((move.target,) if move.target else ()), *row[at + 1 :])
+        come = (move.target,) if move.target and move.target not in row else ()
+        return (*row[:at], *come, *row[at + 1 :])
     return (*row, move.target) if move.target and move.target not in row else row
 
 

@@ -43,8 +43,8 @@ class View:
     ago, for those. `states`: of every node of the map, as of now (the map's own may be a step behind).
     `foreign`: nodes whose store is another one than the state knows, by incarnation. `leaders`: of each
     partition, the control partition among them, where a leader is known. `moves`: by id. `waits`: what the
-    controller does not do though it should, and why, for people. `age_ms`: how long this controller has been one. `lost`:
-    nodes that were down for so long that they are being replaced.
+    controller does not do though it should, and why, for people. `age_ms`: how long this controller has been
+    one. `lost`: nodes that were down for so long that they are being replaced.
     """
 
     controller: int
