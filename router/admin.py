@@ -1,12 +1,13 @@
-"""The operators' commands: `status`, `route`, `ready`, and `group`, which `router.groupcommands` carries out
-(docs/protocol.md section 6).
+"""The operators' commands: `status`, `route`, `ready`, `healthy`, and those that `router.groupcommands` and
+`router.controlcommands` carry out (docs/protocol.md section 6).
 
-Owns their arguments and answers, and the rounds of questions that they put to the stores. Must not know
-sockets or the way of ordinary requests. `ready` refuses when a partition has no leader that answers;
-otherwise a barrier through every partition is the proof, which the core runs as any other scattered request.
+Owns their arguments and answers, and the rounds of questions that they put to the stores and the controller.
+Must not know sockets or the way of ordinary requests. `ready` refuses when a partition has no leader that
+answers; otherwise a barrier through every partition is the proof, which the core runs as any other scattered
+request.
 
-Invariant: a round ends when every node has answered or at its deadline, whichever is first; who is silent
-then is `down`.
+Invariant: a round ends when every node (and the controller, if it is asked) has answered or at its deadline,
+whichever is first; who is silent then is `down`.
 """
 
 from __future__ import annotations
@@ -17,21 +18,23 @@ from functools import partial
 from math import inf
 from typing import Any, NamedTuple
 
+import attrs
 import msgpack
 
 from kvclient.errors import InvalidRequest, Status, Unsupported
 from kvclient.protocol import KEY_BYTES_MAX, Kind, encode_error
-from router import groupcommands, groups
-from router.groupcommands import Asker, Respond
+from router import controlcommands, groupcommands, groups, health
+from router.errands import NOBODY, Asker, Respond, Then
+from router.health import Figures, View
 from router.topology import Topology, ranges
 from shared.hashing import hashed_part, partition_of
 
-BODY_BYTES_MAX = KEY_BYTES_MAX + 256  # the longest command is `route` with the longest key
+BODY_BYTES_MAX = KEY_BYTES_MAX + 256  # `route` with the longest key; `control` has a few texts
 ROUNDS_MAX = 64  # operators and probes, not traffic
 STATUS_SECONDS_MAX = 2.0  # a live store answers in milliseconds; a screen should not wait for a dead one
+CONTROL_SECONDS_MAX = 1.0  # nor long for an election of the control partition
 
-Figures = dict[int, dict[str, Any]]  # by node, of those that have answered
-Then = Callable[[Figures, float], None]  # what follows a round, and when it ended
+AskControl = Callable[[float, Then, float], None]  # deadline, what follows, now
 
 
 class Command(NamedTuple):
@@ -41,14 +44,16 @@ class Command(NamedTuple):
     key: bytes
 
 
-class _Round(NamedTuple):
+@attrs.define
+class _Round:
     deadline: float
-    waiting: set[int]
-    figures: Figures
-    then: Then
+    waiting: set[int]  # nodes, and NOBODY for the controller, whoever that is
+    then: Callable[[_Round, float], None]  # what follows, and when it ended
+    figures: Figures = attrs.field(factory=dict)
+    view: View = health.NO_VIEW
 
 
-def decode_command(body: bytes) -> Command | groupcommands.Command:
+def decode_command(body: bytes) -> Command | groupcommands.Command | controlcommands.Command:
     """The command in an ADMIN body; InvalidRequest or Unsupported says what is wrong with it."""
     if len(body) > BODY_BYTES_MAX:
         raise InvalidRequest("an admin command is short", limit=BODY_BYTES_MAX, size=len(body))
@@ -57,18 +62,21 @@ def decode_command(body: bytes) -> Command | groupcommands.Command:
     except Exception:  # noqa: BLE001 - msgpack raises many types on hostile bytes; all mean the same here
         raise InvalidRequest("an admin command is a MessagePack array") from None
     match fields:
-        case ["status" | "ready" as name]:
+        case ["status" | "ready" | "healthy" as name]:
             return Command(name, b"")
         case ["route", bytes(key)] if 0 < len(key) <= KEY_BYTES_MAX:
             return Command("route", key)
         case ["route", *_]:
             raise InvalidRequest(f"route takes one key of 1 to {KEY_BYTES_MAX} bytes")
-        case ["status" | "ready" as name, *_]:
+        case ["status" | "ready" | "healthy" as name, *_]:
             raise InvalidRequest(f"{name} takes no arguments")
         case ["group", *_]:
             return groupcommands.decode_group(fields)
+        case ["control", *_]:
+            return controlcommands.decode_control(fields)
         case [str(name), *_]:
-            raise Unsupported(f"unknown admin command {name[:40]!r}; known: status, route, ready, group")
+            known = "status, route, ready, healthy, group, control"
+            raise Unsupported(f"unknown admin command {name[:40]!r}; known: {known}")
     raise InvalidRequest("an admin command begins with its name")
 
 
@@ -79,11 +87,17 @@ class StatusRounds:
     """
 
     def __init__(
-        self, router: str, topology: Topology, figures: Callable[[], dict[str, object]], respond: Respond
+        self,
+        router: str,
+        topology: Topology,
+        ask_control: AskControl,
+        figures: Callable[[], dict[str, object]],
+        respond: Respond,
     ) -> None:
         self.questions: list[tuple[int, int]] = []
         self._router = router
         self._topology = topology
+        self._ask_control = ask_control
         self._figures = figures
         self._respond = respond
         self._rounds: dict[int, _Round] = {}
@@ -95,8 +109,12 @@ class StatusRounds:
         return bool(self._rounds)
 
     def status(self, asker: Asker, now: float) -> None:
-        """Every node that is up is asked; the answer says what they said."""
-        self._ask(asker, self._topology.queues, now, asker.deadline, partial(self._end_status, asker))
+        """Every node that is up is asked, and the controller; the answer says what they said."""
+        self._ask_all(asker, now, partial(self._end_status, asker))
+
+    def healthy(self, asker: Asker, now: float) -> None:
+        """The same questions; the answer is whether anything is degraded."""
+        self._ask_all(asker, now, partial(self._end_healthy, asker))
 
     def route(self, asker: Asker, key: bytes, now: float) -> None:
         """Where a key lives: the replicas of its partition are asked who leads."""
@@ -121,8 +139,17 @@ class StatusRounds:
         asked = self._rounds.get(token)
         if asked is None or node not in asked.waiting:
             return
-        asked.waiting.discard(node)
         asked.figures[node] = figures
+        self._said(token, asked, node, now)
+
+    def _on_control(self, token: int, status: int, body: bytes, now: float) -> None:
+        asked = self._rounds.get(token)
+        if asked is not None:
+            asked.view = health.read_view(status, body)
+            self._said(token, asked, NOBODY, now)
+
+    def _said(self, token: int, asked: _Round, node: int, now: float) -> None:
+        asked.waiting.discard(node)
         if not asked.waiting:
             self._end(token, now)
 
@@ -137,30 +164,46 @@ class StatusRounds:
 
     # -- rounds
 
-    def _ask(self, asker: Asker, nodes: Iterable[int], now: float, deadline: float, then: Then) -> None:
-        """`then` follows when these nodes have answered, at once if there are none."""
+    def _ask_all(self, asker: Asker, now: float, then: Callable[[_Round, float], None]) -> None:
+        token = self._ask(asker, [*self._topology.queues, NOBODY], now, asker.deadline, then)
+        if token is not None:
+            deadline = min(self._rounds[token].deadline, now + CONTROL_SECONDS_MAX)
+            self._ask_control(deadline, partial(self._on_control, token), now)
+
+    def _ask(
+        self,
+        asker: Asker,
+        nodes: Iterable[int],
+        now: float,
+        deadline: float,
+        then: Callable[[_Round, float], None],
+    ) -> int | None:
+        """`then` follows when these nodes have answered, at once if there are none. The round's token, if
+        there may be one more.
+        """
         if len(self._rounds) >= ROUNDS_MAX:
             body = encode_error("too many status requests at once", retry_after_ms=100)
             self._give(asker, Status.BUSY, body)
-            return
+            return None
         self._token += 1
         waiting = set(nodes)
-        self._rounds[self._token] = _Round(min(deadline, now + STATUS_SECONDS_MAX), waiting, {}, then)
-        self.questions.extend((node, self._token) for node in waiting)
+        self._rounds[self._token] = _Round(min(deadline, now + STATUS_SECONDS_MAX), waiting, then)
+        self.questions.extend((node, self._token) for node in waiting if node != NOBODY)
         if not waiting:
             self._end(self._token, now)
+        return self._token
 
     def _end(self, token: int, now: float) -> None:
         asked = self._rounds.pop(token)
-        asked.then(asked.figures, now)
+        asked.then(asked, now)
 
     def _give(self, asker: Asker, status: int, body: bytes) -> None:
         self._respond(asker.client, Kind.ADMIN, asker.request_id, status, body)
 
     # -- answers
 
-    def _end_status(self, asker: Asker, figures: Figures, now: float) -> None:
-        known = self._topology.map
+    def _end_status(self, asker: Asker, heard: _Round, now: float) -> None:
+        known, figures, view = self._topology.map, heard.figures, heard.view
         assert known is not None
         answer: dict[str, Any] = {
             "name": known.name,
@@ -169,16 +212,36 @@ class StatusRounds:
             "router": self._router,
             "partitions": known.partition_count,
             "replicas": known.replication_factor,
-            "nodes": self._nodes(figures),
+            "nodes": self._nodes(figures, view),
             "router_figures": self._figures(),
+            "controller": view.controller,
+            "control": view.said.get("control", known.control),
+            "control_text": view.text,
+            **{name: view.said.get(name) for name in ("moves", "paused", "settings")},
         }
-        views = _views(figures)
+        views = health.views(figures)
         if views:
             answer["groups"] = table = groups.table(known, views)
             _add_totals(answer["nodes"], table)
         self._give(asker, Status.OK, _pack(answer))
 
-    def _nodes(self, figures: Figures) -> list[dict[str, Any]]:
+    def _end_healthy(self, asker: Asker, heard: _Round, now: float) -> None:
+        known = self._topology.map
+        assert known is not None
+        problems = health.problems(known, heard.figures, heard.view)
+        if problems:
+            self._give(asker, Status.UNAVAILABLE, encode_error(f"not healthy: {'; '.join(problems)}"))
+            return
+        answer = {
+            "router": self._router,
+            "epoch": known.epoch,
+            "partitions": known.partition_count,
+            "nodes": len(known.nodes),
+            "controller": heard.view.controller,
+        }
+        self._give(asker, Status.OK, _pack(answer))
+
+    def _nodes(self, figures: Figures, view: View) -> list[dict[str, Any]]:
         known = self._topology.map
         assert known is not None
         held = Counter(node for replicas in known.replicas for node in replicas)
@@ -189,17 +252,19 @@ class StatusRounds:
                 "name": node.name,
                 "rpc": node.rpc,
                 "zone": node.zone,
-                "state": node.state if node.id in figures else "down",
+                "state": health.state(node, figures, view),
+                "reachable": node.id in figures,
                 "partitions": held[node.id],
             }
+            | view.figures(node.id)
             for node in known.nodes
         ]
 
-    def _end_route(self, asker: Asker, key: bytes, figures: Figures, now: float) -> None:
+    def _end_route(self, asker: Asker, key: bytes, heard: _Round, now: float) -> None:
         known = self._topology.map
         assert known is not None
         partition = partition_of(key, known.bits)
-        views = _views(figures, partition)
+        views = health.views(heard.figures, partition)
         row = groups.row(known, partition, views) if views else None
         leader = row["leader"] if row else self._topology.reachable_leader(partition)
         answer: dict[str, Any] = {
@@ -218,12 +283,10 @@ class StatusRounds:
                 replica.update(figure)
         self._give(asker, Status.OK, _pack(answer))
 
-    def _end_ready(
-        self, asker: Asker, proceed: Callable[[float], None], figures: Figures, now: float
-    ) -> None:
-        known, views = self._topology.map, _views(figures)
+    def _end_ready(self, asker: Asker, proceed: Callable[[float], None], heard: _Round, now: float) -> None:
+        known, views = self._topology.map, health.views(heard.figures)
         assert known is not None
-        missing = _unled(groups.table(known, views)) if views else {}
+        missing = health.unled(groups.table(known, views)) if views else {}
         if not missing:
             proceed(now)
             return
@@ -234,21 +297,6 @@ class StatusRounds:
             for leader, partitions in sorted(missing.items())
         )
         self._give(asker, Status.UNAVAILABLE, encode_error(f"not ready: {reasons}"))
-
-
-def _views(figures: Figures, partition: int | None = None) -> dict[int, dict[int, groups.Group]]:
-    """What the nodes that know groups say of them, or of one of them."""
-    read = {node: groups.read(said, partition) for node, said in figures.items()}
-    return {node: view for node, view in read.items() if view is not None}
-
-
-def _unled(table: list[dict[str, Any]]) -> dict[int, list[int]]:
-    """The partitions without a leader that answers, by the leader that they should have; 0 = nobody."""
-    found: dict[int, list[int]] = {}
-    for row in table:
-        if not any(replica["up"] and replica["id"] == row["leader"] for replica in row["replicas"]):
-            found.setdefault(row["leader"], []).append(row["partition"])
-    return found
 
 
 def _add_totals(nodes: list[dict[str, Any]], table: list[dict[str, Any]]) -> None:
@@ -262,7 +310,7 @@ def _add_totals(nodes: list[dict[str, Any]], table: list[dict[str, Any]]) -> Non
                 lags[replica["id"]] = max(lags.get(replica["id"], 0), replica["lag"])
     for node in nodes:
         node["partitions"] = held[node["id"]]
-        node["leads"] = None if node["state"] == "down" else led[node["id"]]
+        node["leads"] = led[node["id"]] if node["reachable"] else None
         node["lag"] = lags.get(node["id"])
 
 

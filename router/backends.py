@@ -4,6 +4,12 @@ Owns those sockets, the questions PING, MAP and STATUS, and who is up. Must not 
 the core queued them, answers go to the core as they came. A store is up when its link stands, it has said
 PONG with the id that the map has for this address since the link stands, and it was not silent for SILENT_MAX
 checks in a row.
+
+Invariants:
+- A store of the map has a DEALER from the end of the turn in which the map came.
+- One that left the map keeps its DEALER until it has answered what it had, or is down.
+- The configured endpoints are sought while no store of the map is up, so that a router which slept while the
+  cluster moved away from under its map finds it again.
 """
 
 from __future__ import annotations
@@ -16,6 +22,8 @@ from kvclient.errors import ProtocolError
 from router import figures as figure
 from router.routing import Router
 from shared import logs, messages, sockets
+from shared.config import ConfigError
+from shared.controlmessages import ControlReply, encode_control_request
 from shared.groupmessages import GroupReply, encode_group_request
 from shared.messages import Item
 from shared.reactor import Reactor, drain_plain
@@ -59,7 +67,7 @@ class Backend:
 
 
 class Backends:
-    """All stores of the map, and the configured ones until there is a map."""
+    """All stores of the map, those that are leaving it, and while none of them is up the configured ones."""
 
     def __init__(
         self,
@@ -72,11 +80,12 @@ class Backends:
         self._context = context
         self._core = core
         self._counters = core.figures.counters.values
-        self._backends: dict[str, Backend] = {}
-        self._by_node: dict[int, Backend] = {}
+        self._seeds = tuple(endpoints)
+        self._backends: dict[str, Backend] = {}  # by endpoint
+        self._by_node: dict[int, Backend] = {}  # those of the map
+        self._leaving: list[Backend] = []
+        self._epoch = 0
         self._asked = 0
-        for endpoint in endpoints:
-            self._open(endpoint)
         self._check()
 
     # -- the end of a turn
@@ -84,6 +93,8 @@ class Backends:
     def flush(self) -> None:
         """Send what the core has for the stores."""
         core = self._core
+        if core.topology.epoch != self._epoch:
+            self._follow_map()
         for node, items in core.outbox_stores.items():
             if items:
                 core.outbox_stores[node] = []
@@ -97,6 +108,11 @@ class Backends:
             if node not in core.outbox_stores or not self._by_node[node].send(frame):
                 core.on_group_unsent(node, request.token)
         core.outbox_groups.clear()
+        for node, command in core.outbox_control:
+            frame = encode_control_request(command)
+            if node not in core.outbox_stores or not self._by_node[node].send(frame):
+                core.on_control_unsent(node, command.token)
+        core.outbox_control.clear()
         if core.should_ask_map():
             self._ask_map()
 
@@ -107,11 +123,13 @@ class Backends:
                 self._core.on_unsent(node, batch)
 
     def _ask_map(self) -> None:
-        """Put the question to one linked store, another one each time."""
+        """Put the question to the store that has a newer map, or else to one linked store after the other."""
         linked = [backend for backend in self._backends.values() if backend.linked]
         if linked:
             self._asked += 1
-            linked[self._asked % len(linked)].send(messages.encode_map_request(self._asked))
+            informant = self._by_node.get(self._core.topology.take_informant())
+            asked = informant if informant in linked else linked[self._asked % len(linked)]
+            asked.send(messages.encode_map_request(self._asked))
 
     # -- sockets
 
@@ -127,14 +145,13 @@ class Backends:
 
     def _close(self, backend: Backend) -> None:
         self._set_up(backend, False)
-        del self._backends[backend.endpoint]
         self._reactor.remove_reader(backend.socket)
         self._reactor.remove_fd(backend.monitor_fd)
         backend.close()
 
     def close(self) -> None:
         """Give all sockets back."""
-        for backend in list(self._backends.values()):
+        for backend in [*self._backends.values(), *self._leaving]:
             backend.node = 0  # that it goes down is no news any more
             self._close(backend)
 
@@ -142,19 +159,52 @@ class Backends:
         """Make the sockets those of the map's nodes, keeping the links that fit."""
         known = self._core.topology.map
         assert known is not None
+        self._epoch = known.epoch
         nodes = {node.rpc: node.id for node in known.nodes}
-        for backend in list(self._backends.values()):
-            if nodes.get(backend.endpoint, 0) != backend.node and backend.node:
-                self._set_up(backend, False)
-            if backend.endpoint not in nodes:
-                self._close(backend)
+        for backend in [*self._backends.values(), *self._leaving]:
+            if backend.node and nodes.get(backend.endpoint) != backend.node:
+                self._part_with(backend, self._core.topology.knows(backend.node) or backend.endpoint in nodes)
         self._by_node = {}
         for endpoint, node in nodes.items():
-            backend = self._backends.get(endpoint) or self._open(endpoint)
+            try:
+                backend = self._backends.get(endpoint) or self._open(endpoint)
+            except ConfigError as error:
+                _log.warning("store_endpoint_refused", node=node, reason=str(error))
+                continue
             self._by_node[node] = backend
             if backend.node != node:
                 backend.node = node
                 self._ping(backend)
+        _log.info("map_installed", epoch=known.epoch, nodes=len(nodes))
+
+    def _part_with(self, backend: Backend, at_once: bool) -> None:
+        """The store is not at this address any more. When it, or another one, is somewhere else or here now,
+        nothing can be answered by this link.
+        """
+        if self._backends.get(backend.endpoint) is backend:
+            del self._backends[backend.endpoint]
+            self._leaving.append(backend)
+        if at_once:
+            self._leaving.remove(backend)
+            self._close(backend)
+
+    def _let_go(self) -> None:
+        for backend in list(self._leaving):
+            if not backend.up or not self._core.is_with(backend.node):
+                self._leaving.remove(backend)
+                self._close(backend)
+
+    def _seek(self) -> None:
+        """The configured endpoints, while they are needed."""
+        if not any(backend.up for backend in self._by_node.values()):
+            for endpoint in self._seeds:
+                if endpoint not in self._backends:
+                    self._open(endpoint)
+            return
+        for backend in list(self._backends.values()):
+            if not backend.node:
+                del self._backends[backend.endpoint]
+                self._close(backend)
 
     # -- what stores say
 
@@ -180,29 +230,23 @@ class Backends:
             case messages.Pong():
                 self._on_pong(backend, message)
             case messages.MapReply():
-                if self._core.on_map(message.map):
-                    self._follow_map()
-                    topology = self._core.topology
-                    _log.info(
-                        "map_installed",
-                        epoch=topology.epoch,
-                        source=backend.endpoint,
-                        nodes=len(self._by_node),
-                    )
+                self._core.on_map(message.map)
             case messages.StatusReply():
                 self._core.on_status_reply(backend.node, message.token, message.figures)
             case GroupReply():
                 self._core.on_group_reply(backend.node, message.token, message.status, message.body)
+            case ControlReply():
+                self._core.on_control_reply(backend.node, message.token, message.status, message.body)
             case messages.Fault():
                 raise ProtocolError(f"the store did not understand a frame of ours: {message.message[:200]}")
 
     def _on_pong(self, backend: Backend, pong: messages.Pong) -> None:
-        if not backend.node:  # no map yet
+        self._core.on_epoch(pong.epoch, backend.node)
+        if not backend.node:  # no map yet, or none that has this address
             return
         if pong.node_id != backend.node:
             self._set_up(backend, False)
             raise ProtocolError(f"node {pong.node_id} answers where the map has node {backend.node}")
-        self._core.on_epoch(pong.epoch)
         if backend.linked:  # else it was said before the link went, and answers may be behind it
             self._set_up(backend, True)
 
@@ -232,7 +276,7 @@ class Backends:
     def _check(self) -> None:
         """Ask those that said nothing or are not up; give up on the silent; start broken links afresh."""
         self._reactor.call_later(CHECK_SECONDS, self._check)  # first: whatever fails below, the checks go on
-        for backend in self._backends.values():
+        for backend in [*self._backends.values(), *self._leaving]:
             if backend.broken:
                 backend.broken = False
                 sockets.reconnect(backend.socket, backend.endpoint)
@@ -245,6 +289,8 @@ class Backends:
             if not backend.heard or not backend.up:
                 self._ping(backend)
             backend.heard = False
+        self._let_go()
+        self._seek()
 
     def _set_up(self, backend: Backend, up: bool, reason: str = "") -> None:
         if backend.up == up or not backend.node:

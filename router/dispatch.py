@@ -110,6 +110,8 @@ class Dispatch:
         """
         at_once = part.hops < HOPS_MAX and now < part.deadline
         named = refusal.leader if at_once else NOT_SENT
+        if named != NOT_SENT and not self._topology.knows(named):
+            self._topology.suspect(now, part.node)
         known = self._topology.not_leading(part.item.partition, part.node, named)
         if not (known and at_once):
             return False
@@ -127,6 +129,15 @@ class Dispatch:
             if part is not None:
                 self._counters[figure.PARTS_UNSENT] += 1
                 self._try_later(part, Refusal(Status.UNAVAILABLE, reason), now)
+
+    def elsewhere(self, items: Iterable[Item], now: float) -> None:
+        """The node of these items has left the map before they went out: towards whoever leads by the new
+        one.
+        """
+        for item in items:
+            part = self._flight.parts.pop(item.token, None)
+            if part is not None:
+                self.place(part, now)
 
     def lost(self, node: int, now: float) -> None:
         """The node went down with what it had: again what may be sent again, the rest is OUTCOME_UNKNOWN."""

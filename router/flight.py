@@ -145,6 +145,10 @@ class Flight:
         """Stop tracking the parts that `node` has, and return them."""
         return [self._forget(token) for token in [t for t, part in self.parts.items() if part.node == node]]
 
+    def is_with(self, node: int) -> bool:
+        """Whether the node has a part that it has not answered."""
+        return any(part.node == node for part in self.parts.values())
+
     def expire(self, now: float) -> list[Part]:
         """Stop tracking the parts whose deadline has passed, and return them."""
         if now < self.next_expiry():

@@ -8,12 +8,14 @@ terms; figures of the wrong shape are left out. They were taken at slightly diff
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from shared.clustermap import ClusterMap
 from shared.messagefields import UINT64_MAX
 
 NOBODY = 0
+CONTROL: Final = 0xFFFF
+"""The number of the control partition (docs/control.md section 1)."""
 
 
 class Group(NamedTuple):
@@ -86,8 +88,13 @@ def table(known: ClusterMap, views: Views) -> list[dict[str, Any]]:
     return [row(known, partition, views) for partition in range(known.partition_count)]
 
 
+def holders(known: ClusterMap, partition: int) -> tuple[int, ...]:
+    """The nodes that hold a partition, CONTROL among them, as the map has it."""
+    return known.control if partition == CONTROL else known.replicas[partition]
+
+
 def row(known: ClusterMap, partition: int, views: Views) -> dict[str, Any]:
-    """One partition: its leader (0 = none known), term, indexes of the leader, and its replicas."""
+    """One partition, or CONTROL: its leader (0 = none known), term, indexes, and its replicas."""
     here = {node: view[partition] for node, view in views.items() if partition in view}
     leader, term = leader_of(here)
     leading = here.get(leader)
@@ -114,7 +121,7 @@ def members(row: Mapping[str, Any]) -> list[int]:
 
 def _members(known: ClusterMap, partition: int, leading: Group | None) -> list[int]:
     """What the leader says, in the order of the map as far as that goes; without a leader, the map."""
-    replicas = known.replicas[partition]
+    replicas = holders(known, partition)
     if leading is None or not leading.voters:
         return list(replicas)
     found = {*leading.voters, *leading.learners}

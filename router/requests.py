@@ -25,11 +25,14 @@ from kvclient.protocol import (
 )
 from router import figures as figure
 from router.admin import StatusRounds, decode_command
+from router.controlcommands import Command as ControlCommand
+from router.controlcommands import ControlCommands
 from router.dispatch import Dispatch
+from router.errands import Asker
 from router.figures import Figures
 from router.flight import NOT_SENT, Flight, Part
-from router.groupcommands import Asker, GroupCommands
 from router.groupcommands import Command as GroupCommand
+from router.groupcommands import GroupCommands
 from router.responses import Responses
 from router.scatter import BarrierGather, CountGather, Gather, OpsGather, ScanGather, partition_scan
 from router.topology import Topology
@@ -82,6 +85,7 @@ class Intake:
         dispatch: Dispatch,
         status: StatusRounds,
         groups: GroupCommands,
+        control: ControlCommands,
         responses: Responses,
         figures: Figures,
     ) -> None:
@@ -97,6 +101,7 @@ class Intake:
         self._dispatch = dispatch
         self._status = status
         self._groups = groups
+        self._control = control
         self._responses = responses
         self._counters = figures.counters.values
 
@@ -258,10 +263,14 @@ class Intake:
         asker = Asker(caller.client, caller.request.request_id, caller.deadline)
         if isinstance(command, GroupCommand):
             self._groups.start(asker, command, now)
+        elif isinstance(command, ControlCommand):
+            self._control.start(asker, command, now)
         elif command.name == "route":
             self._status.route(asker, command.key, now)
         elif command.name == "status":
             self._status.status(asker, now)
+        elif command.name == "healthy":
+            self._status.healthy(asker, now)
         else:
             self._status.ready(asker, now, partial(self._prove_ready, caller))
 

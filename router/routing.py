@@ -2,9 +2,11 @@
 time and chance are handed in.
 
 The caller's duties: hand in what arrives (`on_requests`, `on_batch_reply`, `on_map`, `on_backend`,
-`on_unsent`, `on_status_reply`, `on_group_reply`, `on_group_unsent`); call `on_tick` no later than
-`next_due()`; at the end of each turn send and empty `outbox_clients`, `outbox_stores`, `outbox_status` and
-`outbox_groups`, and put a MAP question to some store if `should_ask_map()`.
+`on_unsent`, `on_status_reply`, and for groups and control each `on_..._reply` and `on_..._unsent`); call
+`on_tick` no later than `next_due()`; at the end of each turn send and empty `outbox_clients`,
+`outbox_stores`, `outbox_status`, `outbox_groups` and `outbox_control`, and put a MAP question to some store
+if `should_ask_map()`. A node that has left the map gets nothing more, and may still answer what it has: its
+link is kept until `is_with` says that there is nothing, and when it goes, `on_backend` is told.
 
 Promises
 - A request that was read is answered exactly once, by its deadline, unless its client is gone.
@@ -27,6 +29,7 @@ import msgpack
 from kvclient.protocol import FLAG_RETRY, LEASE, VERSION, Kind, Request, pack
 from router import figures as figure
 from router.admin import StatusRounds
+from router.controlcommands import ControlCommands
 from router.dispatch import Dispatch, make_tuple
 from router.figures import Figures
 from router.flight import Flight, Part
@@ -42,6 +45,7 @@ from router.requests import (
 from router.responses import Responses
 from router.topology import Topology
 from shared.clock import Clock
+from shared.controlmessages import ControlRequest
 from shared.groupmessages import GroupRequest
 from shared.messages import Item
 from shared.opstream import Limits, split
@@ -75,8 +79,11 @@ class Router:
         self.flight = Flight()
         self._responses = Responses(self.figures)
         self._dispatch = Dispatch(self.topology, self.flight, self._responses, self.figures, random)
-        self._status = StatusRounds(name, self.topology, self.figures.snapshot, self._responses.give)
         self._groups = GroupCommands(self.topology, self._responses.give)
+        self._control = ControlCommands(self.topology, self._responses.give)
+        self._status = StatusRounds(
+            name, self.topology, self._control.show, self.figures.snapshot, self._responses.give
+        )
         self._intake = Intake(
             name=name,
             version=version,
@@ -87,6 +94,7 @@ class Router:
             dispatch=self._dispatch,
             status=self._status,
             groups=self._groups,
+            control=self._control,
             responses=self._responses,
             figures=self.figures,
         )
@@ -121,9 +129,19 @@ class Router:
         return self._groups.outbox
 
     @property
+    def outbox_control(self) -> list[tuple[int, ControlRequest]]:
+        """(node id, request) of CONTROL messages to send; empty it with clear()."""
+        return self._control.outbox
+
+    @property
     def busy(self) -> bool:
         """Whether any request has not been answered yet."""
-        return bool(self.flight.parts or self._intake.early or self._status.pending or self._groups.pending)
+        commands = self._status.pending or self._groups.pending or self._control.pending
+        return bool(self.flight.parts or self._intake.early or commands)
+
+    def is_with(self, node: int) -> bool:
+        """Whether the node has anything that it has not answered."""
+        return self.flight.is_with(node) or self._groups.is_with(node) or self._control.is_with(node)
 
     # -- from clients
 
@@ -210,7 +228,7 @@ class Router:
         flight, outbox, counters = self.flight, self._responses.outbox, self.figures.counters.values
         parts, observe, guessed = flight.parts, self.figures.observe, self.topology.guessed
         arrived, together = now, 0  # most answers of a batch are to requests that arrived together
-        self.on_epoch(epoch)
+        self.on_epoch(epoch, node)
         for token, status, body in answers:
             part = parts.get(token)
             if part is None or part.node != node:
@@ -244,6 +262,14 @@ class Router:
         """The socket of a node did not take this command: nobody has it."""
         self._groups.on_unsent(node, token, self._clock.monotonic())
 
+    def on_control_reply(self, node: int, token: int, status: int, body: bytes) -> None:
+        """A store's answer to a command for the cluster."""
+        self._control.on_reply(node, token, status, body, self._clock.monotonic())
+
+    def on_control_unsent(self, node: int, token: int) -> None:
+        """The socket of a node did not take this command: nobody has it."""
+        self._control.on_unsent(node, token, self._clock.monotonic())
+
     def on_backend(self, node: int, up: bool) -> None:
         """A store of the map can be sent to from now on, or cannot. What it had when it went down is lost."""
         now = self._clock.monotonic()
@@ -254,6 +280,7 @@ class Router:
             self._dispatch.unsent(node, self.topology.set_down(node), now)
             self._dispatch.lost(node, now)
             self._groups.on_down(node, now)
+            self._control.on_down(node, now)
 
     def on_unsent(self, node: int, items: Iterable[Item]) -> None:
         """The socket of a node did not take these items: nobody has them."""
@@ -268,10 +295,10 @@ class Router:
         """
         return self.topology.should_ask(self._clock.monotonic())
 
-    def on_epoch(self, epoch: int) -> None:
+    def on_epoch(self, epoch: int, node: int) -> None:
         """A store has a map of this epoch."""
         if epoch > self.topology.epoch:
-            self.topology.suspect(self._clock.monotonic())
+            self.topology.suspect(self._clock.monotonic(), node)
 
     def on_map(self, encoded: bytes) -> bool:
         """A store's map; whether it was taken. ProtocolError if it is none."""
@@ -281,7 +308,7 @@ class Router:
         if not taken:
             return False
         for node in self.topology.removed_nodes():
-            self.on_backend(node, False)
+            self._dispatch.elsewhere(self.topology.set_down(node), now)
         self._intake.start_early(now)
         self._dispatch.place_parked(now)
         return True
@@ -298,6 +325,7 @@ class Router:
         self._intake.expire_early(now, self._no_map)
         self._status.expire(now)
         self._groups.on_tick(now)
+        self._control.on_tick(now)
 
     def on_stall(self) -> None:
         """This process stood still for longer than clients wait for an attempt.
@@ -318,5 +346,6 @@ class Router:
             self._intake.early_due,
             self._status.next_due(),
             self._groups.next_due(),
+            self._control.next_due(),
             self.topology.next_question,
         )

@@ -17,6 +17,7 @@ from kvclient.protocol import REQUEST_BYTES_MAX
 from router import figures as figure
 from router.backends import Backends
 from router.config import RouterConfig
+from router.events import Events
 from router.requests import Budget
 from router.routing import Router
 from shared import logs, sockets
@@ -62,6 +63,7 @@ class Service:
             insecure=config.insecure,
         )
         self._backends = Backends(reactor, context, self.core, config.stores)
+        self._events = Events(reactor, context, self.core)
         self._stopping = False
         self._timer: Timer | None = None
         self._timer_due = inf
@@ -83,6 +85,7 @@ class Service:
 
     def close(self) -> None:
         """Give the sockets back."""
+        self._events.close()
         self._backends.close()
         self._front.close(LINGER_MS)
 
@@ -100,6 +103,7 @@ class Service:
     def _end_turn(self) -> None:
         self._notice_stall()
         self._backends.flush()
+        self._events.follow()
         self._send_responses()
         if self._stopping and not self.core.busy:
             self._reactor.stop()

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Sequence
 from math import inf
 
 from kvclient.errors import ProtocolError
-from shared.clustermap import ClusterMap
+from shared.clustermap import ClusterMap, stated_epoch
 from shared.messages import Item
 
 MAP_REFRESH_SECONDS = 10.0
@@ -43,29 +43,32 @@ class Topology:
         self.leaders: list[int] = []  # by partition
         self.queues: dict[int, list[Item]] = {}
         self.guessed: set[int] = set()  # partitions whose leader is a guess
+        self._informant = 0  # the store that last said that there is a newer map
         self._readers = 0
         self._known: frozenset[int] = frozenset()
         self._asked_at = -inf
         self._next_question = -inf
 
     def install(self, encoded: bytes) -> bool:
-        """Take a map if it is newer; False if not. ProtocolError if it is none, or of another cluster."""
+        """Take a map if it is newer; False if not. ProtocolError if it is none, or of another cluster.
+
+        What states an epoch that is not newer is not looked at further: most maps that come are known.
+        """
+        if 0 < stated_epoch(encoded) <= self.epoch:
+            return False
         new = ClusterMap.decode(encoded)
-        if self.map is not None:
-            if (new.cluster_id, new.partition_count) != (self.map.cluster_id, self.map.partition_count):
-                raise ProtocolError(
-                    f"a map of cluster {new.name} ({new.cluster_id}); "
-                    f"this router serves {self.map.name} ({self.map.cluster_id})"
-                )
-            if new.epoch <= self.epoch:
-                return False
-        old = new.replicas if self.map is None else self.map.replicas
+        old = new if self.map is None else self.map
+        if (new.cluster_id, new.partition_count) != (old.cluster_id, old.partition_count):
+            raise ProtocolError(
+                f"a map of cluster {new.name} ({new.cluster_id}); "
+                f"this router serves {old.name} ({old.cluster_id})"
+            )
         self.map = new
         self.encoded_map = encoded
         self.epoch = new.epoch
         self.bits = new.bits
         self._known = frozenset(node.id for node in new.nodes)
-        self._keep_leaders(old, new.replicas)
+        self._keep_leaders(old.replicas, new.replicas)
         return True
 
     def _keep_leaders(self, old: Sequence[tuple[int, ...]], new: Sequence[tuple[int, ...]]) -> None:
@@ -83,8 +86,11 @@ class Topology:
 
     # -- when to ask for a map
 
-    def suspect(self, now: float) -> None:
-        """Something says that the map is old: ask now, or MAP_RETRY_SECONDS after the last question."""
+    def suspect(self, now: float, informant: int = 0) -> None:
+        """Something says that the map is old: ask now, or MAP_RETRY_SECONDS after the last question; best the
+        node that has a newer one (0: nobody said so).
+        """
+        self._informant = informant or self._informant
         self._next_question = min(self._next_question, max(now, self._asked_at + MAP_RETRY_SECONDS))
 
     def answered(self, now: float) -> None:
@@ -102,11 +108,22 @@ class Topology:
         self._next_question = now + MAP_RETRY_SECONDS
         return True
 
+    def take_informant(self) -> int:
+        """The node to ask, if one has said that it has a newer map; 0 the next time, so that one which does
+        not keep its word keeps nobody from asking others.
+        """
+        informant, self._informant = self._informant, 0
+        return informant
+
     @property
     def next_question(self) -> float:
         return self._next_question
 
     # -- nodes
+
+    def knows(self, node: int) -> bool:
+        """Whether the map has that node."""
+        return node in self._known
 
     def set_up(self, node: int) -> bool:
         """The node can be sent to; False if that is no news, or no node of the map."""

@@ -134,6 +134,7 @@ class SimulatedRouter(Machine):
                 for batch in cut(items):
                     self._send(node, messages.encode_batch(core.topology.epoch, batch))
         core.outbox_status.clear()
+        core.outbox_control.clear()
         if core.should_ask_map():
             self._ask_map()
         for client, frame in core.outbox_clients:

@@ -188,6 +188,7 @@ def test_only_the_shells_touch_zmq() -> None:
         "shared/sockets.py",
         "router/service.py",
         "router/backends.py",
+        "router/events.py",
         "storenode/service.py",
     }
     users = {

@@ -15,6 +15,7 @@ from router.requests import Budget
 from router.routing import Router
 from shared.clock import ManualClock
 from shared.clustermap import ClusterMap, Node
+from shared.controlmessages import ControlRequest
 from shared.hashing import partition_of
 from shared.messages import Item
 from shared.opstream import Limits
@@ -85,6 +86,18 @@ class Harness:
     def item(self) -> tuple[int, Item]:
         (only,) = self.items()
         return only
+
+    def commands(self) -> list[tuple[int, ControlRequest]]:
+        """(node, request) of all that goes to the controller."""
+        found = list(self.router.outbox_control)
+        self.router.outbox_control.clear()
+        return found
+
+    def without_controller(self) -> None:
+        """The store that is asked for what the controller knows is of a cluster that has none."""
+        ((node, request),) = self.commands()
+        body = protocol.encode_error("no control partition")
+        self.router.on_control_reply(node, request.token, Status.UNSUPPORTED, body)
 
     def answer(self, node: int, item: Item, body: bytes, status: int = 0) -> None:
         self.router.on_batch_reply(node, self.router.topology.epoch, [(item.token, status, body)])

@@ -10,9 +10,10 @@ import pytest
 from kvclient import protocol
 from kvclient.errors import Status
 from kvclient.protocol import FLAG_BARRIER, Kind
-from router.admin import ROUNDS_MAX
+from router.admin import CONTROL_SECONDS_MAX, ROUNDS_MAX
+from shared.controlmessages import ControlCommand
 from shared.hashing import partition_of
-from tests.unit.router.conftest import PARTITIONS, THREE_STORES, Harness
+from tests.unit.router.conftest import PARTITIONS, THREE_STORES, Harness, changed
 
 
 def ask(harness: Harness, command: str, *arguments: Any, **fields: Any) -> None:
@@ -61,6 +62,22 @@ def replicated(leader: int, silent: int = 0) -> dict[int, dict[str, Any]]:
     }
 
 
+def show(harness: Harness, nodes: dict[int, str], moves: list[Any] | None = None) -> dict[str, Any]:
+    """The store that is asked is the controller, and says this."""
+    ((node, request),) = harness.commands()
+    assert request.command == ControlCommand.SHOW
+    said = {
+        "controller": 2,
+        "control": [1, 2, 3],
+        "nodes": [{"id": id_, "state": state, "heard_ms": 10} for id_, state in nodes.items()],
+        "moves": moves or [],
+        "paused": False,
+        "settings": {"transfers_per_node": 2},
+    }
+    harness.router.on_control_reply(node, request.token, Status.OK, protocol.pack(said))
+    return said
+
+
 @pytest.fixture
 def three() -> Harness:
     return Harness(replicas=3, stores=THREE_STORES)
@@ -107,6 +124,7 @@ class TestStatus:
         ask(harness, "status")
         asked = questions(harness)
         assert sorted(node for node, _ in asked) == [1, 2]
+        harness.without_controller()
         for node, token in asked:
             assert harness.responses() == []
             harness.router.on_status_reply(node, token, {"keys": node * 100, "name": "not this"})
@@ -128,6 +146,7 @@ class TestStatus:
             "rpc": "tcp://127.0.0.1:7200",
             "zone": "",
             "state": "up",
+            "reachable": True,
             "partitions": len(harness.map.partitions_of(1)),
             "keys": 100,
         }
@@ -156,6 +175,7 @@ class TestStatus:
         harness.router.on_backend(2, False)
         ask(harness, "status")
         assert questions(harness) == []
+        harness.pass_time(CONTROL_SECONDS_MAX)
         assert [node["state"] for node in answer(harness)["nodes"]] == ["down", "down"]
 
     def test_a_reply_that_nobody_waits_for_is_ignored(self, harness: Harness) -> None:
@@ -170,6 +190,7 @@ class TestStatus:
     def test_a_store_that_was_not_asked_stays_down(self, harness: Harness) -> None:
         harness.router.on_backend(2, False)
         ask(harness, "status")
+        harness.without_controller()
         [(_, token)] = questions(harness)
         harness.router.on_status_reply(2, token, {})
         harness.router.on_status_reply(1, token, {})
@@ -183,6 +204,7 @@ class TestStatus:
     def test_puts_the_groups_together(self, three: Harness) -> None:
         three.router.on_backend(3, False)
         ask(three, "status")
+        three.without_controller()
         figures = replicated(leader=2, silent=3)
         figures[1]["groups"]["0"]["applied"] = 4
         reply(three, figures)
@@ -195,6 +217,160 @@ class TestStatus:
         by_id = {replica["id"]: (replica["up"], replica["lag"]) for replica in first["replicas"]}
         assert by_id == {1: (True, 6), 2: (True, 1), 3: (False, 1)}
         assert len(status["groups"]) == PARTITIONS
+
+    def test_adds_what_the_controller_says(self, three: Harness) -> None:
+        ask(three, "status")
+        shown = show(three, nodes={1: "up", 2: "suspect", 3: "draining"}, moves=[{"id": 7}])
+        assert three.responses() == [], "the stores have not answered"
+        reply(three, replicated(leader=2))
+        status = answer(three)
+        assert (status["controller"], status["control_text"]) == (2, "")
+        assert {name: status[name] for name in ("control", "moves", "paused", "settings")} == {
+            name: shown[name] for name in ("control", "moves", "paused", "settings")
+        }
+        assert [node["state"] for node in status["nodes"]] == ["up", "suspect", "draining"]
+        assert [node["heard_ms"] for node in status["nodes"]] == [10, 10, 10]
+
+    def test_a_node_that_does_not_answer_is_down_unless_it_is_meant_to_go(self, three: Harness) -> None:
+        for node in (1, 2):
+            three.router.on_backend(node, False)
+        ask(three, "status")
+        show(three, nodes={1: "up", 2: "draining", 3: "up"})
+        reply(three)
+        nodes = answer(three)["nodes"]
+        assert [(node["state"], node["reachable"]) for node in nodes] == [
+            ("down", False),
+            ("draining", False),
+            ("up", True),
+        ]
+
+    def test_does_not_wait_long_for_a_controller(self, three: Harness) -> None:
+        ask(three, "status", timeout_ms=60_000)
+        reply(three)
+        three.pass_time(CONTROL_SECONDS_MAX - 0.1)
+        assert three.responses() == []
+        three.pass_time(0.2)
+        status = answer(three)
+        assert (status["controller"], status["control"], status["moves"]) == (
+            0,
+            list(three.map.control),
+            None,
+        )
+        assert "did not answer within the deadline" in status["control_text"]
+
+    @pytest.mark.parametrize(
+        "said",
+        [
+            b"",
+            b"\xc1",
+            protocol.pack(7),
+            protocol.pack({}),
+            protocol.pack({"nodes": 3, "controller": 1, "moves": []}),
+            protocol.pack({"nodes": [7], "controller": 1, "moves": []}),
+            protocol.pack({"nodes": [{}], "controller": 1, "moves": []}),
+            protocol.pack({"nodes": [], "controller": "1", "moves": []}),
+            protocol.pack({"nodes": [], "controller": 1, "moves": 9}),
+        ],
+    )
+    def test_nonsense_of_a_controller_is_none(self, three: Harness, said: bytes) -> None:
+        ask(three, "status")
+        reply(three)
+        ((node, request),) = three.commands()
+        three.router.on_control_reply(node, request.token, Status.OK, said)
+        status = answer(three)
+        assert (status["controller"], status["moves"]) == (0, None)
+        assert "not understood" in status["control_text"]
+
+
+class TestHealthy:
+    """One fault each; what is named is not the fault of another test."""
+
+    def said(self, three: Harness, figures: dict[int, dict[str, Any]], **shown: Any) -> str:
+        ask(three, "healthy")
+        show(three, **{"nodes": dict.fromkeys((1, 2, 3), "up"), **shown})
+        reply(three, figures)
+        response = three.response()
+        if response.status == Status.OK:
+            assert msgpack.unpackb(response.body)["nodes"] == 3
+            return ""
+        assert response.status == Status.UNAVAILABLE
+        message = protocol.decode_error(response.body)["message"]
+        assert message.startswith("not healthy: ")
+        return str(message).removeprefix("not healthy: ")
+
+    def test_is_ok_when_all_is_well(self, three: Harness) -> None:
+        assert self.said(three, replicated(leader=2)) == ""
+
+    def test_a_move(self, three: Harness) -> None:
+        assert self.said(three, replicated(leader=2), moves=[{}, {}]) == "2 moves are not done"
+
+    def test_a_state(self, three: Harness) -> None:
+        text = self.said(three, replicated(leader=2), nodes={1: "suspect", 2: "up", 3: "up"})
+        assert text == "store1 (tcp://127.0.0.1:7200) is suspect"
+
+    def test_a_node_that_is_drained_is_fine_when_it_holds_nothing(self, three: Harness) -> None:
+        draining = {1: "draining", 2: "up", 3: "up"}
+        text = self.said(three, replicated(leader=2), nodes=draining)
+        assert text == "store1 is draining and holds 8 replicas"
+        three.router.on_map(changed(three.map, replicas=((2, 3),) * PARTITIONS))
+        figures = replicated(leader=2)
+        for node in (2, 3):
+            for said in figures[node]["groups"].values():
+                said.update(voters=[2, 3], match={"2": 10, "3": 10})
+        figures[1]["groups"] = {}
+        assert self.said(three, figures, nodes=draining) == ""
+
+    def test_a_node_that_is_away(self, three: Harness) -> None:
+        three.router.on_backend(3, False)
+        text = self.said(three, replicated(leader=2, silent=3))
+        assert "store3 (tcp://127.0.0.1:7220) does not answer" in text
+        assert "partition 0-7: the replica on store3 does not answer" in text
+
+    def test_a_row_that_is_not_settled(self, three: Harness) -> None:
+        figures = replicated(leader=2)
+        figures[2]["groups"]["4"].update(voters=[1, 2], learners=[3])
+        text = self.said(three, figures)
+        assert text == (
+            "partition 4: its voters are nodes 1-2, those of the map 1-3; "
+            "partition 4: the replica on store3 is a learner"
+        )
+
+    def test_a_replica_that_is_behind(self, three: Harness) -> None:
+        figures = replicated(leader=2)
+        for partition in ("1", "2"):
+            figures[2]["groups"][partition].update(commit=2000)
+            figures[1]["groups"][partition].update(applied=999)
+            figures[3]["groups"][partition].update(applied=1000)
+            figures[2]["groups"][partition].update(match={"1": 2000, "3": 2000}, applied=2000)
+        assert (
+            self.said(three, figures)
+            == "partition 1-2: the replica on store1 is more than 1000 entries behind"
+        )
+
+    def test_a_replica_that_failed(self, three: Harness) -> None:
+        figures = replicated(leader=2)
+        figures[3]["failed"] = {"6": "the disk is full"}
+        assert self.said(three, figures) == "partition 6: the replica on store3 has failed"
+
+    def test_a_partition_without_a_leader(self, three: Harness) -> None:
+        figures = replicated(leader=2)
+        for said in figures.values():
+            said["groups"]["5"] = group("follower", term=5)
+        assert self.said(three, figures) == "partition 5: no leader that answers"
+
+    def test_the_control_partition(self, three: Harness) -> None:
+        figures = replicated(leader=2)
+        figures[1]["groups"]["65535"] = group("leader", 1, voters=[1, 2], match={"2": 10}, learners=[])
+        figures[2]["groups"]["65535"] = group("follower", 1)
+        text = self.said(three, figures)
+        assert text == "the control partition: its voters are nodes 1-2, those of the map 1-3"
+
+    def test_without_a_controller_nothing_is_known(self, three: Harness) -> None:
+        ask(three, "healthy")
+        reply(three, replicated(leader=2))
+        three.without_controller()
+        message = protocol.decode_error(three.response().body)["message"]
+        assert message == "not healthy: no controller: no control partition"
 
 
 class TestReady:
@@ -269,6 +445,12 @@ class TestReady:
         (protocol.pack([1]), Status.INVALID_REQUEST),
         (protocol.pack(["status", 1]), Status.INVALID_REQUEST),
         (protocol.pack(["ready", b"k"]), Status.INVALID_REQUEST),
+        (protocol.pack(["healthy", 1]), Status.INVALID_REQUEST),
+        (protocol.pack(["control"]), Status.INVALID_REQUEST),
+        (protocol.pack(["control", "show", b"\x80"]), Status.INVALID_REQUEST),
+        (protocol.pack(["control", "show", b"\x80", 0]), Status.INVALID_REQUEST),
+        (protocol.pack(["control", "show", "text", False]), Status.INVALID_REQUEST),
+        (protocol.pack(["control", "explode", b"\x80", False]), Status.UNSUPPORTED),
         (protocol.pack(["route"]), Status.INVALID_REQUEST),
         (protocol.pack(["route", "text"]), Status.INVALID_REQUEST),
         (protocol.pack(["route", b""]), Status.INVALID_REQUEST),

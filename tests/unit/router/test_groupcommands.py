@@ -10,7 +10,7 @@ import pytest
 from kvclient import protocol
 from kvclient.errors import Status
 from kvclient.protocol import Kind
-from router.groupcommands import COMMANDS_MAX, HOPS_MAX
+from router.errands import COMMANDS_MAX, HOPS_MAX
 from shared.clustermap import Node
 from shared.groupmessages import GroupCommand, GroupRequest
 from shared.hashing import xxh64

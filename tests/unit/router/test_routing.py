@@ -14,7 +14,8 @@ from kvclient.errors import Status
 from kvclient.protocol import FLAG_BARRIER, FLAG_RETRY, Kind, Request
 from router.requests import MARGIN_MS, TIMEOUT_MS_MAX, Budget
 from router.routing import STALE_SECONDS
-from shared.clustermap import ClusterMap
+from router.topology import MAP_RETRY_SECONDS
+from shared.clustermap import ClusterMap, Node
 from shared.hashing import partition_of
 from shared.messages import Item
 from tests.unit.router.conftest import CLIENT, PARTITIONS, STORES, Harness, changed, msgpack_values, ok, put
@@ -496,15 +497,90 @@ class TestMaps:
         harness.send(put(key))
         assert harness.item()[0] == 2
 
-    def test_a_node_that_left_the_map_is_lost(self, harness: Harness) -> None:
+    def leave(self, harness: Harness) -> None:
+        harness.router.on_map(changed(harness.map, nodes=STORES[1:], replicas=((2,),) * PARTITIONS))
+
+    def test_a_node_that_left_the_map_may_answer_what_it_has(self, harness: Harness) -> None:
+        key = harness.keys(1, 1)[0]
+        harness.send(put(key), client_id=0, sequence=0)
+        node, item = harness.item()
+        self.leave(harness)
+        assert set(harness.router.outbox_stores) == {2}
+        assert harness.router.is_with(1)
+        harness.answer(node, item, ok(1))
+        assert harness.results() == [[0, 1]]
+        assert not harness.router.is_with(1)
+        assert harness.idle
+
+    def test_what_a_node_that_left_refuses_goes_on_by_the_new_map(self, harness: Harness) -> None:
+        key = harness.keys(1, 1)[0]
+        harness.send(put(key))
+        node, item = harness.item()
+        self.leave(harness)
+        harness.refuse(node, item, Status.WRONG_REPLICA)
+        harness.pass_time(0.02)
+        node, item = harness.item()
+        assert (node, item.flags) == (2, 0)
+
+    def test_a_node_that_left_the_map_and_went_down_is_lost(self, harness: Harness) -> None:
         key = harness.keys(1, 1)[0]
         harness.send(put(key))
         harness.items()
-        harness.router.on_map(changed(harness.map, nodes=STORES[1:], replicas=((2,),) * PARTITIONS))
+        self.leave(harness)
+        harness.router.on_backend(1, False)
         node, item = harness.item()
         assert (node, item.flags) == (2, FLAG_RETRY)
         harness.router.on_backend(1, True)
         assert set(harness.router.outbox_stores) == {2}
+
+    def test_what_was_not_sent_yet_goes_elsewhere_at_once(self, harness: Harness) -> None:
+        key = harness.keys(1, 1)[0]
+        harness.send(put(key), client_id=0, sequence=0)
+        self.leave(harness)
+        node, item = harness.item()
+        assert (node, item.flags) == (2, 0)
+        assert harness.count("parts_retried") == 0
+
+    def test_who_has_a_newer_map_is_asked_for_it_once(self, harness: Harness) -> None:
+        harness.router.on_epoch(2, 2)
+        assert harness.router.should_ask_map()
+        assert harness.router.topology.take_informant() == 2
+        harness.clock.advance(0.3)
+        assert harness.router.should_ask_map(), "it has not answered"
+        assert harness.router.topology.take_informant() == 0, "others may"
+
+    def test_a_leader_that_the_map_does_not_have_yet_is_a_sign_of_a_newer_one(self, harness: Harness) -> None:
+        key = harness.keys(1, 1)[0]
+        harness.send(put(key))
+        node, item = harness.item()
+        assert not harness.router.should_ask_map()
+        harness.refuse(node, item, Status.NOT_LEADER, leader=9)
+        assert harness.router.should_ask_map()
+        assert harness.router.topology.take_informant() == node
+
+    def test_a_map_that_is_wholly_stale_heals_without_a_failed_request(self) -> None:
+        """All replicas moved to stores that this router never heard of; those of its map refuse."""
+        harness = Harness(replicas=2)
+        key = harness.keys(1, 1)[0]
+        harness.send(put(key))
+        new = tuple(Node(id=number, name=f"new{number}", rpc=f"tcp://[::1]:{number}") for number in (7, 8))
+        newer = changed(harness.map, nodes=(*STORES, *new), replicas=((7, 8),) * PARTITIONS)
+        for _ in range(3):
+            for node, item in harness.items():
+                harness.refuse(node, item, Status.WRONG_REPLICA)
+            assert harness.router.topology.next_question <= harness.clock.monotonic() + MAP_RETRY_SECONDS
+            harness.pass_time(0.05)
+        for node, item in harness.items():
+            harness.refuse(node, item, Status.WRONG_REPLICA)
+        harness.router.on_map(newer)
+        harness.pass_time(0.5)
+        assert harness.items() == [], "nobody there is reached yet"
+        harness.router.on_backend(8, True)
+        node, item = harness.item()
+        assert node == 8
+        harness.answer(node, item, ok(1))
+        assert harness.results() == [[0, 1]]
+        assert harness.idle
 
     def test_older_maps_and_maps_of_others_are_not_taken(self, harness: Harness) -> None:
         assert not harness.router.on_map(harness.map.encode())
