@@ -5,6 +5,8 @@ Names are for operators (`kvcli status`, later Prometheus) and stay what they ar
 
 from __future__ import annotations
 
+import time
+
 from kvclient.errors import Status
 from shared.metrics import BUCKETS, Counters, Histogram
 
@@ -48,9 +50,10 @@ _NAMES = (
 class Figures:
     """The counters of one router and the time its requests take, from arrival to answer."""
 
-    __slots__ = ("_statuses", "counters", "latency")
+    __slots__ = ("_started", "_statuses", "counters", "latency")
 
     def __init__(self) -> None:
+        self._started = time.monotonic()
         self.counters = Counters(_NAMES)
         self.latency = Histogram()
         self._statuses = {int(status): 0 for status in Status}
@@ -72,7 +75,7 @@ class Figures:
         self._statuses[known] += 1
 
     def snapshot(self) -> dict[str, object]:
-        """Everything by name: counters, errors by status, latency percentiles in microseconds."""
+        """Everything by name: uptime, counters, errors by status, latency percentiles in microseconds."""
         percentiles = {
             f"latency_p{percent:g}_us": round(self.latency.percentile(percent) / 1000)
             for percent in (50, 99, 99.9)
@@ -82,7 +85,8 @@ class Figures:
             for status, count in self._statuses.items()
             if count
         }
-        return {**self.counters.snapshot(), **errors, **percentiles}
+        uptime = {"uptime_s": round(time.monotonic() - self._started, 3)}
+        return {**uptime, **self.counters.snapshot(), **errors, **percentiles}
 
 
 def worth_logging(count: int) -> bool:

@@ -203,14 +203,17 @@ def wait(ready: bool, healthy: bool, timeout: float) -> None:
     """
     if ready and healthy:
         raise click.UsageError("give either --ready or --healthy; who is healthy is ready")
-    wait_for(current(), "healthy" if healthy else "ready", timeout)
+    app, what = current(), "healthy" if healthy else "ready"
+    wait_for(app, what, timeout)
+    app.note(what)
 
 
 def wait_for(app: App, what: str, timeout: float) -> None:
     """Asks the ADMIN command `what` (ready, healthy) until it is OK; Failure when that takes longer."""
-    deadline = time.monotonic() + timeout
     began, told = time.monotonic(), ""
+    deadline = began + timeout
     progress = Progress(f"not {what} yet", None, not app.settings.quiet)
+    own_timeout = app.settings.timeout
     try:
         while (problem := _ask(app, what, deadline)) is not None:
             if time.monotonic() >= deadline:
@@ -225,7 +228,8 @@ def wait_for(app: App, what: str, timeout: float) -> None:
             time.sleep(min(_WAIT_PAUSE_SECONDS, max(0.0, deadline - time.monotonic())))
     finally:
         progress.clear()
-    app.note(what)
+        app.settings.timeout = own_timeout
+        app.close()  # its deadlines were those of the last try
 
 
 def _ask(app: App, what: str, deadline: float) -> KVError | None:

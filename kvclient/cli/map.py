@@ -17,18 +17,12 @@ from kvclient.cli.failure import Failure
 from kvclient.cli.resume import replace_file
 from kvclient.errors import Exit
 
-_FIELDS = (
-    "name",
-    "cluster_id",
-    "epoch",
-    "partition_count",
-    "replication_factor",
-    "nodes",
-    "replicas",
-    "control",
-)
+# Their fields by the format's number, which comes first.
+_FORMAT_2 = (
+    "name", "cluster_id", "epoch", "partition_count", "replication_factor", "nodes", "replicas", "control",
+)  # fmt: skip
+_FORMATS = {2: _FORMAT_2, 3: (*_FORMAT_2, "bytes_per_second")}
 _NODE_FIELDS = ("id", "name", "rpc", "bus", "events", "zone", "weight", "state")
-_FORMAT = 2
 
 Row = dict[str, Any]
 
@@ -80,10 +74,11 @@ def export(file: Path | None) -> None:
 
 def _read(app: App) -> Row:
     found = app.client().cluster_map()
-    if not isinstance(found, list) or found[:1] != [_FORMAT] or len(found) != 1 + len(_FIELDS):
+    form = found[0] if isinstance(found, list) and found else None
+    if form not in _FORMATS or len(found) != 1 + len(_FORMATS[form]):
         text = "the routers' cluster map has a format unknown to this kvcli. Use the kvcli of their version"
         raise Failure(Exit.VERSION, text, "VERSION_MISMATCH")
-    known: Row = dict(zip(_FIELDS, found[1:], strict=True))
+    known: Row = dict(zip(_FORMATS[form], found[1:], strict=True))
     known["nodes"] = [dict(zip(_NODE_FIELDS, node, strict=True)) for node in known["nodes"]]
     return known
 

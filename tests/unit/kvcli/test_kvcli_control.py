@@ -69,10 +69,10 @@ PLAN = {
 }
 
 MAP = [
-    2, "dev", "00ff", 9, 2, 2,
+    3, "dev", "00ff", 9, 2, 2,
     [[1, "store1", "tcp://h:1", "tcp://h:2", "tcp://h:3", "z", 1, "up"],
      [2, "store2", "tcp://h:4", "tcp://h:5", "tcp://h:6", "z", 1, "up"]],
-    [[1, 2], [2, 1]], [1],
+    [[1, 2], [2, 1]], [1], 100 << 20,
 ]  # fmt: skip
 
 Answer = dict[str, Any] | KVError
@@ -351,8 +351,13 @@ def test_map_show_and_export(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "map.json" in capsys.readouterr().err
 
 
+def test_a_map_of_the_format_before_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Controller, "cluster_map", lambda _: [2, *MAP[1:-1]])
+    assert "epoch 9" in run({}, "map", "show")[0]
+
+
 def test_a_map_of_another_format_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    for wrong in ([3, *MAP[1:]], MAP[:-1], None):
+    for wrong in ([4, *MAP[1:]], [2, *MAP[1:]], MAP[:-1], [], None):
         monkeypatch.setattr(Controller, "cluster_map", lambda _, wrong=wrong: wrong)
         with pytest.raises(Failure) as failed:
             run({}, "map", "show")
