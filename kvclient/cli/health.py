@@ -70,7 +70,10 @@ def _away(node: Row) -> str:
             f"kvcli node remove {name} --force, then let it join as a new store: kvcli node add"
         )
     if node["state"] != "draining" and "uptime_s" in node:
-        return f"{name} answers routers, but not the controller, which takes it for {node['state']}"
+        return (
+            f"{name} answers routers, but the controller takes it for {node['state']}. The network between "
+            "stores may be cut, or its disk may have been wiped: kvcli node ls"
+        )
     gone = f". If it does not come back: kvcli node remove {name} --force" if "heard_ms" in node else ""
     return f"{name} is {node['state']}: {lack}. Start it again at {node['rpc']}{gone}"
 

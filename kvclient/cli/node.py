@@ -153,13 +153,12 @@ def add(name: str, rpc: str, zone: str | None, weight: int | None, data_dir: str
 
 
 def _configuration(answer: Row, arguments: dict[str, Any], data_dir: str) -> dict[str, Any]:
-    cluster = {"name": answer["cluster"], "join": answer["join"]}
-    cluster |= {key: arguments[key] for key in ("zone", "weight") if key in arguments}
+    about = {key: arguments[key] for key in ("name", "zone", "weight") if key in arguments}
     return {
-        "node": {"name": arguments["name"]},
+        "node": about,
         "listen": {"rpc": arguments["rpc"]},
         "data": {"dir": data_dir},
-        "cluster": cluster,
+        "cluster": {"name": answer["cluster"], "join": answer["join"]},
     }
 
 

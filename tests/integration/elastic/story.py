@@ -120,7 +120,7 @@ class Story:
 
     def _judge_map(self) -> None:
         """Every partition has three replicas, on the nodes that its row names and no others."""
-        told = json.loads(self._kvcli("group", "ls", "--format", "json"))
+        told = json.loads(self._kvcli("group", "ls", "-o", "json"))
         nodes = {node["id"] for node in self._nodes()}
         for group in told["groups"] if isinstance(told, dict) else told:
             holders = {replica["id"] for replica in group["replicas"]}
@@ -133,7 +133,7 @@ class Story:
         return bytes(self._cluster.kvcli(*arguments, timeout=STEP_SECONDS + 20).stdout)
 
     def _nodes(self) -> list[dict[str, Any]]:
-        told = json.loads(self._kvcli("node", "ls", "--format", "json"))
+        told = json.loads(self._kvcli("node", "ls", "-o", "json"))
         return list(told["nodes"] if isinstance(told, dict) else told)
 
     def _learn_stores(self) -> None:

@@ -167,10 +167,10 @@ def test_node_add_prints_a_configuration(capsys: pytest.CaptureFixture[str]) -> 
         ("node-add", {"name": "store5", "rpc": "tcp://127.0.0.1:7240", "zone": "z5"}, False)
     ]
     assert yaml.safe_load(text) == {
-        "node": {"name": "store5"},
+        "node": {"name": "store5", "zone": "z5"},
         "listen": {"rpc": "tcp://127.0.0.1:7240"},
         "data": {"dir": "/var/lib/kv"},
-        "cluster": {"name": "dev", "join": answer["join"], "zone": "z5"},
+        "cluster": {"name": "dev", "join": answer["join"]},
     }
     assert "kv-store --config store5.yaml" in capsys.readouterr().err
 
