@@ -8,14 +8,14 @@ directory.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgpack
 
 from kvclient.errors import KVError, ProtocolError, Status
 from kvclient.protocol import decode_error
 from shared import frames, logs, messages, sockets
-from shared.clustermap import ClusterMap, Node
+from shared.clustermap import ClusterMap
 from shared.controlmessages import ControlCommand, ControlReply, ControlRequest, encode_control_request
 from shared.hashing import xxh64
 from shared.messages import ToPeer
@@ -74,6 +74,8 @@ class Joining:
         self._map: ClusterMap | None = None
         self._map_from = ""
         self._token = 0
+        self._strangers: set[int] = set()
+        """Who was said to lead, and was not in the map."""
         self._reasons = dict.fromkeys(endpoints, _NO_ANSWER)
         self._inquiry = Inquiry(reactor, context, self._on_answer)
         for endpoint in self._reasons:
@@ -135,17 +137,18 @@ class Joining:
             self._refuse(self._with_remedy(text))
             return
         self._reasons[endpoint] = text
-        leader = self._node(error.get("leader", 0))
-        if reply.status == Status.NOT_LEADER and leader is not None and leader.rpc not in self._reasons:
-            assert self._map is not None, "join is asked with a map only"
-            self._reasons[leader.rpc] = _NO_ANSWER
-            self._ask_to_join(leader.rpc, self._map)
+        if reply.status == Status.NOT_LEADER and self._map is not None:
+            self._follow(endpoint, error.get("leader", 0), self._map)
 
-    def _node(self, node: Any) -> Node | None:
-        try:
-            return None if self._map is None else self._map.node(node)
-        except (KeyError, TypeError):
-            return None
+    def _follow(self, endpoint: str, leader: int, known: ClusterMap) -> None:
+        """The store at `endpoint` says who leads the control partition."""
+        found = next((node for node in known.nodes if node.id == leader), None)
+        if found is None and leader and leader not in self._strangers:
+            self._strangers.add(leader)  # once each: the map there need not be newer
+            self._inquiry.ask(endpoint, messages.encode_map_request(0))
+        elif found is not None and found.rpc not in self._reasons:
+            self._reasons[found.rpc] = _NO_ANSWER
+            self._ask_to_join(found.rpc, known)
 
     def _on_joined(self, endpoint: str, body: bytes) -> None:
         try:
