@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 
+from tests.faults.fault import FIRST_SEED
+
 LEFT_OUT = (
     ".*",
     "build",
@@ -104,11 +106,13 @@ class Build:
         verdict = _verdict(code, report, output.read_text(errors="replace")[-SAID_MAX:])
         return verdict._replace(seconds=time.monotonic() - started)
 
-    def simulate(self, seeds: int, seconds: float) -> Verdict:
-        """Run seeds of the simulation, from 0 on, until one fails, `seconds` at most."""
+    def simulate(self, simulation: str, seeds: int, seconds: float) -> Verdict:
+        """Run seeds of a simulation until one fails, `seconds` at most."""
         output = self._place / "story"
         started = time.monotonic()
-        code = self._run([sys.executable, "-m", "tests.simulation", f"--seeds=0:{seeds}"], output, seconds)
+        first = FIRST_SEED[simulation]
+        command = [sys.executable, "-m", simulation, f"--seeds={first}:{first + seeds}"]
+        code = self._run(command, output, seconds)
         verdict = _verdict_of_seeds(code, output.read_text(errors="replace"))
         return verdict._replace(seconds=time.monotonic() - started)
 

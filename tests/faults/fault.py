@@ -8,6 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 
+FIXED = "tests.simulation"
+ELASTIC = "tests.simulation.elastic"
+FIRST_SEED = {FIXED: 0, ELASTIC: 100_000}
+"""Simulations, and the seed that each is run from on."""
+
+
 class Fault(NamedTuple):
     """`text` occurs once in `file` (a path below the project's directory), and `replacement` takes its
     place."""
@@ -25,7 +31,9 @@ class Fault(NamedTuple):
     hangs: bool = False
     """Whether a test that does not end is how it is caught."""
     seeds: int = 0
-    """Instead of tests: so many seeds of the simulation, from 0 on, of which one must find a violation."""
+    """Instead of tests: so many seeds of the simulation, of which one must find a violation."""
+    simulation: str = FIXED
+    """Which one: its module."""
 
     def apply(self, root: Path) -> None:
         """Change the sources below `root`. ValueError if the text is not there exactly once, or if what comes

@@ -71,8 +71,9 @@ def control(build: Build, faults: Sequence[Fault]) -> Verdict:
     tests = sorted({test for fault in faults for test in fault.tests})
     if tests:
         verdict = build.test(tests, CONTROL_SECONDS)
-    if verdict.kind == PASSED and any(fault.seeds for fault in faults):
-        verdict = build.simulate(CONTROL_SEEDS, CONTROL_SECONDS)
+    for simulation in sorted({fault.simulation for fault in faults if fault.seeds}):
+        if verdict.kind == PASSED:
+            verdict = build.simulate(simulation, CONTROL_SEEDS, CONTROL_SECONDS)
     return verdict
 
 
@@ -90,7 +91,7 @@ def judge(root: Path, fault: Fault, seconds: float | None = None) -> Result:
         if said:
             verdict = Verdict(BROKEN, said=said)
         elif fault.seeds:
-            verdict = build.simulate(fault.seeds, seconds)
+            verdict = build.simulate(fault.simulation, fault.seeds, seconds)
         else:
             verdict = build.test(fault.tests, seconds)
     caught = verdict.kind == FAILED or (verdict.kind == HUNG and fault.hangs)
