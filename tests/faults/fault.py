@@ -7,7 +7,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-
 FIXED = "tests.simulation"
 ELASTIC = "tests.simulation.elastic"
 FIRST_SEED = {FIXED: 0, ELASTIC: 100_000}
