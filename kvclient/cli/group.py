@@ -20,7 +20,7 @@ from kvclient.cli.output import Cell
 from kvclient.cli.units import show_seconds
 from kvclient.errors import Conflict, Exit, OutcomeUnknown, Unavailable
 
-_LIST_COLUMNS = ("partition", "leader", "term", "voters", "learners", "commit", "applied_lag")
+_LIST_COLUMNS = ("partition", "leader", "term", "voters", "learners", "commit", "applied_lag", "problem")
 _MEMBER_COLUMNS = ("node", "role", "match", "lag", "state", "last_heard")
 
 _PARTITION = click.IntRange(0, 4095)
@@ -40,28 +40,27 @@ def group() -> None:
 @command("ls")
 @click.option("--problems", is_flag=True, help="Only partitions that lack a leader or a replica, or lag.")
 def list_groups(problems: bool) -> None:
-    """Show every partition: leader, term, voters, learners, commit index and the largest lag."""
+    """Show every partition: leader, term, voters, learners, commit index, the largest lag, what is wrong."""
     app = current()
     answer = app.client().admin("status")
     if "groups" not in answer:
         raise Failure(Exit.ERROR, "the stores do not replicate: there are no groups", "NO_GROUPS")
-    names = _names(answer)
-    table: list[Row] = [row for row in answer["groups"] if not problems or has_problem(row)]
+    names, factor = _names(answer), answer["replicas"]
+    found = [_json_row(row, names, problem_of(row, names, factor)) for row in answer["groups"]]
+    table = [row for row in found if row["problem"] or not problems]
     if not table:
         app.note("no partition has a problem")
     if app.output.form in ("json", "jsonl"):
-        found = [_json_row(row, names) for row in table]
-        for document in [{"groups": found}] if app.output.form == "json" else found:
+        for document in [{"groups": table}] if app.output.form == "json" else table:
             app.output.document(document)
         return
     with app.output.rows("groups", _LIST_COLUMNS) as rows:
         for row in table:
-            cells = _json_row(row, names)
-            cells |= {name: _listed(row[name], names) for name in ("voters", "learners")}
+            cells = row | {name: ",".join(row[name]) for name in ("voters", "learners")}
             rows.add(*(cells[column] for column in _LIST_COLUMNS))
 
 
-def _json_row(row: Row, names: dict[int, str]) -> Row:
+def _json_row(row: Row, names: dict[int, str], problem: str) -> Row:
     return {
         "partition": row["partition"],
         "leader": names.get(row["leader"]),
@@ -70,16 +69,22 @@ def _json_row(row: Row, names: dict[int, str]) -> Row:
         "learners": [names.get(node, str(node)) for node in row["learners"]],
         "commit": row["commit"],
         "applied_lag": _largest_lag(row),
+        "problem": problem,
     }
 
 
-def has_problem(row: Row) -> bool:
-    """Whether an operator should look at this partition."""
-    return (
-        not is_led(row)
-        or not all(replica["up"] for replica in row["replicas"])
-        or (_largest_lag(row) or 0) > LAG_ENTRIES_MAX
-    )
+def problem_of(row: Row, names: dict[int, str], factor: int) -> str:
+    """Why an operator should look at this partition; "" if there is no reason."""
+    found = [] if is_led(row) else ["no leader that answers"]
+    if row["voters"] and len(row["voters"]) < factor:
+        found.append(f"{len(row['voters'])} of {factor} voters")
+    for replica in row["replicas"]:
+        name = names.get(replica["id"], str(replica["id"]))
+        if not replica["up"]:
+            found.append(f"{name} does not answer")
+        elif (replica["lag"] or 0) > LAG_ENTRIES_MAX:
+            found.append(f"{name} is {replica['lag']:,} entries behind")
+    return "; ".join(found)
 
 
 @command("show")

@@ -121,9 +121,9 @@ class Story:
     def _judge_map(self) -> None:
         """Every partition has three replicas, on the nodes that its row names and no others."""
         told = json.loads(self._kvcli("group", "ls", "-o", "json"))
-        nodes = {node["id"] for node in self._nodes()}
+        nodes = {node["name"] for node in self._nodes()}
         for group in told["groups"] if isinstance(told, dict) else told:
-            holders = {replica["id"] for replica in group["replicas"]}
+            holders = set(group["voters"])
             assert len(holders) == 3, f"partition {group['partition']} is held by {holders}"
             assert holders <= nodes, f"partition {group['partition']} is held by {holders}, there are {nodes}"
 

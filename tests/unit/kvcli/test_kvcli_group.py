@@ -85,12 +85,19 @@ def run(answer: Any, *arguments: str, form: str = "table") -> tuple[str, Answers
 def test_ls_has_a_row_for_each_partition() -> None:
     text, _ = run(None, "ls", form="csv")
     assert text.splitlines() == [
-        "partition,leader,term,voters,learners,commit,applied_lag",
-        '0,store1,7,"store1,store2,store3",store4,50,0',
-        f'1,store1,7,"store1,store2,store3",,50,{LAG_ENTRIES_MAX + 1}',
-        '2,store3,7,"store1,store2,store3",,50,0',
-        '3,-,7,"store1,store2,store3",,50,0',
+        "partition,leader,term,voters,learners,commit,applied_lag,problem",
+        '0,store1,7,"store1,store2,store3",store4,50,0,',
+        f'1,store1,7,"store1,store2,store3",,50,{LAG_ENTRIES_MAX + 1},'
+        f'"store2 is {LAG_ENTRIES_MAX + 1:,} entries behind"',
+        '2,store3,7,"store1,store2,store3",,50,0,no leader that answers; store3 does not answer',
+        '3,-,7,"store1,store2,store3",,50,0,no leader that answers; store2 does not answer',
     ]
+
+
+def test_too_few_voters_are_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(STATUS, "groups", [STATUS["groups"][0] | {"voters": [1, 2]}])
+    (found,) = json.loads(run(None, "ls", "--problems", form="json")[0])["groups"]
+    assert found["problem"] == "2 of 3 voters"
 
 
 def test_ls_problems_leaves_out_what_is_well() -> None:
@@ -107,6 +114,7 @@ def test_ls_in_json_has_lists() -> None:
         "learners": ["store4"],
         "commit": 50,
         "applied_lag": 0,
+        "problem": "",
     }
     assert json.loads(run(None, "ls", form="json")[0])["groups"][0] == first
     assert json.loads(run(None, "ls", form="jsonl")[0].splitlines()[0]) == first
