@@ -11,11 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from shared.clustermap import ClusterMap
 from shared.metrics import Histogram
 from storenode.bus import Bus
 from storenode.directory import DataDirectory
 from storenode.logthread import LogThread
+from storenode.maps import Maps
 from storenode.raft import Role
 from storenode.raftlog import RaftLog
 from storenode.replica.budget import Budget
@@ -49,12 +49,12 @@ class Parts(NamedTuple):
 class Figures:
     """Gathers the figures of one node when asked. `replicas` and `parts` stay empty on a no-op store."""
 
-    def __init__(self, node: int, name: str, cluster_map: ClusterMap, service: Service) -> None:
+    def __init__(self, node: int, name: str, maps: Maps, service: Service) -> None:
         self.replicas: Mapping[int, Replica] = {}
         self.parts: Parts | None = None
         self._node = node
         self._name = name
-        self._map = cluster_map
+        self._maps = maps
         self._service = service
         self._started = time.monotonic()
 
@@ -65,10 +65,10 @@ class Figures:
             "name": self._name,
             "version": _VERSION,
             "pid": os.getpid(),
-            "epoch": self._map.epoch,
+            "epoch": self._maps.map.epoch,
             "uptime_s": round(time.monotonic() - self._started, 3),
             "memory_bytes": _resident_bytes(),
-            "partitions": sorted(self.replicas) or list(self._map.partitions_of(self._node)),
+            "partitions": sorted(self.replicas) or list(self._maps.map.partitions_of(self._node)),
             "failed": {
                 str(replica.partition): replica.failure
                 for replica in self.replicas.values()

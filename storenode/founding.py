@@ -9,15 +9,15 @@ group has taken it in. The loop thread: `add` and `finish` before it runs, `join
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
-from typing import Final
+from typing import Final, Protocol
 
 from kvclient.errors import Corruption
 from shared.clock import Clock
 from storenode.groups import TICK_S, Groups, Joining
 from storenode.raft import Raft, Settings
-from storenode.raft.messages import NOBODY, Configuration
+from storenode.raft.messages import Configuration
 from storenode.raftlog import RaftLog, Record
 from storenode.replica.budget import Budget
 from storenode.replica.replica import Answer, Replica
@@ -33,6 +33,12 @@ SETTINGS: Final = Settings(
 )
 
 
+class Engines(Protocol):
+    """`storenode.engines.Engines`."""
+
+    def open(self, group: int) -> EngineFace: ...
+
+
 class Founder:
     """Makes the replicas of node `node`: `add` each of them, then `finish`, before anything else happens."""
 
@@ -46,7 +52,7 @@ class Founder:
         self._budget = budget
         self._answer = answer
         self._cuts: list[Record] = []
-        self._found: list[tuple[int, StateMachine, int, Random]] = []
+        self._found: list[tuple[int, StateMachine, Random]] = []
 
     def add(self, partition: int, engine: EngineFace, founders: Sequence[int], random: Random) -> None:
         """A partition whose engine is open; `founders` are empty if this node is none of them. Corruption:
@@ -70,7 +76,7 @@ class Founder:
         if index > log.last_index or log.term(index) != term:
             # A group that begins; or a snapshot was installed, and the process died before its log was cut.
             self._cuts.append(Record(partition, None, (index, term), index + 1, []))
-        self._found.append((partition, machine, founders[0] if founders else NOBODY, random))
+        self._found.append((partition, machine, random))
 
     def finish(self) -> None:
         """Make durable how the groups begin, and let the replicas live."""
@@ -81,9 +87,9 @@ class Founder:
             self._log.installed(self._log.write(self._cuts))
         if long:
             self._free_segments()
-        for partition, machine, preferred, random in self._found:
-            replica = self._groups.replicas[partition] = self._replica(partition, machine, preferred, random)
-            if preferred == self._node:
+        for partition, machine, random in self._found:
+            replica = self._groups.replicas[partition] = self._replica(partition, machine, random)
+            if self._groups.preferred(partition) == self._node:
                 replica.raft.campaign()
                 self._groups.dirty(replica)
 
@@ -92,7 +98,7 @@ class Founder:
         never come to that otherwise, and leave a longer log each time.
         """
         cut = {record.group for record in self._cuts}
-        for partition, machine, _, _ in self._found:
+        for partition, machine, _ in self._found:
             at = machine.position
             if partition not in cut and at.index >= self._log.group(partition).first_index:
                 self._cuts.append(Record(partition, None, (at.index, at.term), at.index + 1, []))
@@ -106,9 +112,9 @@ class Founder:
     def join(self, partition: int, engine: EngineFace, random: Random, done: Callable[[], object]) -> None:
         """A new partition whose engine is open and empty; `done` follows when its replica lives."""
         machine = StateMachine(engine, Configuration(frozenset()))
-        self._groups.join(Joining(self._replica(partition, machine, NOBODY, random), done))
+        self._groups.join(Joining(self._replica(partition, machine, random), done))
 
-    def _replica(self, partition: int, machine: StateMachine, preferred: int, random: Random) -> Replica:
+    def _replica(self, partition: int, machine: StateMachine, random: Random) -> Replica:
         raft = Raft(
             self._node,
             self._log.group(partition),
@@ -118,6 +124,28 @@ class Founder:
             random,
         )
         groups = self._groups
-        return Replica(
-            partition, preferred, raft, machine, self._clock, self._budget, self._answer, groups.dirty
-        )
+        return Replica(partition, raft, machine, self._clock, self._budget, self._answer, groups.dirty)
+
+
+def open_groups(
+    founder: Founder,
+    log: RaftLog,
+    engines: Engines,
+    founded: Mapping[int, Sequence[int]],
+    random: Callable[[], Random],
+) -> None:
+    """All groups that the log knows, and those that begin, come to life. `founded`: the groups that this node
+    is a founder of, with all founders; they begin when the log does. Errors as of `add` and `Engines.open`.
+    """
+    known = set(log.groups)
+    for group in sorted(known | founded.keys()):
+        founders = founded.get(group, ())
+        if group in known and joined(log, group):
+            founders = ()
+        founder.add(group, engines.open(group), founders, random())
+    founder.finish()
+
+
+def joined(log: RaftLog, group: int) -> bool:
+    """Whether the log knows nothing of this group's entries: founded ones are cut at 1 at least."""
+    return log.group(group).last_index == 0

@@ -14,7 +14,7 @@ Invariants
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgpack
@@ -26,8 +26,10 @@ from shared.clock import Clock
 from shared.groupmessages import GroupCommand, GroupRequest
 from shared.messagefields import DRY_RUN
 from storenode.groups import Groups
+from storenode.maps import Maps
 from storenode.raft import ConfigurationRefused, Dropped, NotLeader, Role
 from storenode.raft.messages import NOBODY, Change
+from storenode.raftframes import CONTROL
 from storenode.replica import membership
 from storenode.replica.membership import Done, Refused
 from storenode.replica.replica import Replica
@@ -63,14 +65,13 @@ class _UnderWay:
 
 
 class GroupCommands:
-    """Those of one node. `names`: the nodes of the cluster."""
+    """Those of one node."""
 
     def __init__(
         self,
         node: int,
         cluster: int,
-        partitions: int,
-        names: Mapping[int, str],
+        maps: Maps,
         groups: Groups,
         clock: Clock,
         answer: Answer,
@@ -79,8 +80,7 @@ class GroupCommands:
     ) -> None:
         self._node = node
         self._cluster = cluster
-        self._partitions = partitions
-        self._names = names
+        self._maps = maps
         self._groups = groups
         self._clock = clock
         self._answer = answer
@@ -94,8 +94,9 @@ class GroupCommands:
         replica = self._groups.replicas.get(request.partition)
         if request.cluster != self._cluster:
             self._refuse(asker, Status.INVALID_REQUEST, "this store is of another cluster")
-        elif request.partition >= self._partitions:
-            text = f"there is no partition {request.partition}: the last one is {self._partitions - 1}"
+        elif request.partition >= self._maps.map.partition_count and request.partition != CONTROL:
+            last = self._maps.map.partition_count - 1
+            text = f"there is no partition {request.partition}: the last one is {last}"
             self._refuse(asker, Status.INVALID_REQUEST, text)
         elif request.command in (GroupCommand.REPLACE, GroupCommand.ERASE):
             self._refuse(asker, Status.UNSUPPORTED, f"{request.command} is not known here yet")
@@ -123,8 +124,8 @@ class GroupCommands:
     # -- a command begins
 
     def _begin(self, asker: tuple[bytes, int], replica: Replica, request: GroupRequest) -> None:
-        if request.node not in self._names:
-            known = ", ".join(f"{name} ({node})" for node, name in sorted(self._names.items())[:16])
+        if request.node not in self._maps.names:
+            known = ", ".join(f"{name} ({node})" for node, name in sorted(self._maps.names.items())[:16])
             text = f"there is no node {request.node} in this cluster; known: {known}"
             self._refuse(asker, Status.INVALID_REQUEST, text)
             return
@@ -297,7 +298,7 @@ class GroupCommands:
     # -- words and answers
 
     def _name(self, node: int) -> str:
-        return f"{self._names[node]} (node {node})" if node in self._names else f"node {node}"
+        return f"{self._maps.names[node]} (node {node})" if node in self._maps.names else f"node {node}"
 
     def _what(self, command: _UnderWay, now: float) -> str:
         entry = f", entry {command.index:,}" if command.index else ""

@@ -82,6 +82,8 @@ class Groups:
         """The lowest index that a snapshot under way still needs of a group; None: there is no such."""
         self.on_wanted: Callable[[Replica], None] = lambda replica: None
         """Called when a replica needs a snapshot."""
+        self.preferred: Callable[[int], int] = lambda group: NOBODY
+        """The node that should lead a group when it can."""
         self.strangers = 0
         self._log = log
         self._writer = writer
@@ -407,12 +409,16 @@ class Groups:
 
     def _hand_back(self, replica: Replica) -> None:
         """Leadership goes to the node that the map prefers, once that one has everything; unless an operator
-        wants it here.
+        wants it here, or members are about to change: who leads meanwhile was chosen for that.
         """
-        raft, preferred = replica.raft, replica.preferred
-        if raft.role is not Role.LEADER or replica.kept_term == raft.term:
+        raft, leadership = replica.raft, replica.raft.leadership
+        if leadership is None or replica.kept_term == raft.term:
             return
-        if preferred != raft.node and preferred in raft.progress:
+        configuration = raft.configuration
+        if configuration.joint or configuration.learners or leadership.change_under_way:
+            return
+        preferred = self.preferred(replica.partition)
+        if preferred != raft.node and preferred in configuration.voters:
             progress = raft.progress[preferred]
             if progress.recent_active and progress.match == raft.last_index:
                 self._transfer(replica, preferred)

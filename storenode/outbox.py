@@ -25,7 +25,8 @@ class Outbox:
     """Collects answers, sends them when told or when there are many bytes of them. One thread."""
 
     def __init__(self, epoch: int, send: Callable[[bytes, bytes], None]) -> None:
-        self._epoch = epoch
+        self.epoch = epoch
+        """Of the newest map: what routers are told."""
         self._send = send
         self._boxes: dict[bytes, list[tuple[int, int, bytes]]] = {}
         self._bytes = 0
@@ -48,7 +49,7 @@ class Outbox:
             return
         boxes, self._boxes, self._bytes = self._boxes, {}, 0
         for router, answers in boxes.items():
-            self._send(router, messages.encode_batch_reply(self._epoch, answers))
+            self._send(router, messages.encode_batch_reply(self.epoch, answers))
 
     def answered(self) -> dict[str, int]:
         """How many items were answered with each status so far."""

@@ -29,6 +29,7 @@ from shared.metrics import Counters
 from shared.opstream import Limits, inspect
 from shared.reactor import Reactor, drain_router
 from shared.sockets import send_or_drop
+from storenode.maps import Maps
 from storenode.outbox import Outbox
 
 BATCH_BYTES_MAX: Final = 64 << 20
@@ -110,15 +111,16 @@ class Service:
     def __init__(
         self,
         reactor: Reactor,
-        cluster_map: ClusterMap,
+        maps: Maps,
         node_id: int,
         limits: Limits,
         clock: Clock,
     ) -> None:
         self.counters = Counters(_COUNTERS)
-        self.outbox = Outbox(cluster_map.epoch, self._send)
+        self.outbox = Outbox(maps.map.epoch, self._send)
+        maps.follow(self._on_map)
         self._reactor = reactor
-        self._map = cluster_map
+        self._maps = maps
         self._node_id = node_id
         self._limits = limits
         self._clock = clock
@@ -147,6 +149,9 @@ class Service:
         """Begins to read a bound ROUTER socket. `figures` is what STATUS answers."""
         self._socket, self._partitions, self._figures = socket, partitions, figures
         self._reactor.add_reader(socket, self._on_messages)
+
+    def _on_map(self, newest: ClusterMap) -> None:
+        self.outbox.epoch = newest.epoch
 
     def stop(self) -> None:
         """Hands leadership over, for at most HAND_OVER_S; then stops reading. The loop ends when all that was
@@ -203,11 +208,11 @@ class Service:
         if isinstance(request, messages.Batch):
             self._serve(router, request.items, arrived)
         elif isinstance(request, messages.MapRequest):
-            self._send(router, messages.encode_map_reply(request.token, self._map.encode()))
+            self._send(router, messages.encode_map_reply(request.token, self._maps.encoded))
         elif isinstance(request, messages.StatusRequest):
             self._send(router, messages.encode_status_reply(request.token, self._figures()))
         elif isinstance(request, messages.Ping):
-            self._send(router, messages.encode_pong(request.token, self._node_id, self._map.epoch))
+            self._send(router, messages.encode_pong(request.token, self._node_id, self._maps.map.epoch))
         elif isinstance(request, messages.BulkRequest):
             if self.on_bulk is None:
                 raise ProtocolError("this store has no snapshots to give")
@@ -247,11 +252,10 @@ class Service:
 
     def _serve_item(self, router: bytes, item: messages.Item, arrived: float, now: float) -> None:
         token, number, timeout_ms, mode, flags, client_id, sequence, acked_below, ops = item
-        partition = self._partitions.get(number)
+        known = self._maps.map
+        partition = self._partitions.get(number) if number < known.partition_count else None
         if partition is None:
-            body = encode_error(
-                f"partition {number} is not on this store; its map has epoch {self._map.epoch}"
-            )
+            body = encode_error(f"partition {number} is not on this store; its map has epoch {known.epoch}")
             self.outbox.add(router, token, Status.WRONG_REPLICA, body)
             return
         shape = inspect(ops, self._limits)

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from kvclient.errors import Unavailable
 from shared import logs
-from shared.clustermap import ClusterMap
+from storenode.beside import Beside
 from storenode.engine import EngineError, checkpoint_files
 from storenode.groups import Arrived, Groups
 from storenode.replica.replica import Replica
@@ -26,8 +26,6 @@ PAUSE_S_MAX: Final = 10.0
 it flush and sum its tables, and what keeps a receiver from it, a full disk as a rule, lasts until somebody
 mends it.
 """
-
-Beside = Callable[[Callable[[], object], Callable[[Any], None]], None]
 
 _log = logs.get("snapshots")
 
@@ -59,19 +57,17 @@ class Snapshots:
         self,
         groups: Groups,
         puller: Puller,
-        cluster_map: ClusterMap,
+        endpoint: Callable[[int], str | None],
         directory: str,
         beside: Beside,
         remove: Callable[[str], None],
     ) -> None:
-        """`beside(work, done)` runs `work` on another thread and then, on the loop, `done(its result or the
-        exception)`.
-        """
+        """`endpoint`: where a node is asked for snapshots; None: nobody knows."""
         self.installed = 0
         self.failed = 0
         self._groups = groups
         self._puller = puller
-        self._map = cluster_map
+        self._endpoint = endpoint
         self._directory = directory
         self._beside = beside
         self._remove = remove
@@ -112,12 +108,12 @@ class Snapshots:
         target = self._target(replica.partition)
 
         def pull(_: object) -> None:
+            endpoint = self._endpoint(leader)
+            if endpoint is None:
+                self._pulled(replica, Failed(f"node {leader} is not in the cluster map"))
+                return
             self._puller.pull(
-                replica.partition,
-                self._map.node(leader).rpc,
-                index,
-                target,
-                lambda outcome: self._pulled(replica, outcome),
+                replica.partition, endpoint, index, target, lambda outcome: self._pulled(replica, outcome)
             )
 
         # A process that ended before it installed a whole snapshot has left it, and nobody pulls over it.

@@ -174,12 +174,18 @@ class EngineBase(Core, ABC):
         )
         return self.stalls.weigh(measured)
 
+    def end_jobs(self) -> None:
+        """Let no job begin any more, and return when none runs: `close`, which must follow, takes no time
+        then. Any thread."""
+        self.background.stop()
+        self.shared.forget(self)
+
     def close(self) -> None:
         """Stop the jobs, give up the files. Snapshots stay usable. Closing twice is fine."""
         if self._closed:
             return
         self._closed = True
-        self._end_jobs()
+        self.end_jobs()
         self._end_files()
 
     def __enter__(self) -> Self:
@@ -236,10 +242,6 @@ class EngineBase(Core, ABC):
         return statistics.NO_LOG
 
     # Inside
-
-    def _end_jobs(self) -> None:
-        self.background.stop()
-        self.shared.forget(self)
 
     def _end_files(self) -> None:
         self.tree.close()

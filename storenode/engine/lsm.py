@@ -179,7 +179,7 @@ class Engine(EngineBase):
             raise RuntimeError("the engine cannot be closed while another thread appends to it")
         self._closed = True
         self._append_lock.release()
-        self._end_jobs()
+        self.end_jobs()
         self._log.close()
         self._end_files()
 

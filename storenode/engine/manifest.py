@@ -102,6 +102,10 @@ class Manifest:
         what is durable."""
         self._run(lambda: self._commit(engine_id, state, tuple(added), tuple(removed)))
 
+    def forget(self, engine_id: int) -> None:
+        """Remove all records of an engine that is not open, durably. Errors as of `commit`."""
+        self._run(lambda: self._forget(engine_id))
+
     def stats(self) -> dict[str, int]:
         """Bytes of the map, and of it in use."""
         info = self._run(self._env.info)
@@ -259,10 +263,30 @@ class Manifest:
         key = _KEY.pack(engine_id, STATE_TAG, 0)
         digest = sum(digests.values()) & _DIGEST_MASK
         changes.append((key, _seal(key, _STATE.pack(VERSION, *state[:4], len(digests), digest))))
-        while not self._write(changes):
-            self._env.set_mapsize(self._env.info()["map_size"] * 2)
+        self._write_all(changes)
         self._digests[engine_id] = digests
         self._replicas[engine_id] = state.replica
+
+    def _forget(self, engine_id: int) -> None:
+        prefix = engine_id.to_bytes(4, "big")
+        changes: list[tuple[bytes, bytes | None]] = []
+        try:
+            with self._env.begin() as transaction, transaction.cursor() as cursor:
+                found = cursor.set_range(prefix)
+                while found and cursor.key().startswith(prefix) and cursor.key() != FORMAT_KEY:
+                    changes.append((bytes(cursor.key()), None))
+                    found = cursor.next()
+        except DAMAGE as error:
+            raise Corruption(f"{self._directory}: engine {engine_id}: {error}") from error
+        if changes:
+            self._write_all(changes)
+        self._digests.pop(engine_id, None)
+        self._replicas.pop(engine_id, None)
+
+    def _write_all(self, changes: list[tuple[bytes, bytes | None]]) -> None:
+        """One transaction; the map grows as needed."""
+        while not self._write(changes):
+            self._env.set_mapsize(self._env.info()["map_size"] * 2)
 
     def _write(self, changes: list[tuple[bytes, bytes | None]]) -> bool:
         """One transaction; False if the map is too small for it."""

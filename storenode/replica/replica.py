@@ -71,7 +71,6 @@ class Replica:
     def __init__(
         self,
         partition: int,
-        preferred: int,
         raft: Raft,
         machine: StateMachine,
         clock: Clock,
@@ -79,9 +78,7 @@ class Replica:
         answer: Answer,
         on_dirty: Callable[[Replica], None],
     ) -> None:
-        """`preferred`: the node that should lead when it can."""
         self.partition = partition
-        self.preferred = preferred
         self.raft = raft
         self.machine = machine
         self.failure: str | None = None

@@ -21,6 +21,7 @@ from shared.hashing import xxh64
 from shared.opstream import Limits
 from storenode import engine, founding, raftframes, snapshotfiles
 from storenode.groups import TICK_S, Groups
+from storenode.maps import Maps
 from storenode.raft.messages import EVERYBODY, Message
 from storenode.raftlog import LogRefused, RaftLog
 from storenode.replica.budget import Budget
@@ -76,6 +77,7 @@ class SimulatedStore(Machine):
         self._network = network
         self._settings = settings
         self._map = cluster_map
+        self._maps = Maps(cluster_map)
         self._cluster = xxh64(cluster_map.cluster_id.encode())
         self._checks = checks
         self._stack = ExitStack()
@@ -173,8 +175,9 @@ class SimulatedStore(Machine):
         self.groups = Groups(
             log, writer, self._send, self.clock, self._on_log_failed, log_bytes_max=settings.log_bytes_max
         )
+        self.groups.preferred = lambda group: self._map.replicas[group][0]
         writer.on_submit = partial(self._checks.on_log_write, self)
-        self.service = SimulatedService(self, self._map, self.node, Limits(1 << 16), self.clock)  # type: ignore[arg-type]
+        self.service = SimulatedService(self, self._maps, self.node, Limits(1 << 16), self.clock)  # type: ignore[arg-type]
         self.service.leave = self._leave
         self.service.driver = self.groups
         founder = founding.Founder(
@@ -209,7 +212,7 @@ class SimulatedStore(Machine):
         self.snapshots = Snapshots(
             self.groups,
             puller,
-            self._map,
+            lambda node: self._map.node(node).rpc,
             os.path.join(path, "incoming"),
             self._beside,
             lambda directory: snapshotfiles.remove_tree(vfs, directory),

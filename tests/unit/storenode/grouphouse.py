@@ -18,6 +18,7 @@ import msgpack
 from kvclient import protocol
 from kvclient.errors import Status
 from shared.clock import ManualClock
+from shared.clustermap import ClusterMap, Node
 from shared.groupmessages import GroupCommand, GroupRequest
 from shared.messagefields import DRY_RUN
 from storenode import engine
@@ -26,6 +27,7 @@ from storenode.founding import Founder
 from storenode.groupcommands import GroupCommands
 from storenode.groups import TICK_S, Arrived, Groups
 from storenode.hosting import Hosting
+from storenode.maps import Maps
 from storenode.raft import Role
 from storenode.raft.messages import EVERYBODY, Message
 from storenode.raftlog import RaftLog, Record, Written
@@ -69,6 +71,7 @@ class StoreNode:
             self.log, InlineWriter(self.log), self._send, house.clock, self._fatal, log_bytes_max=1 << 20
         )
         self.groups.on_wanted = self._pull
+        self.groups.preferred = lambda group: house.founders[0]
         founder = Founder(number, self.log, self.groups, house.clock, Budget(1 << 20), self._answer)
         hosted = set(self.log.groups) | set(founded)
         for partition in sorted(hosted):
@@ -77,8 +80,7 @@ class StoreNode:
         self.commands = GroupCommands(
             number,
             CLUSTER,
-            PARTITIONS,
-            {node: f"store{node}" for node in house.numbers},
+            house.maps,
             self.groups,
             house.clock,
             self._reply,
@@ -149,6 +151,10 @@ class House:
         self.numbers = range(1, count + 1)
         self.founders = founders
         self.clock = ManualClock(1000.0)
+        nodes = [
+            Node(number, f"store{number}", f"tcp://127.0.0.1:{7000 + number}") for number in self.numbers
+        ]
+        self.maps = Maps(ClusterMap.bootstrap("test", PARTITIONS, 3, nodes))
         self.queue: list[tuple[int, Message]] = []
         self.nodes: dict[int, StoreNode] = {}
         self.cut_off: set[int] = set()

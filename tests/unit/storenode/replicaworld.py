@@ -88,6 +88,7 @@ class Store:
             number: engine.open_replica(str(path / str(number)), shared=self.shared, engine_id=number)
             for number in self.partitions
         }
+        self.groups.preferred = lambda group: founders[0] if founders else 0
         founder = Founder(node, self.log, self.groups, world.clock, self.budget, self._answer)
         for number, opened in self.engines.items():
             founder.add(number, opened, founders, Random(node * 1000 + number))

@@ -12,6 +12,7 @@ from shared.clustermap import ClusterMap, Node
 from shared.opstream import Limits
 from shared.reactor import Reactor
 from storenode.figures import Figures
+from storenode.maps import Maps
 from storenode.service import Service
 from tests.unit.storenode.replicaworld import PARTITION, Store, World, increment
 
@@ -26,9 +27,10 @@ def world(tmp_path: Path) -> Iterator[World]:
 def snapshot(store: Store) -> dict[str, object]:
     nodes = [Node(number, f"store{number}", f"tcp://127.0.0.1:{7000 + number}") for number in (1, 2, 3)]
     cluster_map = ClusterMap.bootstrap("test", 16, 3, nodes)
+    maps = Maps(cluster_map)
     reactor = Reactor()
-    service = Service(reactor, cluster_map, store.node, Limits(1 << 20), store.clock)
-    figures = Figures(store.node, f"store{store.node}", cluster_map, service)
+    service = Service(reactor, maps, store.node, Limits(1 << 20), store.clock)
+    figures = Figures(store.node, f"store{store.node}", maps, service)
     figures.replicas = store.groups.replicas
     found = figures.snapshot()
     reactor.close()

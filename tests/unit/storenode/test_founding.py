@@ -40,7 +40,6 @@ def test_everybody_begins_a_group_in_the_same_way(world: World) -> None:
         assert (log.first_index, log.last_index, log.term(1)) == (2, 1, 0)
         assert replica.machine.position == Position(1, 0)
         assert replica.raft.configuration == Configuration(frozenset({1, 2, 3}))
-        assert replica.preferred == 1
 
 
 def test_the_preferred_node_leads_a_new_cluster_before_any_time_has_passed(world: World) -> None:

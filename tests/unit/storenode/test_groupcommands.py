@@ -358,8 +358,7 @@ def test_a_leader_that_is_deposed_says_who_leads(house: House) -> None:
 
 
 def test_a_transfer_ends_at_the_new_leader_who_keeps_it_against_the_preferred_one(house: House) -> None:
-    preferred = house.replica(1).preferred
-    assert preferred == 1
+    assert house.nodes[1].groups.preferred(0) == 1
     status, answer = house.run(1, TRANSFER, 2)
     assert (status, answer["leader"]) == (Status.NOT_LEADER, 2)
     status, answer = house.run(2, TRANSFER, 2)

@@ -19,6 +19,7 @@ from shared.messages import Answer, BatchReply, Fault, Item, MapReply, Pong, Sta
 from shared.opstream import Limits
 from shared.reactor import Reactor
 from storenode import service as service_module
+from storenode.maps import Maps
 from storenode.service import BATCHES, DEFECTS, DROPPED_GONE, FAULTS_RECEIVED, FAULTS_SENT, Service
 from tests.unit.storenode.replicaworld import PARTITION, World, increment
 
@@ -40,7 +41,7 @@ class Shell:
             for number in (1, 2, 3)
         ]
         self.map = ClusterMap.bootstrap("test", 16, 3, nodes)
-        self.service = Service(self.reactor, self.map, 1, Limits(VALUE_BYTES_MAX), world.clock)
+        self.service = Service(self.reactor, Maps(self.map), 1, Limits(VALUE_BYTES_MAX), world.clock)
         self.socket = sockets.store_router(self.context, "tcp://127.0.0.1:0", batch_bytes_max=1 << 24)
         self.store.replica._answer = self.service.outbox.add
         self.service.driver = self.store.groups

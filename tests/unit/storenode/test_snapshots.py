@@ -58,7 +58,7 @@ class Side:
         self.snapshots = Snapshots(
             store.groups,
             self,
-            MAP,
+            lambda node: MAP.node(node).rpc,
             str(self.directory),
             lambda work, done: self.beside.append((work, done)),
             lambda path: shutil.rmtree(path, ignore_errors=True),
@@ -81,7 +81,7 @@ class Side:
         for work, done in beside:
             try:
                 result: Any = work()
-            except Exception as error:  # noqa: BLE001 - as `StoreNode._beside` does
+            except Exception as error:  # noqa: BLE001 - as `beside` does
                 result = error
             done(result)
 
