@@ -72,32 +72,25 @@ class DataPlane:
         self._maps = maps
         self._service = service
         self._cluster = xxh64(maps.map.cluster_id.encode())
-        self.beside: Beside = beside(process.reactor.wakeup().notify)
+        self.beside = self._open_beside()
         self._vfs = Vfs()
         log = self._open_log(stack)
         self._engines = self._open_engines(stack)
-        log_thread = LogThread(log, process.clock, process.reactor.wakeup().notify)
+        log_thread = self._open_log_thread(log)
         self._bus = self._open_bus(stack)
-        self.groups = Groups(
-            log,
-            log_thread,
-            self._bus.send,
-            process.clock,
-            process.on_log_failed,
-            log_bytes_max=config.raft.log_bytes,
-        )
+        self.groups = self._open_groups(log, log_thread)
         self.groups.preferred = self._preferred
         budget = Budget(config.limits.in_flight_bytes)
         self._founder = founding.Founder(
             start.node, log, self.groups, process.clock, budget, service.outbox.add
         )
-        founding.open_groups(self._founder, log, self._engines, self._founded(), random.Random)
+        founding.open_groups(self._founder, log, self._engines, self._founded(), self._random)
         snapshots = self._open_snapshots(stack)
         commands = self._open_commands(stack)
         self.parts = Parts(home.directory, budget, log, log_thread, self._bus, snapshots)
         service.driver = self.groups
         service.on_group = commands.on_request
-        maps.follow(MapWriter(lambda newest: mapfile.write(self._path, newest), self.beside).keep)
+        maps.follow(MapWriter(self._write_map, self.beside).keep)
         maps.follow(lambda newest: self._bus.set_peers(_bus_endpoints(newest)))
         self._drive(commands)
 
@@ -115,7 +108,29 @@ class DataPlane:
             return newest.control[0]
         return newest.replicas[group][0] if group < newest.partition_count else NOBODY
 
-    # -- its parts
+    # -- its parts; what a simulation has in their place is of the same shape
+
+    def _random(self) -> random.Random:
+        return random.Random()
+
+    def _open_beside(self) -> Beside:
+        return beside(self._process.reactor.wakeup().notify)
+
+    def _write_map(self, newest: ClusterMap) -> None:
+        mapfile.write(self._path, newest)
+
+    def _open_log_thread(self, log: RaftLog) -> LogThread:
+        return LogThread(log, self._process.clock, self._process.reactor.wakeup().notify)
+
+    def _open_groups(self, log: RaftLog, log_thread: LogThread) -> Groups:
+        return Groups(
+            log,
+            log_thread,
+            self._bus.send,
+            self._process.clock,
+            self._process.on_log_failed,
+            log_bytes_max=self._config.raft.log_bytes,
+        )
 
     def _open_log(self, stack: ExitStack) -> RaftLog:
         raft = self._config.raft
@@ -205,7 +220,7 @@ class DataPlane:
             clock,
             self._service.answer_group,
             ask_host,
-            Hosting(self._founder, self._engines.open).host,
+            Hosting(self._founder, self._engines.open, self._random).host,
         )
 
     def _endpoint(self, node: int) -> str | None:

@@ -24,10 +24,16 @@ _log = logs.get("hosting")
 
 
 class Hosting:
-    """Of one node. `open_engine` opens, or makes, the engine of a partition."""
+    """Of one node. `open_engine` opens, or makes, the engine of a partition; each replica has a `random`."""
 
-    def __init__(self, founder: Founder, open_engine: Callable[[int], EngineFace]) -> None:
+    def __init__(
+        self,
+        founder: Founder,
+        open_engine: Callable[[int], EngineFace],
+        random: Callable[[], Random] = Random,
+    ) -> None:
         self._founder = founder
+        self._random = random
         self._open_engine = open_engine
         self._waiting: dict[int, list[OnHosted]] = {}
 
@@ -44,7 +50,7 @@ class Hosting:
             done(f"its engine cannot be opened: {type(error).__name__}: {error}")
             return
         self._waiting[partition] = [done]
-        self._founder.join(partition, engine, Random(), partial(self._lives, partition))
+        self._founder.join(partition, engine, self._random(), partial(self._lives, partition))
 
     def _lives(self, partition: int) -> None:
         _log.info("hosting", partition=partition)

@@ -44,14 +44,14 @@ class ElasticCluster(Cluster):
         self.checks = ElasticChecks(world, self.settings.replicas)
         self.book = Book(world)
         self.joiners = 0
-        self._place = place
+        self.place = place
         nodes = [self._node(number, number) for number in range(1, settings.FOUNDERS + 1)]
         self.map = ClusterMap.bootstrap("simulation", self.settings.partitions, self.settings.replicas, nodes)
         self.operator = Operator(world, self.wires, "operator", xxh64(self.map.cluster_id.encode()))
         self.stores = {}
         alive: list[ElasticStore] = []
         for node in nodes:
-            alive.append(self._make(node.id, f"s{node.id}", self.map, incarnation=self._incarnation()))
+            alive.append(self._make(node.id, f"s{node.id}", self.map, self.map, self._incarnation()))
         self.routers = [
             ElasticRouter(world, self.network, self.settings, self.map, number, self.stores)  # type: ignore[arg-type]
             for number in range(self.settings.routers)
@@ -80,8 +80,10 @@ class ElasticCluster(Cluster):
     def _incarnation(self) -> str:
         return f"{self.world.random.getrandbits(128):032x}"
 
-    def _make(self, node: int, name: str, known: ClusterMap, incarnation: str) -> ElasticStore:
-        store = ElasticStore(self, known, node, name, self._place, incarnation)
+    def _make(
+        self, node: int, name: str, first: ClusterMap | None, known: ClusterMap, incarnation: str
+    ) -> ElasticStore:
+        store = ElasticStore(self, first, known, node, name, incarnation)
         self.stores[node] = self.checks.by_node[node] = store
         for other in self.stores.values():
             if other is not store:
@@ -92,10 +94,6 @@ class ElasticCluster(Cluster):
         store.on_pulled = lambda _: None
         self.wires.stores[known.node(node).rpc] = store
         return store
-
-    @property
-    def place(self) -> str:
-        return self._place
 
     # -- a store joins
 
@@ -119,7 +117,7 @@ class ElasticCluster(Cluster):
                 machine.end_life()
                 if body["node"] in self.stores:
                     return  # the answer came twice
-                store = self._make(body["node"], node.name, known, incarnation)
+                store = self._make(body["node"], node.name, None, known, incarnation)
                 self.nemesis.admit(store)
                 store.start()
 

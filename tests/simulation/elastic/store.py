@@ -1,61 +1,72 @@
 """A store of a cluster that changes, wired as storenode/node.py wires a real one.
 
-Real beside what tests/simulation/store.py has: commands for groups, hosting, erasing, maps, events, reports,
-the office of the controller. Simulated: their sockets, and who joins.
+Real beside what tests/simulation/store.py has: the whole data plane with its commands for groups, hosting and
+erasing, maps, events, reports, the office of the controller. Simulated: their sockets, and who joins.
 """
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
-
-import attrs
 
 from shared.clustermap import ClusterMap
 from shared.opstream import Limits
-from storenode import engine, founding, raftframes
+from storenode import raftframes
 from storenode.control.state import CONTROL
-from storenode.groupcommands import GroupCommands
-from storenode.groups import Groups
-from storenode.hosting import Hosting, OnHosted
-from storenode.raft.messages import EVERYBODY
-from storenode.raftlog import RaftLog
-from storenode.replica.budget import Budget
-from storenode.storerequests import Reply, StoreRequests, refusal, to_host
-from tests.simulation.disk import SimulatedLogWriter
-from tests.simulation.elastic.checks import WatchedReplicas
+from storenode.dataplane import Process
+from storenode.directory import Identity
+from storenode.maps import Maps
+from storenode.starting import Home, Start
+from tests.simulation.elastic.plane import SimulatedDataPlane
 from tests.simulation.elastic.sockets import SocketMachine
 from tests.simulation.store import IN_FLIGHT_BYTES, SimulatedService, SimulatedStore
+from tests.simulation.world import Violation
 
 if TYPE_CHECKING:
+    from tests.simulation.elastic.checks import ElasticChecks
     from tests.simulation.elastic.cluster import ElasticCluster
+    from tests.simulation.elastic.plane import SimulatedBus
+
+SOFTWARE = "simulation"
 
 
 class ElasticStore(SocketMachine, SimulatedStore):
-    """One node, over all of its lives. `known` is the map that it begins with."""
+    """One node, over all of its lives. `first`: the map that the cluster was founded with, None for a node
+    that came later; `known`: the map that it begins with.
+    """
+
+    checks: ElasticChecks
+    bus: SimulatedBus
 
     def __init__(
         self,
         cluster: ElasticCluster,
+        first: ClusterMap | None,
         known: ClusterMap,
         node: int,
         name: str,
-        place: str,
         incarnation: str,
     ) -> None:
         super().__init__(
-            cluster.world, cluster.network, cluster.settings, known, node, place, cluster.checks, name
+            cluster.world, cluster.network, cluster.settings, known, node, cluster.place, cluster.checks, name
         )
         self.wires = cluster.wires
-        self.incarnation = incarnation
+        self.checks = cluster.checks
+        self.settings = cluster.settings
         self.lost = False
         self.gone_at = 0.0
         """When it died the last time."""
         self.control_deaf = 0
         """How many faults keep what is said of the control partition from it."""
+        self.maps = Maps(known)
+        self._incarnation = incarnation
+        self._first = first
+        self._durable_map = known
 
     def close(self) -> None:
         self.gone_at = self.world.now
@@ -63,89 +74,65 @@ class ElasticStore(SocketMachine, SimulatedStore):
 
     @property
     def epoch(self) -> int:
-        return self._map.epoch
+        return self.maps.map.epoch
+
+    def keep_map(self, newest: ClusterMap) -> None:
+        """As its disk does: map.bin is written beside and renamed, so that it is never lost."""
+        self._durable_map = newest
+
+    def chance(self) -> Random:
+        """Of this life."""
+        return Random(self._random.getrandbits(64))
 
     # -- what it is made of
 
     def _build(self, stack: ExitStack) -> None:
-        settings, vfs, path = self._settings, self.disk.vfs, self.disk.path
-        random = Random(self.world.random.getrandbits(64))
-        log = self.log = RaftLog(
-            vfs,
-            os.path.join(path, "raft"),
-            self.node,
-            segment_bytes=settings.segment_bytes,
-            cache_bytes=settings.log_cache_bytes,
-        )
-        stack.callback(log.close)
-        self._shared = engine.Shared(path, cache_bytes=1 << 20, memtable_bytes=1 << 20, workers=0, vfs=vfs)
-        stack.callback(self._shared.close)
-        writer = SimulatedLogWriter(self, log, self._disk_latency)
-        self._outgoing = raftframes.Outgoing(self.node, self._cluster, random.getrandbits(64))
-        self.groups = Groups(
-            log, writer, self._send, self.clock, self._on_log_failed, log_bytes_max=settings.log_bytes_max
-        )
-        self.groups.replicas = WatchedReplicas(self._checks, self)  # type: ignore[arg-type]
-        writer.on_submit = partial(self._checks.on_log_write, self)
-        self.service = SimulatedService(self, self._map, self.node, Limits(1 << 16), self.clock)  # type: ignore[arg-type]
+        settings, self._random = self._settings, Random(self.world.random.getrandbits(64))
+        self._turn_ends: list[Callable[[], object]] = []
+        self._map = self._durable_map
+        self.maps = maps = Maps(self._map)
+        maps.follow(self._follow)
+        self.service = SimulatedService(self, maps, self.node, Limits(1 << 16), self.clock)  # type: ignore[arg-type]
         self.service.leave = self._leave
-        self.service.driver = self.groups
-        founder = founding.Founder(
-            self.node, log, self.groups, self.clock, Budget(IN_FLIGHT_BYTES), self.service.outbox.add
+        config: Any = SimpleNamespace(
+            node=SimpleNamespace(name=self.name),
+            raft=SimpleNamespace(
+                segment=settings.segment_bytes,
+                cache=settings.log_cache_bytes,
+                log_bytes=settings.log_bytes_max,
+            ),
+            limits=SimpleNamespace(in_flight_bytes=IN_FLIGHT_BYTES),
+            listen=SimpleNamespace(events=maps.map.node(self.node).events if self.knows(self.node) else ""),
+            insecure=False,
         )
-        options = engine.Options(memtable_bytes=settings.memtable_bytes, compression="none")
-        engines = stack.enter_context(ExitStack())
-
-        def open_engine(partition: int) -> engine.ReplicaEngine:
-            opened = engine.open_replica(
-                os.path.join(path, f"p{partition:04}"),
-                options=options,
-                shared=self._shared,
-                engine_id=partition,
-            )
-            engines.callback(opened.close)
-            return opened
-
-        founded = set(self._map.partitions_of(self.node))
-        for partition in sorted(founded.union(log.groups)):
-            founders = self._map.replicas[partition] if partition in founded else ()
-            founder.add(partition, open_engine(partition), founders, Random(random.getrandbits(64)))
-        founder.finish()
+        directory: Any = SimpleNamespace(path=Path(self.disk.path))
+        cluster = self._map
+        identity = Identity(
+            cluster.name, cluster.cluster_id, self.node, cluster.partition_count, self._incarnation,
+            self._first is not None,
+        )  # fmt: skip
+        home = Home(directory, identity, None)  # type: ignore[arg-type]
+        start = Start(self.node, self._map, self._first, home, None)  # type: ignore[arg-type]
+        process = Process(self, self, self.clock, self._on_log_failed)  # type: ignore[arg-type]
+        self._build_plane(config, start, home, process, maps, stack)
         self.service.start(None, self.groups.replicas, dict)  # type: ignore[arg-type]
-        self._build_snapshots(stack, random)
-        self._build_commands(stack, Hosting(founder, open_engine))
-        for replica in self.groups.replicas.values():
-            replica.raft.settings = attrs.evolve(
-                replica.raft.settings, append_bytes_max=settings.append_bytes_max
-            )
-        self._tick()
-        self._maintain()
 
-    def _build_commands(self, stack: ExitStack, hosting: Hosting) -> None:
-        stores = StoreRequests(self, self, self.clock)  # type: ignore[arg-type]
-        stack.callback(stores.close)
+    def _build_plane(
+        self, config: Any, start: Start, home: Home, process: Process, maps: Maps, stack: ExitStack
+    ) -> None:
+        self.plane = SimulatedDataPlane(self, config, start, home, process, maps, self.service, stack)
 
-        def ask_host(node: int, partition: int, deadline: float, done: OnHosted) -> None:
-            def answered(reply: Reply | None) -> None:
-                done(refusal(reply))
-
-            endpoint = self._map.node(node).rpc
-            stores.ask(endpoint, to_host(self._cluster, partition, node), deadline, answered)
-
-        self.commands = GroupCommands(
-            self.node,
-            self._cluster,
-            self._map.partition_count,
-            {node.id: node.name for node in self._map.nodes},
-            self.groups,
-            self.clock,
-            self.service.answer_group,
-            ask_host,
-            hosting.host,
-        )
-        self.service.on_group = self.commands.on_request
+    def _follow(self, newest: ClusterMap) -> None:
+        self._map = newest
+        if self.speaks:
+            self.world.trace(self.name, "map", newest.epoch)
+            self.checks.look_at_map(self, newest.epoch, newest.encode())
 
     # -- the reactor's side
+
+    def on_turn_end(self, callback: Callable[[], object]) -> None:
+        """As of the reactor."""
+        self._turn_ends.append(callback)
 
     def add_reader(self, socket: Any, on_batch: Any, priority: int = 0) -> None:
         if socket is None:
@@ -154,33 +141,35 @@ class ElasticStore(SocketMachine, SimulatedStore):
             super().add_reader(socket, on_batch, priority)
 
     def end_turn(self) -> None:
-        self.commands.end_turn()
-        super().end_turn()
+        for callback in self._turn_ends:
+            callback()
+        self.service.end_turn()
+        if self.speaks:
+            self.checks.after_turn(self)
+        self.on_turn()
+        if not self._jobs_scheduled:
+            self._jobs_scheduled = True
+            self.later(self._disk_latency() * 4, self._do_jobs)
 
     # -- messages
 
-    def _flush_bus(self) -> None:
-        for frame in self._outgoing.take():
-            if not self.speaks:
-                return
-            self.world.trace(self.name, frame)
-            topic = int.from_bytes(frame[:2], "big")
-            for node, peer in self.peers.items():
-                if topic in (node, EVERYBODY):
-                    self._network.send(self.name, peer.name, partial(peer.on_frame, frame), self.clock.ahead)
+    def send_frame(self, peer: SimulatedStore, frame: bytes) -> None:
+        """By the bus."""
+        self._network.send(self.name, peer.name, partial(peer.on_frame, frame), self.clock.ahead)
 
     def on_frame(self, frame: bytes) -> None:
-        """A frame of a node that is none of its map is not heard."""
         if not self.up:
             return
         found = raftframes.decode(frame, self._cluster)
-        if self.knows(found.sender):
+        if found.rows_dropped:
+            raise Violation(f"{self.name} refuses rows of {found.sender}: {frame!r}")
+        if found.sender in self.bus.peers:
             rows = [row for row in found.rows if row[0] != CONTROL or not self.control_deaf]
             self.deliver("bus", (found.sender, rows))
 
     def knows(self, node: int) -> bool:
         """Whether its map has that node."""
-        return any(one.id == node for one in self._map.nodes)
+        return self.maps.node(node) is not None
 
     def _leave(self, router: bytes, frame: bytes) -> None:
         if not self.speaks:
