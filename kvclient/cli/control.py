@@ -64,20 +64,15 @@ def show(app: App) -> Row:
     return ask(app, "show", "show")
 
 
-def named(text: str) -> int | str:
-    """A NODE argument: an id, or a name."""
-    return int(text) if text.isascii() and text.isdecimal() else text
-
-
 def names(shown: Row) -> dict[int, str]:
     """By id; 0, which stands for no node, is "-"."""
     return {0: "-"} | {node["id"]: node["name"] for node in shown["nodes"]}
 
 
 def find(shown: Row, node: str) -> Row | None:
-    """The node of that name or id."""
-    who = named(node)
-    return next((one for one in shown["nodes"] if who in (one["id"], one["name"])), None)
+    """The node of that name, or of that id."""
+    found = [one for one in shown["nodes"] if node in (one["name"], str(one["id"]))]
+    return min(found, key=lambda one: bool(one["name"] != node), default=None)
 
 
 def partition_name(number: int) -> int | str:

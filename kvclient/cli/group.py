@@ -13,7 +13,6 @@ import click
 
 from kvclient.cli.app import App, current
 from kvclient.cli.command import KvCommand, command
-from kvclient.cli.control import named
 from kvclient.cli.failure import Failure
 from kvclient.cli.health import LAG_ENTRIES_MAX, is_led
 from kvclient.cli.output import Cell
@@ -144,8 +143,9 @@ def _verb(verb: str, text: str, done: Callable[[str, Row, dict[int, str]], str])
     @click.option("--dry-run", is_flag=True, help="Only say what would happen, or why it would be refused.")
     def run(partition: int, node: str, dry_run: bool) -> None:
         app = current()
+        who: int | str = int(node) if node.isascii() and node.isdecimal() else node
         try:
-            answer = app.client().admin("group", verb, partition, named(node), dry_run)
+            answer = app.client().admin("group", verb, partition, who, dry_run)
         except Conflict as refused:
             message = f"{verb} of {node} in partition {partition} is refused: {refused.message}."
             raise Failure(Exit.CONFLICT, message, "REFUSED") from refused

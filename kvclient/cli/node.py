@@ -13,7 +13,7 @@ import click
 
 from kvclient.cli.app import App, current
 from kvclient.cli.command import command
-from kvclient.cli.control import Left, ask, find, left_of, named, names, partition_name, show, wait_until_done
+from kvclient.cli.control import Left, ask, find, left_of, names, partition_name, show, wait_until_done
 from kvclient.cli.devcluster import to_yaml
 from kvclient.cli.failure import Failure
 from kvclient.cli.output import Cell
@@ -73,7 +73,8 @@ def _cells(one: Row) -> dict[str, Cell]:
     sizes = {name: None if one[name] is None else show_bytes(one[name]) for name in ("bytes", "disk_free")}
     return {
         "node": one["name"],
-        **{name: one[name] for name in ("id", "state", "zone", "weight", "replicas", "leads")},
+        **{name: one[name] for name in ("id", "zone", "weight", "replicas", "leads")},
+        "state": "removing" if one.get("removing") else one["state"],
         **sizes,
         "share": None if share is None else round(share),
         "heard": None if heard is None else show_seconds(heard / 1000) + " ago",
@@ -169,8 +170,9 @@ def _configuration(answer: Row, arguments: dict[str, Any], data_dir: str) -> dic
 def drain(node: str, waits: bool, within: float | None, dry_run: bool) -> None:
     """Move everything off a store, so that it can be removed. It serves on until it holds nothing."""
     app = current()
-    answer = ask(app, f"draining {node}", "node-drain", {"node": named(node)}, dry_run)
-    _tell(app, answer, node, "is being drained", "is being drained already", dry_run)
+    answer = ask(app, f"draining {node}", "node-drain", {"node": node}, dry_run)
+    done = f"is being drained of {answer.get('replicas', 'its')} replicas"
+    _tell(app, answer, node, done, "is being drained already", dry_run)
     if waits and not dry_run:
         wait_until_done(
             app, f"drain {node}", lambda shown: _held(shown, node), within, f"kvcli node drain {node} --wait"
@@ -192,7 +194,7 @@ def _held(shown: Row, node: str) -> Left:
 def undrain(node: str, dry_run: bool) -> None:
     """Let a store that was being drained hold data again; moves off it that have not begun are dropped."""
     app = current()
-    answer = ask(app, f"undraining {node}", "node-undrain", {"node": named(node)}, dry_run)
+    answer = ask(app, f"undraining {node}", "node-undrain", {"node": node}, dry_run)
     _tell(app, answer, node, "takes part again", "was not being drained", dry_run)
 
 
@@ -211,7 +213,7 @@ def remove(node: str, force: bool, waits: bool, within: float | None, dry_run: b
     app = current()
     if force and not dry_run:
         app.confirm(f"Remove {node} for good, and never use its data again?")
-    arguments = {"node": named(node)} | ({"force": True} if force else {})
+    arguments = {"node": node} | ({"force": True} if force else {})
     what = f"removing {node}"
     answer = ask(app, what, "node-remove", arguments, dry_run)
     pending = bool(answer.get("pending"))
@@ -219,10 +221,13 @@ def remove(node: str, force: bool, waits: bool, within: float | None, dry_run: b
     _tell(app, answer, node, done, "is no node of the cluster", dry_run)
     if waits and pending and not dry_run:
         again = f"kvcli node remove {node} --force --yes --wait"
-        wait_until_done(app, f"replacing {node}", lambda shown: _held(shown, node), within, again)
-        if find(show(app), node) is not None:
-            ask(app, what, "node-remove", arguments)
-        app.note(f"{node} is no node of the cluster any more")
+        wait_until_done(app, what, lambda shown: _until_gone(shown, node), within, again)
+
+
+def _until_gone(shown: Row, node: str) -> Left:
+    """What a store that is being removed still holds; it is there until it has been removed."""
+    left = _held(shown, node)
+    return left if find(shown, node) is None else left._replace(replicas=max(1, left.replicas))
 
 
 @command("set-weight")
@@ -232,7 +237,7 @@ def remove(node: str, force: bool, waits: bool, within: float | None, dry_run: b
 def set_weight(node: str, weight: int, dry_run: bool) -> None:
     """Set a store's share of the data, relative to the others; `kvcli rebalance start` moves it."""
     app = current()
-    arguments = {"node": named(node), "weight": weight}
+    arguments = {"node": node, "weight": weight}
     answer = ask(app, f"setting the weight of {node}", "node-set-weight", arguments, dry_run)
     _tell(app, answer, node, f"has weight {weight}", f"has weight {weight} already", dry_run)
 

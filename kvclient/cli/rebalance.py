@@ -19,6 +19,8 @@ _PLAN_COLUMNS = ("partition", "source", "target", "bytes")
 _LOAD_COLUMNS = ("node", "replicas_before", "replicas_after")
 _STATUS_COLUMNS = ("id", "partition", "source", "target", "reason", "stage", "bytes", "done", "waits")
 
+_STATUS_FIELDS = ("moves", "waits", "paused", "settings", "controller", "epoch")
+
 _WATCH = "kvcli rebalance start --wait"
 
 Row = dict[str, Any]
@@ -88,9 +90,7 @@ def status() -> None:
     shown = show(app)
     moves: list[Row] = shown["moves"]
     if app.output.form in ("json", "jsonl"):
-        app.output.document(
-            {name: shown[name] for name in ("moves", "paused", "settings", "controller", "epoch")}
-        )
+        app.output.document({name: shown[name] for name in _STATUS_FIELDS if name in shown})
         return
     called = names(shown)
     begun = sum(move["stage"] != "waiting" for move in moves)
@@ -103,6 +103,8 @@ def status() -> None:
     if shown["paused"]:
         text += " · PAUSED: what has begun ends, nothing begins. Go on: kvcli rebalance resume"
     (app.output.line if app.output.form == "table" else app.note)(text)
+    for reason in shown.get("waits", ()):
+        app.note(f"the controller waits: {reason}")
     if not moves:
         return
     with app.output.rows("moves", _STATUS_COLUMNS) as rows:

@@ -179,11 +179,11 @@ def test_node_add_prints_a_configuration(capsys: pytest.CaptureFixture[str]) -> 
     ("arguments", "asked"),
     [
         (("node", "drain", "store4"), ("node-drain", {"node": "store4"}, False)),
-        (("node", "drain", "4", "--dry-run"), ("node-drain", {"node": 4}, True)),
+        (("node", "drain", "4", "--dry-run"), ("node-drain", {"node": "4"}, True)),
         (("node", "undrain", "store4"), ("node-undrain", {"node": "store4"}, False)),
         (("node", "remove", "store4"), ("node-remove", {"node": "store4"}, False)),
         (("node", "remove", "store4", "--force"), ("node-remove", {"node": "store4", "force": True}, False)),
-        (("node", "set-weight", "4", "0"), ("node-set-weight", {"node": 4, "weight": 0}, False)),
+        (("node", "set-weight", "4", "0"), ("node-set-weight", {"node": "4", "weight": 0}, False)),
         (("rebalance", "pause"), ("rebalance-pause", {}, False)),
         (("rebalance", "resume", "--dry-run"), ("rebalance-resume", {}, True)),
         (("rebalance", "stop"), ("rebalance-stop", {}, False)),
@@ -259,18 +259,31 @@ def test_waiting_does_not_hide_what_time_cannot_mend() -> None:
         run(PLAN, "rebalance", "start", "--wait", shows=[shown(), KVError("a defect")])
 
 
-def test_remove_by_force_waits_for_the_replacement_and_removes_then() -> None:
+def test_remove_by_force_waits_until_the_store_is_gone(capsys: pytest.CaptureFixture[str]) -> None:
     steps: list[Answer] = [
-        shown(node(1), node(4, replicas=1), moves=(move(1, 4, 1),)),
-        shown(node(1), node(4, replicas=0), control=[1]),
+        shown(node(1), node(4, replicas=1, removing=True), moves=(move(1, 4, 1),)),
+        shown(node(1), node(4, replicas=0, removing=True), control=[1]),
+        shown(node(1), control=[1]),
+        KVError("asked too often"),
     ]
     answer = {"node": 4, "changed": True, "pending": True}
     text, client = run(answer, "node", "remove", "store4", "--force", "--wait", shows=steps, yes=True)
     assert "is replaced by others first" in text
-    assert [command for command, *_ in client.asked] == ["node-remove", "node-remove"]
-    gone: list[Answer] = [shown(node(1), node(4)), shown(node(1))]
-    _, client = run(answer, "node", "remove", "store4", "--force", "--wait", shows=gone, yes=True)
-    assert len(client.asked) == 1, "it has been removed meanwhile"
+    assert [command for command, *_ in client.asked] == ["node-remove"]
+    assert "removing store4: done after" in capsys.readouterr().err
+    assert len(steps) == 1
+
+
+def test_a_store_that_is_being_removed_is_told_so() -> None:
+    rows = words(run({}, "node", "ls", shows=[shown(node(4, state="draining", removing=True))])[0])
+    assert rows[1].startswith("store4 4 removing")
+
+
+def test_a_name_goes_before_an_id() -> None:
+    state = shown(node(2, name="1"), node(1))
+    assert control.find(state, "1") == node(2, name="1")
+    assert control.find(state, "2") == node(2, name="1")
+    assert control.find(state, "3") is None
 
 
 def test_a_plan_is_a_table_with_bytes_and_balance() -> None:
@@ -313,7 +326,7 @@ def test_nothing_to_move() -> None:
     assert text == "nothing to move: the largest deviation from the share is 4%\n"
 
 
-def test_status_shows_moves_and_why_they_wait() -> None:
+def test_status_shows_moves_and_why_they_wait(capsys: pytest.CaptureFixture[str]) -> None:
     state = shown(
         moves=(move(1, 1, 4, stage="learner", done=0.25), move(2, 2, 4, waits="node store4 is busy")),
         paused=True,
@@ -325,6 +338,8 @@ def test_status_shows_moves_and_why_they_wait() -> None:
     document = json.loads(run({}, "rebalance", "status", form="json", shows=[state])[0])
     assert (document["paused"], len(document["moves"]), document["epoch"]) == (True, 2, 9)
     assert run({}, "rebalance", "status")[0] == "no moves\n"
+    run({}, "rebalance", "status", shows=[state | {"waits": ["2 of 4 stores are down"]}])
+    assert capsys.readouterr().err == "the controller waits: 2 of 4 stores are down\n"
 
 
 def test_settings() -> None:
