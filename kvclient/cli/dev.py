@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import click
 
-from kvclient.cli import devnetwork, devrun, processes
+from kvclient.cli import devjoin, devnetwork, devrun, processes
 from kvclient.cli.app import App, current, quit_with
 from kvclient.cli.command import command
 from kvclient.cli.devcluster import (
@@ -18,12 +18,14 @@ from kvclient.cli.devcluster import (
     ROUTERS_MAX,
     STORES_MAX,
     DevCluster,
+    Member,
     Shape,
     default_directory,
     directory_option,
     find_port_base,
     require_free,
 )
+from kvclient.cli.devmembers import is_name
 from kvclient.cli.failure import Failure
 from kvclient.cli.output import Cell
 from kvclient.cli.units import show_bytes, show_seconds
@@ -100,7 +102,7 @@ def up(
     # The lock covers the making of the cluster too: of two `dev up` at once the second one finds it.
     with devrun.locked(directory):
         cluster = _load_or_make(directory, stores, routers, partitions, port_base)
-        missing = [member for member in cluster.members if not devrun.is_running(member)]
+        missing = [member for member in _present(cluster) if not devrun.is_running(member)]
         children: devrun.Children = {}
         try:
             children = devrun.start(missing)
@@ -111,6 +113,12 @@ def up(
     _tell(app, cluster, len(missing), detach)
     if not detach:
         _stay(app, cluster, children)
+
+
+def _present(cluster: DevCluster) -> list[Member]:
+    """Those that belong to the cluster."""
+    removed = cluster.removed
+    return [member for member in cluster.members if member.name not in removed]
 
 
 def _load_or_make(
@@ -233,14 +241,18 @@ def _not_running(names: tuple[str, ...], cluster: DevCluster) -> Failure:
 @click.argument("names", nargs=-1, required=True, metavar="NAME...|all")
 @_directory
 def start(names: tuple[str, ...], directory: Path) -> None:
-    """Start processes again, with the same configuration and data. NAME as for kill."""
+    """Start processes again, with the same configuration and data. NAME as for kill.
+
+    A store that was removed from the cluster is started only by its own name.
+    """
     app = current()
     cluster = _load(directory)
     with devrun.locked(cluster.directory):
-        members = cluster.select(names)
+        present = _present(cluster)
+        members = [member for member in cluster.select(names) if member in present or member.name in names]
         children = devrun.start(members)
         started = [member for member in members if member.name in children]
-        if all(map(devrun.is_running, cluster.members)):
+        if all(map(devrun.is_running, present)):
             devrun.wait_ready(cluster, started, children)
         else:
             _watch_start(started, children)
@@ -261,6 +273,29 @@ def _watch_start(started: list[Any], children: devrun.Children) -> None:
                     "START_FAILED",
                 )
         time.sleep(_FOLLOW_SECONDS)
+
+
+@command("add-store")
+@click.argument("name", required=False)
+@click.option("--zone", help="Where it stands. [default: a zone of its own]")
+@_directory
+def add_store(name: str | None, zone: str | None, directory: Path) -> None:
+    """Start one more store, and wait until the cluster has taken it in.
+
+    Data moves there with `kvcli rebalance start`. [default NAME: the next store]
+    """
+    app = current()
+    for text in (name, zone):
+        if text is not None and not is_name(text):
+            wanted = "1 to 63 letters, digits, '-', '_' or '.', beginning with a letter or digit"
+            raise Failure(Exit.USAGE, f"{text!r} is no name: it must be {wanted}", "USAGE")
+    cluster = _load(directory)
+    with devrun.locked(cluster.directory):
+        node = devjoin.join(cluster, cluster.add(name, zone))
+    if app.settings.output in ("json", "jsonl"):
+        app.output.document({field: node[field] for field in ("id", "name", "rpc")})
+        return
+    app.note(f"{node['name']} is node {node['id']} of the cluster. Give it data:  kvcli rebalance start")
 
 
 @command("partition")
@@ -305,11 +340,12 @@ def status(directory: Path) -> None:
     figures = ("uptime_s", "memory_bytes") if exact else ("uptime", "memory")
     columns = ("name", "role", "state", "pid", "port", *figures, "log")
     degraded = False
+    removed = cluster.removed
     with app.output.rows("processes", columns) as rows:
         for member in cluster.members:
             identity = processes.recorded(member.pid_file)
             usage = processes.usage(identity) if identity is not None else None
-            degraded |= usage is None
+            degraded |= usage is None and member.name not in removed
             uptime: Cell = None
             memory: Cell = None
             if usage is not None:
@@ -318,7 +354,7 @@ def status(directory: Path) -> None:
             rows.add(
                 member.name,
                 member.role,
-                "down" if usage is None else "up",
+                "removed" if member.name in removed else "down" if usage is None else "up",
                 identity.pid if identity is not None else None,
                 member.ports[0],
                 uptime,
@@ -378,5 +414,5 @@ def _print_new(app: App, prefix: str, file: BinaryIO) -> None:
         app.output.line(prefix + line.decode(errors="replace").rstrip("\n"))
 
 
-for _command in (up, down, status, logs, kill, stop, start, partition, heal):
+for _command in (up, down, status, logs, kill, stop, start, add_store, partition, heal):
     dev.add_command(_command)

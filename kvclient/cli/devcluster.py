@@ -1,6 +1,7 @@
 """The local cluster of `kvcli dev`: what is where in its directory, which ports, which configuration.
 
     cluster.json          what was asked for when the directory was made
+    added.json            the stores that came later (`devmembers`)
     config/store1.yaml    one file per process      data/store1/    log/store1.log    run/store1.pid
 
 Router i listens on P+i-1; store i has P+100+10(i-1) and the two ports behind it, P being the port base. Knows
@@ -15,11 +16,13 @@ import random
 import shlex
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from kvclient.cli import devmembers
+from kvclient.cli.devmembers import ADDED_FILE, Added
 from kvclient.cli.failure import Failure
 from kvclient.cli.resume import replace_file
 from kvclient.errors import Exit
@@ -31,6 +34,7 @@ LOCK_FILE = "lock"
 
 # What a cluster keeps in its directory besides its file and its lock.
 _SUBDIRECTORIES = ("config", "data", "log", "run")
+_GROUPS = ("all", "stores", "routers")
 PORT_BASE_DEFAULT = 7100
 
 # The layout of ports: routers below +100, ten ports per store above. The limits keep both inside.
@@ -58,6 +62,11 @@ class Member:
     @property
     def config_file(self) -> Path:
         return self.directory / "config" / f"{self.name}.yaml"
+
+    @property
+    def data(self) -> Path:
+        """A store's."""
+        return self.directory / "data" / self.name
 
     @property
     def log_file(self) -> Path:
@@ -96,16 +105,27 @@ class Shape:
 class DevCluster:
     """A shape in a directory."""
 
-    def __init__(self, directory: Path, shape: Shape) -> None:
+    def __init__(self, directory: Path, shape: Shape, added: Sequence[Added] = ()) -> None:
         self.directory = directory
         self.shape = shape
-        self.stores = [self._store(number) for number in range(1, shape.stores + 1)]
+        self.founders = [self._store(f"store{number}", number) for number in range(1, shape.stores + 1)]
+        self.added = {one.name: one for one in added}
         self.routers = [self._router(number) for number in range(1, shape.routers + 1)]
+
+    @property
+    def stores(self) -> list[Member]:
+        """Founders, then those that came later."""
+        return self.founders + [self._store(one.name, one.number) for one in self.added.values()]
 
     @property
     def members(self) -> list[Member]:
         """In the order in which they start: stores, then routers."""
         return self.stores + self.routers
+
+    @property
+    def removed(self) -> set[str]:
+        """Names of the stores that the cluster has let go: nobody starts them unless they are named."""
+        return devmembers.removed({store.name: store.data for store in self.stores})
 
     @property
     def url(self) -> str:
@@ -119,9 +139,9 @@ class DevCluster:
         """
         return directory_option(self.directory)
 
-    def _store(self, number: int) -> Member:
+    def _store(self, name: str, number: int) -> Member:
         first = self.shape.port_base + _STORE_PORTS + 10 * (number - 1)
-        return Member(f"store{number}", "store", "storenode", (first, first + 1, first + 2), self.directory)
+        return Member(name, "store", "storenode", (first, first + 1, first + 2), self.directory)
 
     def _router(self, number: int) -> Member:
         port = self.shape.port_base + number - 1
@@ -142,7 +162,28 @@ class DevCluster:
                 f"{directory / CLUSTER_FILE} is damaged. Remove the directory, or use another --dir",
                 "DEV_DIRECTORY",
             )
-        return DevCluster(directory, shape)
+        return DevCluster(directory, shape, devmembers.load(directory))
+
+    def add(self, name: str | None, zone: str | None) -> Member:
+        """One more store, with its configuration written; Failure if it cannot be called so."""
+        number = 1 + max([self.shape.stores, *(one.number for one in self.added.values())])
+        name = f"store{number}" if name is None else name
+        if name in (*_GROUPS, *(member.name for member in self.members)):
+            raise Failure(Exit.USAGE, f"the name {name!r} is taken in this cluster", "USAGE")
+        if number > STORES_MAX:
+            raise Failure(Exit.USAGE, f"a local cluster has had at most {STORES_MAX} stores", "USAGE")
+        self.added[name] = Added(name, number, zone or f"zone{number}")
+        member = self.stores[-1]
+        replace_file(member.config_file, to_yaml(self._config(member)).encode())
+        devmembers.save(self.directory, self.added.values())
+        return member
+
+    def forget(self, member: Member) -> None:
+        """Undo `add` of a store that never became one: its number and its name are free again."""
+        del self.added[member.name]
+        devmembers.save(self.directory, self.added.values())
+        member.config_file.unlink(missing_ok=True)
+        shutil.rmtree(member.data, ignore_errors=True)
 
     def save(self) -> None:
         """Make the directories, and write cluster.json and every configuration file."""
@@ -159,7 +200,7 @@ class DevCluster:
         for name in _SUBDIRECTORIES:
             if (self.directory / name).exists():
                 shutil.rmtree(self.directory / name)
-        for name in (CLUSTER_FILE, LOCK_FILE):
+        for name in (CLUSTER_FILE, ADDED_FILE, LOCK_FILE):
             (self.directory / name).unlink(missing_ok=True)
         if not any(self.directory.iterdir()):
             self.directory.rmdir()
@@ -170,18 +211,31 @@ class DevCluster:
                 "router": {"name": member.name, "listen": endpoint(member.ports[0])},
                 "stores": [endpoint(store.ports[0]) for store in self.stores],
             }
-        nodes = [self._node(number, store) for number, store in enumerate(self.stores, 1)]
+        added = self.added.get(member.name)
+        if added is None:
+            node: dict[str, Any] = {"id": self.founders.index(member) + 1, "name": member.name}
+        else:
+            node = {"name": member.name, "zone": added.zone}
         return {
-            "node": {"id": self.stores.index(member) + 1, "name": member.name},
+            "node": node,
             "listen": dict(zip(("rpc", "bus", "events"), map(endpoint, member.ports), strict=True)),
-            "data": {"dir": str(self.directory / "data" / member.name)},
-            "cluster": {
-                "name": CLUSTER_NAME,
-                "partitions": self.shape.partitions,
-                "replicas": min(3, self.shape.stores),
-                "nodes": nodes,
-            },
+            "data": {"dir": str(member.data)},
+            "cluster": self._founding() if added is None else self._joining(member),
             "dev": {"cuts": str(member.cuts_file)},
+        }
+
+    def _founding(self) -> dict[str, Any]:
+        return {
+            "name": CLUSTER_NAME,
+            "partitions": self.shape.partitions,
+            "replicas": min(3, self.shape.stores),
+            "nodes": [self._node(number, store) for number, store in enumerate(self.founders, 1)],
+        }
+
+    def _joining(self, member: Member) -> dict[str, Any]:
+        return {
+            "name": CLUSTER_NAME,
+            "join": [endpoint(store.ports[0]) for store in self.stores if store.name != member.name],
         }
 
     @staticmethod
@@ -200,7 +254,7 @@ class DevCluster:
 
     def select(self, names: tuple[str, ...]) -> list[Member]:
         """Members by name; `all`, `stores` and `routers` stand for many."""
-        groups = {"all": self.members, "stores": self.stores, "routers": self.routers}
+        groups = dict(zip(_GROUPS, (self.members, self.stores, self.routers), strict=True))
         groups |= {member.name: [member] for member in self.members}
         chosen: dict[str, Member] = {}
         for name in names:

@@ -162,7 +162,7 @@ def supervise(cluster: DevCluster, children: Children, say: Callable[[str], None
     """Tell who ends and who comes back, until KeyboardInterrupt, or until nobody is left that somebody else
     stopped.
     """
-    running = {member.name for member in cluster.members}
+    running = {member.name for member in cluster.members if is_running(member)}
     while running:
         time.sleep(_POLL_SECONDS)
         for member in cluster.members:
