@@ -95,7 +95,7 @@ class _Question:
                 return
             body = msgpack.unpackb(reply.body) if reply.status == Status.OK else decode_error(reply.body)
             if reply.status == Status.NOT_LEADER:
-                next_attempt(PAUSE_S / 4, str(body.get("endpoint") or ""))
+                next_attempt(PAUSE_S / 4, self._endpoint(body.get("leader")))
             elif reply.status in (Status.BUSY, Status.OUTCOME_UNKNOWN, Status.UNAVAILABLE, Status.TIMEOUT):
                 next_attempt(PAUSE_S, endpoint)
             else:
@@ -106,6 +106,11 @@ class _Question:
         self._operator.add_reader(socket, heard)
         sockets.send_or_drop(socket, (self._frame,))
         self._world.after(PATIENCE_S, lambda: next_attempt(0.0, ""))
+
+    def _endpoint(self, node: object) -> str:
+        """Of a node that was named; "" if it was none."""
+        stores = self._operator.wires.stores
+        return next((endpoint for endpoint, store in stores.items() if store.node == node), "")
 
     def _end(self, status: int, body: dict[str, Any]) -> None:
         words = "" if status == Status.OK else f": {body.get('message')}"

@@ -27,6 +27,7 @@ class Answering(Protocol):
     """A store, as far as its rpc socket goes."""
 
     name: str
+    node: int
     up: bool
     life: int
 
