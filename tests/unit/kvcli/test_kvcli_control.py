@@ -11,7 +11,7 @@ import msgpack
 import pytest
 import yaml
 
-from kvclient.cli import control, main
+from kvclient.cli import control, main, progress
 from kvclient.cli.app import App
 from kvclient.cli.failure import Failure
 from kvclient.cli.main import cli
@@ -244,6 +244,30 @@ def test_drain_waits_until_the_store_holds_nothing(capsys: pytest.CaptureFixture
     assert said[:2] == ["drain store4 waits: paused", "drain store4 waits: the controller changes"]
     assert said[-1].startswith("drain store4: done after ")
     assert len(steps) == 1
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_progress_is_drawn_and_taken_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr(progress, "DRAW_SECONDS", 0.0)
+    steps: list[Answer] = [
+        shown(node(1), node(4, replicas=2), moves=(move(1, 4, 1), move(2, 4, 1)), control=[1]),
+        shown(node(1), node(4, replicas=1), moves=(move(2, 4, 1, done=0.5, waits="paused"),), control=[1]),
+        shown(node(1), node(4, replicas=0), control=[1]),
+    ]
+    run({"node": 4, "changed": True}, "node", "drain", "store4", "--wait", shows=steps)
+    first, second, *_ = terminal.getvalue().split("\r")[1:]
+    assert first.startswith("drain store4: 0 of 2 replicas done")
+    assert " · 2.0 MiB left" in first
+    assert second.startswith("drain store4: 1 of 2 replicas done, 1.5 MiB, ")
+    assert "75%" in second
+    assert " · waits: paused" in second
+    assert terminal.getvalue().rpartition("\r")[2].startswith("\x1b[Kdrain store4: done after ")
 
 
 def test_waiting_has_an_end() -> None:
