@@ -51,12 +51,13 @@ _log = logs.get("groupcommands")
 class _UnderWay:
     """A command that is not answered yet. `index` is 0 until a change is proposed, and for a transfer."""
 
-    __slots__ = ("askers", "began", "command", "deadline", "index", "node", "replica", "term")
+    __slots__ = ("askers", "began", "command", "deadline", "index", "node", "other", "replica", "term")
 
     def __init__(self, replica: Replica, request: GroupRequest, began: float) -> None:
         self.replica = replica
         self.command = request.command
         self.node = request.node
+        self.other = request.other
         self.askers: list[tuple[bytes, int]] = []
         self.term = replica.raft.term
         self.index = 0
@@ -98,7 +99,7 @@ class GroupCommands:
             last = self._maps.map.partition_count - 1
             text = f"there is no partition {request.partition}: the last one is {last}"
             self._refuse(asker, Status.INVALID_REQUEST, text)
-        elif request.command in (GroupCommand.REPLACE, GroupCommand.ERASE):
+        elif request.command == GroupCommand.ERASE:
             self._refuse(asker, Status.UNSUPPORTED, f"{request.command} is not known here yet")
         elif request.command == GroupCommand.HOST:
             self._be_host(asker, request, replica)
@@ -124,15 +125,17 @@ class GroupCommands:
     # -- a command begins
 
     def _begin(self, asker: tuple[bytes, int], replica: Replica, request: GroupRequest) -> None:
-        if request.node not in self._maps.names:
+        unknown = self._unknown(replica, request)
+        if unknown is not None:
             known = ", ".join(f"{name} ({node})" for node, name in sorted(self._maps.names.items())[:16])
-            text = f"there is no node {request.node} in this cluster; known: {known}"
+            text = f"there is no node {unknown} in this cluster; known: {known}"
             self._refuse(asker, Status.INVALID_REQUEST, text)
             return
         now = self._clock.monotonic()
         other = self._under_way.get(request.partition)
         dry = bool(request.flags & DRY_RUN)
-        if other is not None and (dry or (other.command, other.node) != (request.command, request.node)):
+        wanted = (request.command, request.node, request.other)
+        if other is not None and (dry or (other.command, other.node, other.other) != wanted):
             self._refuse(
                 asker, Status.CONDITION_FAILED, f"another command is under way: {self._what(other, now)}"
             )
@@ -155,6 +158,12 @@ class GroupCommands:
             self._under_way[request.partition] = command
             self._carry_out(request.partition, command, change)
 
+    def _unknown(self, replica: Replica, request: GroupRequest) -> int | None:
+        """The node of this request that neither cluster nor group have."""
+        known = self._maps.names.keys() | replica.raft.configuration.members
+        named = (request.node, request.other) if request.command == GroupCommand.REPLACE else (request.node,)
+        return next((node for node in named if node not in known), None)
+
     def _plan(self, replica: Replica, request: GroupRequest, now: float) -> Change | None:
         """The change to propose, None for a transfer. Refused, Done."""
         raft, node, name = replica.raft, request.node, self._name
@@ -165,6 +174,8 @@ class GroupCommands:
             return membership.add_learner(raft, node, name)
         if request.command == GroupCommand.PROMOTE:
             return membership.promote(raft, node, name, now)
+        if request.command == GroupCommand.REPLACE:
+            return membership.replace(raft, node, request.other, name, now)
         return membership.remove(raft, node, name, now)
 
     def _join(self, asker: tuple[bytes, int], command: _UnderWay) -> None:
@@ -233,7 +244,7 @@ class GroupCommands:
         return True
 
     def _changed(self, partition: int, command: _UnderWay) -> None:
-        answer = self._about(command.replica, partition, command.command, command.node)
+        answer = self._about(command.replica, partition, command)
         answer |= {"changed": True, "index": command.index}
         for asker in command.askers:
             self._give(asker, answer)
@@ -241,7 +252,7 @@ class GroupCommands:
     def _nothing_to_do(
         self, asker: tuple[bytes, int], replica: Replica, request: GroupRequest, text: str
     ) -> None:
-        answer = self._about(replica, request.partition, request.command, request.node)
+        answer = self._about(replica, request.partition, request)
         if request.command == GroupCommand.TRANSFER_LEADER and not request.flags & DRY_RUN:
             replica.kept_term = replica.raft.term  # a transfer ends so, too: asked for at the new leader
             self._give(asker, answer)
@@ -251,7 +262,7 @@ class GroupCommands:
     def _would(
         self, asker: tuple[bytes, int], replica: Replica, request: GroupRequest, change: Change | None
     ) -> None:
-        answer = self._about(replica, request.partition, request.command, request.node)
+        answer = self._about(replica, request.partition, request)
         if change is None:
             answer["leader"] = request.node
         else:
@@ -259,12 +270,12 @@ class GroupCommands:
             answer |= {"voters": sorted(planned.voters), "learners": sorted(planned.learners)}
         self._give(asker, answer | {"changed": False, "dry_run": True})
 
-    def _about(self, replica: Replica, partition: int, command: str, node: int) -> dict[str, Any]:
+    def _about(self, replica: Replica, partition: int, asked: GroupRequest | _UnderWay) -> dict[str, Any]:
         configuration = replica.raft.configuration
         return {
             "partition": partition,
-            "command": str(command),
-            "node": node,
+            "command": str(asked.command),
+            "node": asked.node,
             "leader": replica.raft.node,
             "voters": sorted(configuration.voters),
             "learners": sorted(configuration.learners),
@@ -301,8 +312,12 @@ class GroupCommands:
         return f"{self._maps.names[node]} (node {node})" if node in self._maps.names else f"node {node}"
 
     def _what(self, command: _UnderWay, now: float) -> str:
-        entry = f", entry {command.index:,}" if command.index else ""
-        return f"{command.command} {self._name(command.node)}{entry}, begun {now - command.began:.1f} s ago"
+        what = f"{command.command} {self._name(command.node)}"
+        if command.command == GroupCommand.REPLACE:
+            what += f" for {self._name(command.other)}"
+        if command.index:
+            what += f", entry {command.index:,}"
+        return f"{what}, begun {now - command.began:.1f} s ago"
 
     def _not_leader(self, asker: tuple[bytes, int], replica: Replica, hint: int = NOBODY) -> None:
         if replica.failure is not None:

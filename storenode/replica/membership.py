@@ -82,6 +82,27 @@ def remove(raft: Raft, node: int, name: Name, now: float) -> Change:
     return Change(Transition.IMPLICIT, ((Operation.REMOVE, node),))
 
 
+def replace(raft: Raft, node: int, source: int, name: Name, now: float) -> Change:
+    """`node`, a learner, becomes a voter in the place of `source`, in one joint change. Refused, Done."""
+    _settled(raft)
+    configuration = raft.configuration
+    if node == source:
+        raise Refused(f"{name(node)} cannot take its own place")
+    if node in configuration.voters and source not in configuration.members:
+        raise Done(f"{name(node)} is a voter already, and {name(source)} is no member")
+    if node not in configuration.learners:
+        role = "a voter already" if node in configuration.voters else "no member: add it as a learner first"
+        raise Refused(f"{name(node)} is {role}")
+    if source not in configuration.voters:
+        raise Refused(f"{name(source)} is no voter whose place {name(node)} could take")
+    if source == raft.node:
+        raise Refused(f"{name(source)} leads: transfer the leadership to another voter first")
+    _up_to_date(raft, node, name, now)
+    what = f"with {name(node)} in the place of {name(source)}"
+    _majority(raft, configuration.voters - {source} | {node}, what, name, now)
+    return Change(Transition.IMPLICIT, ((Operation.ADD_VOTER, node), (Operation.REMOVE, source)))
+
+
 def check_transfer(raft: Raft, node: int, name: Name, now: float) -> None:
     """Refused, Done."""
     configuration = raft.configuration

@@ -35,7 +35,7 @@ from storenode.raft.configuration import decode_change
 from storenode.raft.messages import NOBODY, EntryKind, Kind, Message
 from storenode.replica import commands, refusals
 from storenode.replica.budget import Budget
-from storenode.replica.proposal import Proposal
+from storenode.replica.proposal import Proposal, entries_of
 from storenode.replica.reads import Confirmed, Freshness, Read
 from storenode.replica.statemachine import Outcome, StateMachine
 
@@ -43,11 +43,6 @@ Answer = Callable[[bytes, int, int, bytes], None]
 
 LEASE: Final = 1
 """The read mode; 0 is linearizable, n >= 2 stale by at most n milliseconds."""
-
-ENTRY_BYTES_MAX: Final = 1 << 20
-"""Writes are gathered into one entry up to this; a larger one is an entry of its own. An append of one entry
-is one message, and heartbeats wait behind it.
-"""
 
 READS_MAX: Final = 4096
 """Reads of a partition that wait for a proof of leadership or for what is to be applied: a round trip of 2 ms
@@ -247,7 +242,7 @@ class Replica:
         self._stamp = max(self._clock.wall_ms(), self._stamp)
         session_ms = self._session_base + int((now - self._led_since) * 1000)
         pending, self._pending = self._pending, []
-        for some in _entries_of(pending):
+        for some in entries_of(pending):
             self._log(some, commands.encode(self._stamp, session_ms, some))
 
     def _refuse_pending(self) -> None:
@@ -304,6 +299,10 @@ class Replica:
                 self._answer_entry(index, term, outcomes)
         else:
             self.machine.configure(index, term, self.raft.change_applied(decode_change(data)))
+            if not self.raft.configuration.joint:
+                self.machine.engine.flush(
+                    wait=False
+                )  # who was removed waits for that (docs/raft.md section 3)
 
     def _answer_entry(self, index: int, term: int, outcomes: list[Outcome]) -> None:
         logged = self._logged.pop(index, None)
@@ -432,18 +431,3 @@ class Replica:
         self._in_flight.pop((proposal.client_id, proposal.sequence), None)
         for router, token in proposal.routes:
             self._answer(router, token, status, body)
-
-
-def _entries_of(proposals: list[Proposal]) -> list[list[Proposal]]:
-    """The proposals in order, cut where an entry would become too large."""
-    if sum(len(proposal.ops) for proposal in proposals) <= ENTRY_BYTES_MAX:
-        return [proposals]
-    entries: list[list[Proposal]] = [[]]
-    size = 0
-    for proposal in proposals:
-        size += len(proposal.ops)
-        if size > ENTRY_BYTES_MAX and entries[-1]:
-            entries.append([])
-            size = len(proposal.ops)
-        entries[-1].append(proposal)
-    return entries

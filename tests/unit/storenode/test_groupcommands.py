@@ -18,10 +18,11 @@ from storenode.replica.statemachine import JOINING
 from tests.unit.storenode.grouphouse import ASKER, House
 
 SHOW, TRANSFER = GroupCommand.SHOW, GroupCommand.TRANSFER_LEADER
-ADD, PROMOTE, REMOVE, HOST = (
+ADD, PROMOTE, REMOVE, REPLACE, HOST = (
     GroupCommand.ADD_LEARNER,
     GroupCommand.PROMOTE,
     GroupCommand.REMOVE,
+    GroupCommand.REPLACE,
     GroupCommand.HOST,
 )
 SECOND = round(1 / TICK_S)
@@ -90,6 +91,65 @@ def test_the_new_member_counts_for_commits_and_can_lead(house: House) -> None:
     house.put(4, b"k", b"written by the new one")
     house.tick(2)
     assert house.get(2, b"k")[1] == b"written by the new one"
+
+
+def test_a_learner_takes_a_voters_place_in_one_command(house: House) -> None:
+    assert house.run(1, ADD, 4)[0] == Status.OK
+    house.tick(1)
+    status, answer = house.run(1, REPLACE, 4, other=3, dry=True)
+    assert (status, answer["voters"], answer["learners"]) == (Status.OK, [1, 2, 4], [])
+    status, answer = house.run(1, REPLACE, 4, other=3)
+    assert (status, answer["voters"], answer["learners"]) == (Status.OK, [1, 2, 4], [])
+    status, answer = house.run(1, REPLACE, 4, other=3)
+    assert (status, answer["changed"]) == (Status.OK, False)
+
+
+def test_a_learner_that_has_its_snapshot_may_take_a_place_with_the_next_tick(house: House) -> None:
+    house.snapshots_stopped = True
+    house.run(1, ADD, 4)
+    house.tick(2 * SECOND)
+    assert "store4 (node 4) waits for a snapshot" in text(
+        house.run(1, REPLACE, 4, other=3), Status.CONDITION_FAILED
+    )
+    house.snapshots_stopped = False
+    house.tick(SECOND)
+    assert house.installed == 1
+    token = house.tell(1, REPLACE, 4, other=3)
+    house.settle()
+    assert house.reply(1, token)[0] == Status.OK
+
+
+def test_a_replacement_names_nodes_of_the_cluster(house: House) -> None:
+    house.run(1, ADD, 4)
+    house.tick(1)
+    assert "there is no node 9" in text(house.run(1, REPLACE, 4, other=9), Status.INVALID_REQUEST)
+    assert "there is no node 0" in text(house.run(1, REPLACE, 4), Status.INVALID_REQUEST)
+
+
+def test_a_change_of_members_is_soon_in_the_tables_of_all_that_apply_it(house: House) -> None:
+    house.run(1, ADD, 4)
+    house.tick(2)
+    index = house.run(1, REPLACE, 4, other=3)[1]["index"]
+    house.tick(2)
+    for number in (1, 2, 4):
+        node = house.nodes[number]
+        node.shared.wait_for(lambda tree=node.engines[0].tree: not tree.retired)  # type: ignore[misc]
+        assert house.replica(number).machine.durable().index > index, "beyond the joint configuration"
+
+
+def test_leadership_is_not_handed_back_while_members_change(house: House) -> None:
+    house.run(1, ADD, 4)
+    house.tick(2)
+    house.transfer(1, 2)
+    house.tick(2)
+    for _ in range(3):
+        house.nodes[2].groups.maintain()
+        house.tick(3)
+    assert house.leader() == 2, "a learner is on its way in"
+    assert house.run(2, REMOVE, 4)[0] == Status.OK
+    house.nodes[2].groups.maintain()
+    house.tick(3)
+    assert house.leader() == 1
 
 
 def test_a_restart_of_the_new_member_opens_its_replica_again(house: House) -> None:

@@ -41,6 +41,8 @@ def attempt(cluster: Cluster, command: str, node: int) -> object:
         return membership.promote(raft, node, name, raft.now)
     if command == "remove":
         return membership.remove(raft, node, name, raft.now)
+    if command == "replace":
+        return membership.replace(raft, node, 3, name, raft.now)
     if command == "transfer":
         return membership.check_transfer(raft, node, name, raft.now)
     return membership.add_learner(raft, node, name)
@@ -169,6 +171,60 @@ def test_only_learners_are_promoted() -> None:
     assert str(refusal(led(), "promote", 4)) == "store4 is no member: add it as a learner first"
     with pytest.raises(Done, match="store2 is a voter already"):
         membership.promote(led()[1], 2, name, 0.0)
+
+
+# -- replace
+
+
+def test_a_learner_takes_the_place_of_a_voter_in_one_joint_change() -> None:
+    cluster = led(learner=True)
+    change = membership.replace(cluster[1], 4, 3, name, cluster[1].now)
+    assert change == Change(Transition.IMPLICIT, ((ADD, 4), (REMOVE, 3)))
+    assert membership.after(cluster[1].configuration, change) == configuration(1, 2, 4)
+    cluster.change(1, change)
+    cluster.tick(times=2)
+    assert cluster[1].configuration == configuration(1, 2, 4)
+    with pytest.raises(Done, match="store4 is a voter already, and store3 is no member"):
+        membership.replace(cluster[1], 4, 3, name, cluster[1].now)
+
+
+def test_a_silent_voter_may_be_replaced() -> None:
+    cluster = led(learner=True)
+    silence(cluster, 3)
+    assert membership.replace(cluster[1], 4, 3, name, cluster[1].now)
+
+
+@pytest.mark.parametrize(
+    ("node", "source", "reason"),
+    [
+        (4, 4, "store4 cannot take its own place"),
+        (4, 1, "store1 leads: transfer the leadership to another voter first"),
+        (4, 9, "store9 is no voter whose place store4 could take"),
+        (9, 3, "store9 is no member: add it as a learner first"),
+        (2, 3, "store2 is a voter already"),
+    ],
+)
+def test_only_a_learner_takes_the_place_of_a_voter_that_does_not_lead(
+    node: int, source: int, reason: str
+) -> None:
+    cluster = led(learner=True)
+    with pytest.raises(Refused) as caught:
+        membership.replace(cluster[1], node, source, name, cluster[1].now)
+    assert (str(caught.value), caught.value.passing) == (reason, False)
+
+
+def test_who_takes_a_place_has_caught_up_and_a_majority_is_there_afterwards() -> None:
+    cluster = led(learner=True)
+    silence(cluster, 4)
+    assert "store4 has not answered for" in str(refusal(cluster, "replace", 4))
+    cluster = led(5, learner=True)
+    silence(cluster, 4, 5, ticks=4)
+    cluster.drop = lambda to, message: message.sender in (2, 4, 5)
+    cluster.tick(1, times=2)
+    assert str(refusal(cluster, "replace", 6)) == (
+        "with store6 in the place of store3 the group has 5 voters and needs 3 of them, but only 2 can be "
+        "reached: no answer from store2, store4, store5"
+    )
 
 
 def test_a_leader_that_has_only_begun_asks_to_be_asked_again() -> None:

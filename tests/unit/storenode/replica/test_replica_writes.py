@@ -10,7 +10,7 @@ from kvclient import protocol
 from kvclient.errors import Status
 from storenode.engine.replica_engine import ReplicaEngine
 from storenode.replica import commands
-from storenode.replica.replica import ENTRY_BYTES_MAX
+from storenode.replica.proposal import ENTRY_BYTES_MAX
 from tests.unit.storenode.replicaworld import World, increment
 
 
