@@ -7,7 +7,7 @@ know how reports come, where the state is kept, how orders travel. `now` is in s
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import attrs
 
@@ -17,7 +17,7 @@ from storenode.control.failures import DOWN_S, SUSPECT_S, Failures
 from storenode.control.leaders import turned
 from storenode.control.mending import Sight, mended, retired
 from storenode.control.moves import Order, Stage, done, next_order, stage
-from storenode.control.orders import REPEAT_S, Ordering
+from storenode.control.orders import SEEN_S, Ordering
 from storenode.control.placement import Row, shares
 from storenode.control.reports import Report
 from storenode.control.sightings import Sightings
@@ -26,11 +26,6 @@ from storenode.control.tracking import Tracking
 from storenode.control.view import MoveView, View
 
 __all__ = ["Controller", "Order", "Step"]
-
-SETTLE_S: Final = REPEAT_S
-"""What a controller waits before it orders or queues anything: what the one before it has ordered may be on
-its way, and every store that lives has been heard by then.
-"""
 
 
 class Step(NamedTuple):
@@ -170,12 +165,14 @@ class Controller:
     # -- the state as it should be
 
     def _settled(self, now: float) -> bool:
-        """Whether this controller knows enough to act. A group that nobody leads is waited for a while: its
-        moves may have begun.
+        """Whether this controller knows enough to order and to queue anything: by then every store that lives
+        has been heard, and of every group with a move what the controller before this one has ordered. Groups
+        that nobody leads are waited for a while only.
         """
         age = now - self._failures.began
         if not self._acquainted:
-            self._acquainted = age >= SETTLE_S and (age >= DOWN_S or self._tracking.acquainted())
+            known = self._tracking.known_since(self._failures.began + SEEN_S)
+            self._acquainted = age >= SEEN_S and (age >= DOWN_S or known)
         return self._acquainted
 
     def _sight(self, now: float, lost: frozenset[int]) -> Sight:
@@ -190,11 +187,15 @@ class Controller:
             stages={
                 number: at.value for stages in self._tracking.begun.values() for number, at in stages.items()
             },
-            failed=frozenset(
-                (partition, node)
-                for partition, node in self._sightings.failed
-                if partition == CONTROL or partition < self.state.map.partition_count
-            ),
+            failed=self._failed(),
+        )
+
+    def _failed(self) -> frozenset[tuple[int, int]]:
+        partitions = self.state.map.partition_count
+        return frozenset(
+            (partition, node)
+            for partition, node in self._sightings.failed
+            if partition == CONTROL or partition < partitions
         )
 
     def _seen(self, now: float, lost: frozenset[int]) -> ControlState:

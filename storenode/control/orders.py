@@ -8,11 +8,10 @@ with this memory is no harm: the next one gives no orders while the last one's m
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from shared.groupmessages import GroupCommand
-from storenode.control.failures import SUSPECT_S, Failures
+from storenode.control.failures import DOWN_S, SUSPECT_S, Failures
 from storenode.control.moves import Order, next_order, take_back
 from storenode.control.reports import GroupReport
 from storenode.control.sightings import Sightings
@@ -24,6 +23,9 @@ ORDERS_MAX: Final = 16
 
 REPEAT_S: Final = 2.0
 """An order may be on its way for so long; then it is taken to be lost."""
+
+SEEN_S: Final = 3.0
+"""After so long, what an order has brought about is in a report, if that store's reports come."""
 
 _URGENCY: Final = {"control": 0, "replace": 1, "drain": 2, "rebalance": 3}
 
@@ -45,6 +47,7 @@ class Ordering:
         self._tracking = tracking
         self._failures = failures
         self._sent: dict[int, _Sent] = {}
+        self._asked: dict[int, tuple[int, float]] = {}
         self._erased: dict[tuple[int, int], float] = {}
         self._given: list[Order] = []
         self.adopt(state)
@@ -60,6 +63,11 @@ class Ordering:
         self._given = []
         self._sent = {key: sent for key, sent in self._sent.items() if now - sent.at < REPEAT_S}
         self._erased = {key: at for key, at in self._erased.items() if now - at < REPEAT_S}
+        self._asked = {
+            partition: (node, at)
+            for partition, (node, at) in self._asked.items()
+            if now - at < DOWN_S and not self._reported(partition, at)
+        }
         busy = self.busy(now)
         for partition in sorted(self._tracking.begun):
             self._go_on(partition, now, over, avoid)
@@ -72,14 +80,15 @@ class Ordering:
         return self._given
 
     def busy(self, now: float) -> Counter[int]:
-        """The transfers that each node has a part in. A source that is down has none: it copies nothing. The
-        control partition is small and counts for nothing.
+        """The transfers that each node has a part in. A source that is silent has none: it copies nothing.
+        The control partition is small and counts for nothing. A learner that no move wants is one until it
+        has gone.
         """
         busy: Counter[int] = Counter()
-        for move in self._under_way(now):
-            if move.target and move.partition != CONTROL:
-                busy[move.target] += 1
-                if move.source and not self._silent(move.source, now):
+        for partition, target in self._copying(now):
+            busy[target] += 1
+            for move in self._tracking.moves.get(partition, ()):
+                if move.target == target and move.source and not self._silent(move.source, now):
                     busy[move.source] += 1
         return busy
 
@@ -106,18 +115,22 @@ class Ordering:
 
     # -- what has begun
 
-    def _under_way(self, now: float) -> Iterator[Move]:
-        """Moves that have begun, or were told to."""
-        for stages in self._tracking.begun.values():
-            for number in stages:
-                if number in self._moves:
-                    yield self._moves[number]
-        for partition, sent in self._sent.items():
-            if now - sent.at < REPEAT_S and sent.order.command == GroupCommand.ADD_LEARNER:
-                for move in self._tracking.moves.get(partition, ()):
-                    begun = move.id in self._tracking.begun.get(partition, {})
-                    if move.target == sent.order.node and not begun:
-                        yield move
+    def _copying(self, now: float) -> set[tuple[int, int]]:
+        """(partition, target) of the moves that have begun, of learners that no move wants, and of those that
+        may have been added without a report of it.
+        """
+        found = {
+            (partition, self._moves[number].target)
+            for partition, stages in self._tracking.begun.items()
+            for number in stages
+            if number in self._moves
+        }
+        for partition in self._tracking.learning:
+            group = self._sightings.leader(partition)
+            if group is not None:
+                found.update((partition, learner) for learner in group.learners)
+        found.update((partition, node) for partition, (node, at) in self._asked.items() if now - at < DOWN_S)
+        return {(partition, target) for partition, target in found if target and partition != CONTROL}
 
     def _go_on(self, partition: int, now: float, over: set[int], avoid: frozenset[int]) -> None:
         group = self._tracking.group(partition, now)
@@ -191,6 +204,8 @@ class Ordering:
             return False
         seen = (group.leader, group.term, group.config_index)
         self._sent[order.partition] = _Sent(order, now, seen)
+        if order.command == GroupCommand.ADD_LEARNER:
+            self._asked[order.partition] = (order.node, now)
         self._given.append(order)
         return True
 
@@ -200,6 +215,11 @@ class Ordering:
         if sent is None or now - sent.at >= REPEAT_S:
             return None
         return sent.order if sent.seen == (group.leader, group.term, group.config_index) else None
+
+    def _reported(self, partition: int, at: float) -> bool:
+        """Whether what was ordered then would be in the newest report by now."""
+        group = self._sightings.leader(partition)
+        return group is not None and self._failures.heard_at[group.leader] >= at + SEEN_S
 
     def _silent(self, node: int, now: float) -> bool:
         return self._failures.silence(node, now) >= SUSPECT_S

@@ -63,9 +63,11 @@ class Tracking:
             return None
         return group
 
-    def acquainted(self) -> bool:
-        """Whether every group with a move has been seen: until then nobody knows which have begun."""
-        return all(self._sightings.leader(partition) is not None for partition in self.moves)
+    def known_since(self, moment: float) -> bool:
+        """Whether every group with a move has a leader that was heard since then."""
+        groups = map(self._sightings.leader, self.moves)
+        heard = self._failures.heard_at
+        return all(group is not None and heard[group.leader] >= moment for group in groups)
 
     def look(self, now: float) -> None:
         """Bring everything up to date."""
