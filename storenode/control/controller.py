@@ -13,6 +13,7 @@ import attrs
 
 from shared.clustermap import Node
 from shared.hashing import xxh64
+from storenode.control.commands import Outcome, execute
 from storenode.control.failures import DOWN_S, SUSPECT_S, Failures
 from storenode.control.leaders import turned
 from storenode.control.mending import Sight, mended, retired
@@ -126,6 +127,10 @@ class Controller:
             age_ms=round((now - self._failures.began) * 1000),
             lost=lost,
         )
+
+    def command(self, name: str, arguments: object, dry_run: bool, now: float) -> Outcome:
+        """What a command comes to; its state, if it has one, is to be written like a step's. Refused."""
+        return execute(self.state, self.view(now), name, arguments, dry_run)
 
     # -- reports
 
