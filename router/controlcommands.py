@@ -21,7 +21,9 @@ from shared.controlmessages import ControlCommand, ControlRequest
 from shared.messagefields import DRY_RUN
 
 _ANSWERS_OF_A_CONTROLLER = frozenset({Status.OK, Status.CONDITION_FAILED})
-_HARMLESS = frozenset({ControlCommand.SHOW, ControlCommand.REBALANCE_PLAN, ControlCommand.NODE_ADD})
+_HARMLESS = frozenset(
+    {ControlCommand.SHOW, ControlCommand.KNOWN, ControlCommand.REBALANCE_PLAN, ControlCommand.NODE_ADD}
+)
 _NOTHING: Final = msgpack.packb({})
 
 
