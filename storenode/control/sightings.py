@@ -69,14 +69,17 @@ class Sightings:
 
     def leader(self, partition: int) -> GroupReport | None:
         """What the newest leader says, by its term; its `leader` is the node. None while none is known, or
-        while it has not applied a configuration that another replica has.
+        while it has not applied a configuration that another replica has. The index of a configuration is
+        that of the snapshot or the flushed state it came with, if no entry told it: a higher one alone says
+        nothing.
         """
         node = self._leaders.get(partition)
         if node is None:
             return None
         group = self._groups[node][partition]
         for holder in self._holders[partition]:
-            if self._groups[holder][partition].config_index > group.config_index:
+            other = self._groups[holder][partition]
+            if other.config_index > group.config_index and _members(other) != _members(group):
                 return None
         return group if group.leader == node else group._replace(leader=node)
 
@@ -100,3 +103,7 @@ class Sightings:
         self.failed.discard((partition, node))
         if self._leaders.get(partition) == node:
             del self._leaders[partition]
+
+
+def _members(group: GroupReport) -> tuple[tuple[int, ...], ...]:
+    return group.voters, group.outgoing, group.learners

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.simulation.elastic.cluster import ElasticCluster
     from tests.simulation.elastic.store import ElasticStore
 
-REST_S = 90.0
+REST_S = 60.0
 """In which all moves end. A snapshot, a catch-up and a swap take two or three seconds of a calm world,
 commands that got lost are given again after two, and there are up to thirty replicas to move.
 """
@@ -62,13 +62,19 @@ class Health:
         self.seconds = self._world.now - began
 
     def _until(self, what: str, condition: Callable[[], bool]) -> None:
-        why = [""]
+        if not self._world.run_until(self._world.now + REST_S, condition):
+            self._tell()
+            raise Violation(f"within {REST_S} s of health the cluster never {what}: {self._why()}")
 
-        def holds() -> bool:
-            return condition()
-
-        if not self._world.run_until(self._world.now + REST_S, holds):
-            raise Violation(f"within {REST_S} s of health the cluster never {what}: {self._why() or why}")
+    def _tell(self) -> None:
+        """What the controller says of its moves."""
+        for store in self._living():
+            controller = store.control.office._controller if store.up else None
+            if controller is not None:
+                view = controller.view(store.clock.monotonic())
+                self._world.note(f"{store.name} is the controller, it waits: {view.waits}")
+                for move in controller.state.moves:
+                    self._world.note(f"{move}: {view.moves.get(move.id)}")
 
     def _command(self, what: str, command: ControlCommand, arguments: dict[str, Any]) -> None:
         """Given until it is carried out."""
