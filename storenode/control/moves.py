@@ -126,6 +126,12 @@ def done(move: Move, group: GroupReport) -> float | None:
     return None if row is None or not group.commit else min(1.0, row.match / group.commit)
 
 
+def hears(node: int, group: GroupReport) -> bool:
+    """Whether that member answers its leader."""
+    row = _progress(node, group)
+    return row is not None and row.heard_ms <= HEARD_MS
+
+
 def up_to_date(node: int, group: GroupReport) -> bool:
     """As far as the leader would have a new voter or its successor."""
     row = _progress(node, group)

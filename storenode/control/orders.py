@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 from shared.groupmessages import GroupCommand
 from storenode.control.failures import DOWN_S, SUSPECT_S, Failures
-from storenode.control.moves import Order, next_order, take_back
+from storenode.control.moves import Order, hears, next_order, take_back
 from storenode.control.reports import GroupReport
 from storenode.control.sightings import Sightings
 from storenode.control.state import CONTROL, ControlState, Move
@@ -49,6 +49,7 @@ class Ordering:
         self._sent: dict[int, _Sent] = {}
         self._asked: dict[int, tuple[int, float]] = {}
         self._erased: dict[tuple[int, int], float] = {}
+        self._mute_since: dict[tuple[int, int], float] = {}
         self._given: list[Order] = []
         self.adopt(state)
 
@@ -62,12 +63,14 @@ class Ordering:
         """What to send now. `over`: moves that are as good as gone. `avoid`: who should not lead."""
         self._given = []
         self._sent = {key: sent for key, sent in self._sent.items() if now - sent.at < REPEAT_S}
-        self._erased = {key: at for key, at in self._erased.items() if now - at < REPEAT_S}
+        self._erased = {key: at for key, at in self._erased.items() if now - at < SEEN_S}
         self._asked = {
             partition: (node, at)
             for partition, (node, at) in self._asked.items()
             if now - at < DOWN_S and not self._reported(partition, at)
         }
+        begun = self._tracking.begun
+        self._mute_since = {key: since for key, since in self._mute_since.items() if key[0] in begun}
         busy = self.busy(now)
         for partition in sorted(self._tracking.begun):
             self._go_on(partition, now, over, avoid)
@@ -99,14 +102,16 @@ class Ordering:
         group = self._tracking.group(move.partition, now)
         if group is None:
             return "no leader of the partition is heard"
-        if group.outgoing or group.learners or move.partition in self._tracking.begun:
+        asked = self._asked.get(move.partition, (move.target, now))[0]
+        if group.outgoing or group.learners or move.partition in self._tracking.begun or asked != move.target:
             return "another replica of the partition is moving"
         if self._on_its_way(move.partition, group, now) is not None:
             return ""
         if move.target and self._silent(move.target, now):
             return f"{self._name(move.target)} is not heard"
-        if (move.partition, move.target) in self._sightings.failed:
-            return f"{self._name(move.target)} has a replica that failed, which is erased first"
+        place = (move.partition, move.target)
+        if place in self._sightings.failed or place in self._erased:
+            return f"what {self._name(move.target)} still has of the partition is erased first"
         if move.target and move.partition != CONTROL:
             for node in (move.target, move.source):
                 if busy[node] >= self._state.settings.transfers_per_node:
@@ -140,9 +145,21 @@ class Ordering:
             move = self._moves.get(number)
             if move is not None and number not in over:
                 order, _ = next_order(move, group, avoid)
+                if self._mute(move, group, now):
+                    order = take_back(group, move.target)
                 if order is not None:
                     self._give(order, group, now)
                 return
+
+    def _mute(self, move: Move, group: GroupReport, now: float) -> bool:
+        """Whether the move's learner has been silent to its leader for long, while its store lives: it may
+        have lost the replica. Taken back it is added afresh.
+        """
+        learner = move.target in group.learners and not self._silent(move.target, now)
+        if not learner or hears(move.target, group):
+            self._mute_since.pop((move.partition, move.target), None)
+            return False
+        return now - self._mute_since.setdefault((move.partition, move.target), now) >= DOWN_S
 
     def _start(self, now: float, over: set[int], avoid: frozenset[int], busy: Counter[int]) -> None:
         most = self._state.settings.transfers_per_node
@@ -190,7 +207,7 @@ class Ordering:
             key = (partition, node)
             if node in wanted and key not in self._sightings.failed:
                 continue
-            if key in self._erased or len(self._given) >= ORDERS_MAX:
+            if now - self._erased.get(key, now - REPEAT_S) < REPEAT_S or len(self._given) >= ORDERS_MAX:
                 continue
             if self._silent(node, now):
                 continue

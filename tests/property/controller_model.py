@@ -32,7 +32,6 @@ class Replica:
     members: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
     snapshot: bool = False
     failed: bool = False
-    hosted: bool = False
 
 
 @attrs.define
@@ -218,7 +217,7 @@ class Model:
         groups = tuple(
             self._group_report(store.node, self.groups[p], replica)
             for p, replica in sorted(store.replicas.items())
-            if not replica.hosted
+            if replica.config
         )
         told = [(group.partition, group.role, group.config_index, group.failed) for group in groups]
         beat = round(self.now * 10) % 10 == store.node % 10
@@ -299,7 +298,7 @@ class Model:
 
     def _up_to_date(self, group: Group, node: int) -> bool:
         replica = self.stores[node].replicas.get(group.partition)
-        return (
+        return bool(
             self._sound(node, group.partition)
             and replica is not None
             and not replica.snapshot
@@ -365,10 +364,7 @@ class Model:
         replica = store.replicas.get(group.partition)
         if replica is None or replica.config > order.other:
             return
-        if group.config == order.other:
-            assert order.to not in group.voters | group.outgoing | group.learners
-        elif order.to in group.voters | group.outgoing | group.learners:
-            return
+        assert order.to not in group.voters | group.outgoing, f"{order}: {group}"
         del store.replicas[group.partition]
 
     # -- the controller
