@@ -219,7 +219,8 @@ def wait_for(app: App, what: str, timeout: float) -> None:
             if time.monotonic() >= deadline:
                 away = isinstance(problem, ConnectError)
                 now = what_now(problem) if away else "See: kvcli status"
-                message = f"not {what} after {show_seconds(timeout)}: {problem.message.rstrip('.')}. {now}"
+                why = problem.message.removeprefix(f"not {what}: ").rstrip(".")
+                message = f"not {what} after {show_seconds(timeout)}: {why}. {now}"
                 raise Failure(Exit.CONNECT if away else Exit.UNAVAILABLE, message, "NOT_READY")
             progress.say(f"after {show_seconds(time.monotonic() - began)}: {problem.message}")
             if app.settings.verbosity and problem.message != told:

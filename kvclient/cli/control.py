@@ -61,7 +61,7 @@ def ask(
 
 def show(app: App) -> Row:
     """What the controller knows of the whole cluster."""
-    return ask(app, "show", "show")
+    return ask(app, "asking the controller", "show")
 
 
 def names(shown: Row) -> dict[int, str]:
