@@ -22,6 +22,7 @@ from storenode.beside import Beside, beside
 from storenode.bulk import BulkClient
 from storenode.bus import Bus
 from storenode.config import StoreConfig
+from storenode.controlplane import ControlPlane, Listening
 from storenode.engine.vfs import Vfs
 from storenode.engines import Engines
 from storenode.figures import Parts
@@ -81,25 +82,40 @@ class DataPlane:
         self.groups = self._open_groups(log, log_thread)
         self.groups.preferred = self._preferred
         budget = Budget(config.limits.in_flight_bytes)
+        self._stores = StoreRequests(process.reactor, process.context, process.clock)
+        stack.callback(self._stores.close)
+        self.control = self._open_control(home, stack)
         self._founder = founding.Founder(
-            start.node, log, self.groups, process.clock, budget, service.outbox.add
+            start.node,
+            log,
+            self.groups,
+            process.clock,
+            budget,
+            service.outbox.add,
+            {CONTROL: self.control.office.key.on_answer},
         )
         founding.open_groups(self._founder, log, self._engines, self._founded(), self._random)
         snapshots = self._open_snapshots(stack)
-        commands = self._open_commands(stack)
+        commands = self._open_commands()
         self.parts = Parts(home.directory, budget, log, log_thread, self._bus, snapshots)
         service.driver = self.groups
         service.on_group = commands.on_request
         maps.follow(MapWriter(self._write_map, self.beside).keep)
         maps.follow(lambda newest: self._bus.set_peers(_bus_endpoints(newest)))
         self._drive(commands)
+        self.control.start()
 
     def _founded(self) -> dict[int, Sequence[int]]:
         """The groups that this node was among the founders of, with all of them."""
         node, first = self._start.node, self._start.first
         if first is None:
             return {}
-        return {partition: first.replicas[partition] for partition in first.partitions_of(node)}
+        founded: dict[int, Sequence[int]] = {
+            partition: first.replicas[partition] for partition in first.partitions_of(node)
+        }
+        if node in first.control:
+            founded[CONTROL] = first.control
+        return founded
 
     def _preferred(self, group: int) -> int:
         """The node that should lead it."""
@@ -169,6 +185,22 @@ class DataPlane:
         stack.callback(bus.close)
         return bus
 
+    def _open_control(self, home: Home, stack: ExitStack) -> ControlPlane:
+        reactor, context, clock, _ = self._process
+        listening = Listening(self._config.listen.events, self._config.insecure)
+        return ControlPlane(
+            reactor,
+            context,
+            clock,
+            home,
+            self._maps,
+            self.groups,
+            self._service,
+            self._stores,
+            listening,
+            stack,
+        )
+
     def _open_snapshots(self, stack: ExitStack) -> Snapshots:
         reactor, context, clock, _ = self._process
         puller = BulkClient(reactor, context, self._start.node, self._vfs, clock)
@@ -197,11 +229,7 @@ class DataPlane:
         self._service.on_bulk = source.on_request
         return snapshots
 
-    def _open_commands(self, stack: ExitStack) -> GroupCommands:
-        reactor, context, clock, _ = self._process
-        stores = StoreRequests(reactor, context, clock)
-        stack.callback(stores.close)
-
+    def _open_commands(self) -> GroupCommands:
         def ask_host(node: int, partition: int, deadline: float, done: OnHosted) -> None:
             def answered(reply: Reply | None) -> None:
                 done(refusal(reply))
@@ -210,14 +238,14 @@ class DataPlane:
             if endpoint is None:
                 done(f"node {node} is not in the cluster map")
             else:
-                stores.ask(endpoint, to_host(self._cluster, partition, node), deadline, answered)
+                self._stores.ask(endpoint, to_host(self._cluster, partition, node), deadline, answered)
 
         return GroupCommands(
             self._start.node,
             self._cluster,
             self._maps,
             self.groups,
-            clock,
+            self._process.clock,
             self._service.answer_group,
             ask_host,
             Hosting(self._founder, self._engines.open, self._random).host,
@@ -232,9 +260,10 @@ class DataPlane:
         reactor, groups = self._process.reactor, self.groups
 
         def end_turn() -> None:
-            if groups.end_turn():
-                reactor.call_later(0, _nothing)
+            more = groups.end_turn()
             commands.end_turn()
+            if self.control.office.end_turn() or more:
+                reactor.call_later(0, _nothing)
             self._bus.flush()
 
         def tick() -> None:

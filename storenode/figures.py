@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -17,6 +17,7 @@ from storenode.directory import DataDirectory
 from storenode.logthread import LogThread
 from storenode.maps import Maps
 from storenode.raft import Role
+from storenode.raftframes import CONTROL
 from storenode.raftlog import RaftLog
 from storenode.replica.budget import Budget
 from storenode.replica.replica import Replica
@@ -52,6 +53,8 @@ class Figures:
     def __init__(self, node: int, name: str, maps: Maps, service: Service) -> None:
         self.replicas: Mapping[int, Replica] = {}
         self.parts: Parts | None = None
+        self.control: Callable[[], dict[str, Any]] = dict
+        """Figures of the control plane, where there is one."""
         self._node = node
         self._name = name
         self._maps = maps
@@ -68,7 +71,8 @@ class Figures:
             "epoch": self._maps.map.epoch,
             "uptime_s": round(time.monotonic() - self._started, 3),
             "memory_bytes": _resident_bytes(),
-            "partitions": sorted(self.replicas) or list(self._maps.map.partitions_of(self._node)),
+            "partitions": sorted(self.replicas.keys() - {CONTROL})
+            or list(self._maps.map.partitions_of(self._node)),
             "failed": {
                 str(replica.partition): replica.failure
                 for replica in self.replicas.values()
@@ -77,6 +81,7 @@ class Figures:
             "groups": {str(replica.partition): _group(replica) for replica in self.replicas.values()},
             "requests": self._service.counters.snapshot(),
             "answers": self._service.outbox.answered(),
+            **self.control(),
             **({} if self.parts is None else {**_log(self.parts), **self._data(self.parts)}),
         }
 
@@ -86,7 +91,11 @@ class Figures:
         return {
             "data_dir": str(parts.directory.path),
             "disk_free_bytes": parts.directory.free_bytes(),
-            "keys": sum(map(_keys, stats)),
+            "keys": sum(
+                _keys(figures)
+                for partition, figures in zip(self.replicas, stats, strict=True)
+                if partition != CONTROL
+            ),
             "disk_bytes": sum(figures["table_bytes"] for figures in stats) + parts.log.bytes_held,
             "memtable_bytes": sum(
                 figures["memtable_bytes"] + figures["memtables_retired_bytes"] for figures in stats

@@ -43,14 +43,23 @@ class Founder:
     """Makes the replicas of node `node`: `add` each of them, then `finish`, before anything else happens."""
 
     def __init__(
-        self, node: int, log: RaftLog, groups: Groups, clock: Clock, budget: Budget, answer: Answer
+        self,
+        node: int,
+        log: RaftLog,
+        groups: Groups,
+        clock: Clock,
+        budget: Budget,
+        answer: Answer,
+        answers: Mapping[int, Answer] | None = None,
     ) -> None:
+        """`answer` hears what replicas answer, but for the groups in `answers`."""
         self._node = node
         self._log = log
         self._groups = groups
         self._clock = clock
         self._budget = budget
         self._answer = answer
+        self._answers = answers or {}
         self._cuts: list[Record] = []
         self._found: list[tuple[int, StateMachine, Random]] = []
 
@@ -123,8 +132,9 @@ class Founder:
             SETTINGS,
             random,
         )
-        groups = self._groups
-        return Replica(partition, raft, machine, self._clock, self._budget, self._answer, groups.dirty)
+        answer = self._answers.get(partition, self._answer)
+        dirty = self._groups.dirty
+        return Replica(partition, raft, machine, self._clock, self._budget, answer, dirty)
 
 
 def open_groups(

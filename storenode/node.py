@@ -146,6 +146,7 @@ class StoreNode:
         process = Process(self._reactor, self._context, self._clock, self._on_log_failed)
         plane = DataPlane(self._config, start, home, process, self._maps, self._service, stack)
         self._figures.replicas, self._figures.parts = plane.groups.replicas, plane.parts
+        self._figures.control = plane.control.figures
         self._log_thread = plane.parts.log_thread
         return plane.groups.replicas
 

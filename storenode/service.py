@@ -129,6 +129,8 @@ class Service:
         """(peer, body) of a request for a snapshot; None: this store has none to give."""
         self.on_group: Callable[[bytes, GroupRequest], object] | None = None
         """(peer, command for a group); None: the partitions of this store are no groups."""
+        self.on_control: Callable[[bytes, ControlRequest], object] | None = None
+        """(peer, command for the cluster); None: this store knows no controller."""
         self.on_known: Callable[[int, bytes], tuple[int, bytes]] | None = None
         """(cluster, arguments) of the CONTROL command `known`: status and body. None: it knows nobody."""
         self._partitions: Mapping[int, Partition] = {}
@@ -225,7 +227,10 @@ class Service:
         elif isinstance(request, ControlRequest) and request.command is ControlCommand.KNOWN:
             self._answer_known(router, request)
         elif isinstance(request, ControlRequest):
-            self._send(router, encode_control_reply(request.token, Status.UNSUPPORTED, _NO_CONTROL))
+            if self.on_control is None:
+                self.answer_control(router, request.token, Status.UNSUPPORTED, _NO_CONTROL)
+            else:
+                self.on_control(router, request)
         else:  # not answered, or two sides that do not understand each other would go on for ever
             self.counters.values[FAULTS_RECEIVED] += 1
 
@@ -297,6 +302,10 @@ class Service:
     def answer_group(self, peer: bytes, token: int, status: int, body: bytes) -> None:
         """Answers a command for a group."""
         self._send(peer, encode_group_reply(token, status, body))
+
+    def answer_control(self, peer: bytes, token: int, status: int, body: bytes) -> None:
+        """Answers a command for the cluster."""
+        self._send(peer, encode_control_reply(token, status, body))
 
     def _send(self, router: bytes, frame: bytes) -> None:
         """Queues a frame for a router. One that is gone, or does not read, asks again when it is back: its

@@ -105,13 +105,14 @@ class ElasticStore(SocketMachine, SimulatedStore):
             listen=SimpleNamespace(events=maps.map.node(self.node).events if self.knows(self.node) else ""),
             insecure=False,
         )
-        directory: Any = SimpleNamespace(path=Path(self.disk.path))
+        directory: Any = SimpleNamespace(path=Path(self.disk.path), free_bytes=lambda: 1 << 40)
+        registry: Any = SimpleNamespace(hear=lambda *_: None, settle=lambda *_: None)
         cluster = self._map
         identity = Identity(
             cluster.name, cluster.cluster_id, self.node, cluster.partition_count, self._incarnation,
             self._first is not None,
         )  # fmt: skip
-        home = Home(directory, identity, None)  # type: ignore[arg-type]
+        home = Home(directory, identity, registry)
         start = Start(self.node, self._map, self._first, home, None)  # type: ignore[arg-type]
         process = Process(self, self, self.clock, self._on_log_failed)  # type: ignore[arg-type]
         self._build_plane(config, start, home, process, maps, stack)
