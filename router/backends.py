@@ -238,7 +238,7 @@ class Backends:
             case ControlReply():
                 self._core.on_control_reply(backend.node, message.token, message.status, message.body)
             case messages.Fault():
-                raise ProtocolError(f"the store did not understand a frame of ours: {message.message[:200]}")
+                raise ProtocolError(f"the store refused a frame of ours: {message.message[:200]}")
 
     def _on_pong(self, backend: Backend, pong: messages.Pong) -> None:
         self._core.on_epoch(pong.epoch, backend.node)
