@@ -176,7 +176,13 @@ class GroupCommands:
             return membership.promote(raft, node, name, now)
         if request.command == GroupCommand.REPLACE:
             return membership.replace(raft, node, request.other, name, now)
-        return membership.remove(raft, node, name, now)
+        change = membership.remove(raft, node, name, now)
+        if request.other not in (0, replica.machine.configured_at):
+            raise Refused(
+                f"it was meant for the members of entry {request.other:,}, "
+                f"those in force are of entry {replica.machine.configured_at:,}"
+            )
+        return change
 
     def _join(self, asker: tuple[bytes, int], command: _UnderWay) -> None:
         if len(command.askers) < ASKERS_MAX:

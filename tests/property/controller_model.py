@@ -174,6 +174,7 @@ class Model:
         if replica.snapshot:
             if self.random.random() < 0.05:
                 replica.snapshot = False
+                replica.config, replica.members = group.config, group.members()
             return
         if node == group.leader or self.random.random() < 0.8:
             replica.match = group.commit
@@ -411,6 +412,6 @@ class Model:
         for store in self.stores.values():
             if store.alive:
                 for partition, replica in store.replicas.items():
-                    if store.node not in self.groups[partition].voters or replica.failed:
+                    if replica.config and (store.node not in self.groups[partition].voters or replica.failed):
                         found.append(f"node {store.node}: a replica of {partition}: {replica}")
         return found

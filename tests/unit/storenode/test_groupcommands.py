@@ -219,6 +219,18 @@ def test_a_removed_member_disturbs_nobody_not_even_after_a_restart(house: House)
     house.put(1, b"k", b"as before")
 
 
+def test_a_removal_for_other_members_than_those_in_force_is_refused(house: House) -> None:
+    """Whoever sees a learner, and orders it to be removed, must not remove the voter that it has become."""
+    seen = house.replica(1).machine.configured_at
+    house.run(1, GroupCommand.ADD_LEARNER, 4)
+    status, body = house.run(1, REMOVE, 4, other=seen)
+    assert status == Status.CONDITION_FAILED
+    assert "meant for the members of entry" in body["message"]
+    assert members(house, 1) == ([1, 2, 3], [4])
+    assert house.run(1, REMOVE, 4, other=house.replica(1).machine.configured_at)[0] == Status.OK
+    assert members(house, 1) == ([1, 2, 3], [])
+
+
 def test_a_removed_member_that_comes_back_goes_on_with_what_it_has(house: House) -> None:
     assert house.run(1, REMOVE, 3)[0] == Status.OK
     house.put(1, b"k", b"meanwhile")
