@@ -112,9 +112,10 @@ class CutFile:
             _log.warning("cuts_unreadable", file=self._path, error=str(error))
             return
         if text != self._text:
+            if text or self._text:
+                _log.warning("network_cut", endpoints=text.split())
             self._text = text
             self._cuts.set(text.split())
-            _log.warning("network_cut", endpoints=text.split())
             self._tell(text)
 
     def _tell(self, text: str) -> None:
