@@ -69,7 +69,7 @@ class Health:
     def _tell(self) -> None:
         """What the controller says of its moves."""
         for store in self._living():
-            controller = store.control.office._controller if store.up else None
+            controller = store.office._controller if store.up else None
             if controller is not None:
                 view = controller.view(store.clock.monotonic())
                 self._world.note(f"{store.name} is the controller, it waits: {view.waits}")

@@ -115,13 +115,9 @@ class ElasticStore(SocketMachine, SimulatedStore):
         home = Home(directory, identity, registry)
         start = Start(self.node, self._map, self._first, home, None)  # type: ignore[arg-type]
         process = Process(self, self, self.clock, self._on_log_failed)  # type: ignore[arg-type]
-        self._build_plane(config, start, home, process, maps, stack)
+        plane = SimulatedDataPlane(self, config, start, home, process, maps, self.service, stack)
+        self.office = plane.control.office
         self.service.start(None, self.groups.replicas, dict)  # type: ignore[arg-type]
-
-    def _build_plane(
-        self, config: Any, start: Start, home: Home, process: Process, maps: Maps, stack: ExitStack
-    ) -> None:
-        self.plane = SimulatedDataPlane(self, config, start, home, process, maps, self.service, stack)
 
     def _follow(self, newest: ClusterMap) -> None:
         self._map = newest
