@@ -25,6 +25,7 @@ from storenode.config import StoreConfig
 from storenode.controlplane import ControlPlane, Listening
 from storenode.engine.vfs import Vfs
 from storenode.engines import Engines
+from storenode.erasing import Erasing
 from storenode.figures import Parts
 from storenode.groupcommands import GroupCommands
 from storenode.groups import MAINTAIN_S, TICK_S, Groups
@@ -249,6 +250,7 @@ class DataPlane:
             self._service.answer_group,
             ask_host,
             Hosting(self._founder, self._engines.open, self._random).host,
+            Erasing(self.groups, self._engines, self.beside),
         )
 
     def _endpoint(self, node: int) -> str | None:

@@ -28,7 +28,7 @@ class Engines:
         self._directory = directory
         self._options = options
         self._shared = shared
-        self._open: dict[int, engine.ReplicaEngine] = {}
+        self.open_ones: dict[int, engine.ReplicaEngine] = {}
 
     def path(self, group: int) -> str:
         """Sorts like the numbers of partitions."""
@@ -48,23 +48,23 @@ class Engines:
                 f"{error}. It is no replica of partition {group} any more: give this store an empty "
                 "data.dir under a new node id"
             ) from None
-        self._open[group] = opened
+        self.open_ones[group] = opened
         return opened
 
     def end_jobs(self, group: int) -> None:
         """Return when nothing works for this engine any more: closing it takes no time then. Any thread."""
-        opened = self._open.get(group)
+        opened = self.open_ones.get(group)
         if opened is not None:
             opened.end_jobs()
 
     def close(self, group: int) -> None:
         """Of one that is closed already, nothing."""
-        opened = self._open.pop(group, None)
+        opened = self.open_ones.pop(group, None)
         if opened is not None:
             opened.close()
 
     def close_all(self) -> None:
-        for group in list(self._open):
+        for group in list(self.open_ones):
             self.close(group)
 
     # -- one goes

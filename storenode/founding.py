@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from kvclient.errors import Corruption
 from shared.clock import Clock
-from storenode.groups import TICK_S, Groups, Joining
+from storenode.groups import TICK_S, Groups
 from storenode.raft import Raft, Settings
 from storenode.raft.messages import Configuration
 from storenode.raftlog import RaftLog, Record
@@ -34,9 +34,13 @@ SETTINGS: Final = Settings(
 
 
 class Engines(Protocol):
-    """`storenode.engines.Engines`."""
+    """What is needed of `storenode.engines.Engines`."""
 
     def open(self, group: int) -> EngineFace: ...
+    def exists(self, group: int) -> bool: ...
+    def groups_aside(self) -> list[int]: ...
+    def bring_back(self, group: int) -> None: ...
+    def remove(self, group: int) -> None: ...
 
 
 class Founder:
@@ -121,7 +125,7 @@ class Founder:
     def join(self, partition: int, engine: EngineFace, random: Random, done: Callable[[], object]) -> None:
         """A new partition whose engine is open and empty; `done` follows when its replica lives."""
         machine = StateMachine(engine, Configuration(frozenset()))
-        self._groups.join(Joining(self._replica(partition, machine, random), done))
+        self._groups.join(self._replica(partition, machine, random), done)
 
     def _replica(self, partition: int, machine: StateMachine, random: Random) -> Replica:
         raft = Raft(
@@ -144,18 +148,21 @@ def open_groups(
     founded: Mapping[int, Sequence[int]],
     random: Callable[[], Random],
 ) -> None:
-    """All groups that the log knows, and those that begin, come to life. `founded`: the groups that this node
-    is a founder of, with all founders; they begin when the log does. Errors as of `add` and `Engines.open`.
+    """All groups that the log knows, and those that begin, come to life. `founded`: the groups that this
+    node is a founder of, with all founders. What a process before was erasing is brought to its end, or
+    taken back if the log still has the group. Errors as of `add` and of the engines.
     """
     known = set(log.groups)
+    # Founded groups are cut at 1 at least, so of these the log has promises only: they are joined, or erased.
+    bare = {group for group in known if log.group(group).last_index == 0}
+    for group in engines.groups_aside():
+        if group in bare:
+            engines.remove(group)
+        else:
+            engines.bring_back(group)
     for group in sorted(known | founded.keys()):
-        founders = founded.get(group, ())
-        if group in known and joined(log, group):
-            founders = ()
-        founder.add(group, engines.open(group), founders, random())
+        if group not in bare:
+            founder.add(group, engines.open(group), founded.get(group, ()), random())
+        elif engines.exists(group):
+            founder.add(group, engines.open(group), (), random())
     founder.finish()
-
-
-def joined(log: RaftLog, group: int) -> bool:
-    """Whether the log knows nothing of this group's entries: founded ones are cut at 1 at least."""
-    return log.group(group).last_index == 0

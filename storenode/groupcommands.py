@@ -25,6 +25,7 @@ from shared import logs
 from shared.clock import Clock
 from shared.groupmessages import GroupCommand, GroupRequest
 from shared.messagefields import DRY_RUN
+from storenode.erasing import Erasing
 from storenode.groups import Groups
 from storenode.maps import Maps
 from storenode.raft import ConfigurationRefused, Dropped, NotLeader, Role
@@ -78,6 +79,7 @@ class GroupCommands:
         answer: Answer,
         ask_host: AskHost,
         host: Host,
+        erasing: Erasing,
     ) -> None:
         self._node = node
         self._cluster = cluster
@@ -87,6 +89,7 @@ class GroupCommands:
         self._answer = answer
         self._ask_host = ask_host
         self._host = host
+        self._erasing = erasing
         self._under_way: dict[int, _UnderWay] = {}
 
     def on_request(self, peer: bytes, request: GroupRequest) -> None:
@@ -100,7 +103,7 @@ class GroupCommands:
             text = f"there is no partition {request.partition}: the last one is {last}"
             self._refuse(asker, Status.INVALID_REQUEST, text)
         elif request.command == GroupCommand.ERASE:
-            self._refuse(asker, Status.UNSUPPORTED, f"{request.command} is not known here yet")
+            self._erase(asker, request, replica)
         elif request.command == GroupCommand.HOST:
             self._be_host(asker, request, replica)
         elif replica is None:
@@ -307,10 +310,43 @@ class GroupCommands:
         if request.node != self._node:
             text = f"this is node {self._node}, not node {request.node}"
             self._refuse(asker, Status.INVALID_REQUEST, text)
+        elif self._erasing.under_way(request.partition):
+            text = "what was here of the partition is being erased"
+            self._refuse(asker, Status.BUSY, text, PASSING_RETRY_MS)
         elif replica is None:
             self._host(request.partition, hosted)
         else:
             hosted(replica.failure)
+
+    def _erase(self, asker: tuple[bytes, int], request: GroupRequest, replica: Replica | None) -> None:
+        partition, dry = request.partition, bool(request.flags & DRY_RUN)
+        answer = {"partition": partition, "command": str(request.command), "node": request.node}
+
+        def erased(reason: str | None) -> None:
+            if reason is None:
+                self._give(asker, answer | {"changed": True})
+            else:
+                self._refuse(asker, Status.UNAVAILABLE, reason)
+
+        if request.node != self._node:
+            text = f"this is node {self._node}, not node {request.node}"
+            self._refuse(asker, Status.INVALID_REQUEST, text)
+        elif self._erasing.under_way(partition):
+            self._erasing.join(partition, erased)
+        elif replica is None:
+            self._give(asker, answer | {"changed": False, "text": "there is no replica on this store"})
+        elif self._groups.installing(replica):
+            self._refuse(asker, Status.BUSY, "a snapshot is being installed", PASSING_RETRY_MS)
+        else:
+            try:
+                membership.check_erase(replica.raft, request.other, self._name)
+            except Refused as refused:
+                self._refused(asker, refused)
+                return
+            if dry:
+                self._give(asker, answer | {"changed": False, "dry_run": True})
+            else:
+                self._erasing.erase(replica, erased)
 
     # -- words and answers
 

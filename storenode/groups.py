@@ -57,13 +57,6 @@ class Arrived(NamedTuple):
     done: Callable[[Exception | None], object]
 
 
-class Joining(NamedTuple):
-    """A replica that begins to live when the log says so durably, and whom to tell."""
-
-    replica: Replica
-    done: Callable[[], object]
-
-
 class Groups:
     """The replicas of one node."""
 
@@ -97,7 +90,8 @@ class Groups:
         """For the next write, beside what Raft has to say: cuts, and groups that begin."""
         self._arrived: list[Arrived] = []
         self._installing: dict[Replica, Arrived] = {}
-        self._joining: list[Joining] = []
+        self._after_write: list[Callable[[], object]] = []
+        """For when the next write, with what is in `_records`, is durable."""
         self._flushing: dict[Replica, int] = {}
         """Up to which index a flush was asked for that lets the log be cut."""
         self._carried: dict[Replica, None] = {}
@@ -214,12 +208,12 @@ class Groups:
         records = self._carry()
         records += self._records
         self._records = []
-        joining, self._joining = self._joining, []
+        after, self._after_write = self._after_write, []
         for replica, unstable in batch:
             records.append(
                 Record(replica.partition, unstable.hard, None, unstable.first_index, unstable.entries)
             )
-        self._writer.submit(records, lambda outcome: self._written(batch, joining, outcome))
+        self._writer.submit(records, lambda outcome: self._written(batch, after, outcome))
 
     def _carry(self) -> list[Record]:
         """First in a batch, made when all before are installed: what else the batch says of these entries,
@@ -249,7 +243,10 @@ class Groups:
         return records
 
     def _written(
-        self, batch: list[tuple[Replica, Unstable]], joining: list[Joining], outcome: Written | Exception
+        self,
+        batch: list[tuple[Replica, Unstable]],
+        after: list[Callable[[], object]],
+        outcome: Written | Exception,
     ) -> None:
         if isinstance(outcome, Exception):
             self._die(outcome)
@@ -268,16 +265,41 @@ class Groups:
             self._installed(arrived, now)
         self._dirty.update(self._unwritten)
         self._unwritten.clear()
-        for replica, done in joining:
+        for call in after:
+            call()
+
+    # -- replicas come and go
+
+    def join(self, replica: Replica, done: Callable[[], object]) -> None:
+        """Takes in a replica without a past, but perhaps with promises of one that was erased. The log knows
+        the group before anything is said in it, so that the next start opens the replica again.
+        """
+
+        def lives() -> None:
             self.replicas[replica.partition] = replica
             done()
 
-    def join(self, joining: Joining) -> None:
-        """Takes in a replica without a past. The log knows the group before anything is said in it, so that
-        the next start opens the replica again.
+        promised = HardState(replica.raft.term, replica.raft.vote, 0)
+        self._records.append(Record(replica.partition, promised, None, 1, []))
+        self._after_write.append(lives)
+
+    def installing(self, replica: Replica) -> bool:
+        """Whether a snapshot is taking the place of its state."""
+        return replica in self._installing
+
+    def withdraw(self, replica: Replica) -> None:
+        """Nothing reaches the replica any more, and nothing is asked of it."""
+        del self.replicas[replica.partition]
+        self._carried.pop(replica, None)
+        self._flushing.pop(replica, None)
+
+    def forget(self, partition: int, promised: HardState, done: Callable[[], object]) -> None:
+        """Of a group without a replica the log keeps what was promised, and nothing else; `done` follows when
+        that is durable.
         """
-        self._records.append(Record(joining.replica.partition, HardState(0, 0, 0), None, 1, []))
-        self._joining.append(joining)
+        self._records.append(self._log.forget(partition))
+        self._records.append(Record(partition, promised, None, 1, []))
+        self._after_write.append(done)
 
     def _die(self, error: Exception) -> None:
         """Nobody can say what is on the disk: from here on this node says nothing, to nobody."""

@@ -55,6 +55,8 @@ class ReplicatedLog:
             if what is not None:
                 problems.append((partition, Damage(self._directory, 0, what)))
         for number in sorted(found.groups.keys() - replicas.keys()):
+            if found.groups[number].last_index == 0:
+                continue  # erased: it has promises only
             what = f"has entries of partition {number}, which has no directory"
             problems.append((number, Damage(self._directory, 0, what)))
         if found.tail is not None and found.tail.torn:

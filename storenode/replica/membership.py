@@ -1,7 +1,8 @@
 """Changes of a group's members by hand: what is refused before it is proposed, and the words for it.
 
 Owns the rules of safety beyond Raft's own, and the picture that a leader has of its group. Pure: reads a
-leading `Raft`, changes nothing, knows no message, socket or clock; `now` is in the clock of `Raft.now`.
+`Raft`, which leads but for `check_erase`, changes nothing, knows no message, socket or clock; `now` is in the
+clock of `Raft.now`.
 
 What is refused is what Raft would take and an operator would regret: a group that cannot commit because too
 many of its new voters do not answer, or answer far behind.
@@ -12,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from storenode.raft import Progress, ProgressState, Raft
-from storenode.raft.configuration import describe
-from storenode.raft.messages import Change, Configuration, Operation, Transition
+from storenode.raft import Progress, ProgressState, Raft, Role
+from storenode.raft.configuration import decode_change, describe
+from storenode.raft.messages import Change, Configuration, EntryKind, Operation, Transition
 
 LAG_MAX: Final = 1000
 """Entries that a new voter or leader may be behind: an entry is a turn of the leader's loop, so these are a
@@ -25,6 +26,9 @@ HEARD_S: Final = 1.0
 """A member that has not answered for so long counts as unreachable: ten heartbeats, the shortest time after
 which a follower gives its leader up.
 """
+
+SCAN_BYTES: Final = 1 << 20
+"""Of entries in memory at a time."""
 
 Name = Callable[[int], str]
 
@@ -116,6 +120,43 @@ def check_transfer(raft: Raft, node: int, name: Name, now: float) -> None:
     if leadership is not None and leadership.transferee not in (0, node):
         raise Refused(f"the leadership is being handed to {name(leadership.transferee)}")
     _up_to_date(raft, node, name, now)
+
+
+def check_erase(raft: Raft, index: int, name: Name) -> None:
+    """This node's replica may go, for the configuration of entry `index`, which a majority of its voters have
+    in their tables, has not got this node. Refused.
+
+    What this node acknowledged up to its coming back, if it came back, was committed without it. So only what
+    lies behind an entry that brings it back counts, whether that is applied or not.
+    """
+    configuration, me = raft.configuration, name(raft.node)
+    if not configuration.voters:
+        raise Refused(f"{me} waits to become a member: it has no configuration that it could have left")
+    if raft.role is Role.LEADER:
+        raise Refused(f"{me} leads, by what it knows", passing=True)
+    if raft.applied_index >= index and raft.node in configuration.members:
+        raise Refused(
+            f"{me} is a member in the configuration {describe(configuration)}, "
+            f"and has applied entry {raft.applied_index:,}, beyond {index:,}"
+        )
+    back = _comes_back(raft, max(raft.applied_index, index) + 1)
+    if back:
+        raise Refused(f"{me} comes back with entry {back:,}, applied is {raft.applied_index:,}", passing=True)
+
+
+def _comes_back(raft: Raft, first: int) -> int:
+    """The index of an entry from `first` on that makes this node a member; 0: there is none."""
+    log = raft.log
+    first = max(first, log.first_index)
+    while first <= log.last_index:
+        for entry in log.entries(first, log.last_index + 1, SCAN_BYTES):
+            if entry.kind == EntryKind.CONFIGURATION and any(
+                node == raft.node and operation != Operation.REMOVE
+                for operation, node in decode_change(entry.data).operations
+            ):
+                return first
+            first += 1
+    return 0
 
 
 def after(configuration: Configuration, change: Change) -> Configuration:

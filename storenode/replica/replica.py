@@ -415,8 +415,12 @@ class Replica:
         if self.failure is not None:
             return
         reason = f"{type(error).__name__}: {error}"
-        self.failure = f"partition {self.partition} is out of service on this store: {reason}"
         _log.error("replica_failed", partition=self.partition, error=reason, exc_info=True)
+        self.retire(reason)
+
+    def retire(self, reason: str) -> None:
+        """It ends here; whoever waits is told."""
+        self.failure = f"partition {self.partition} is out of service on this store: {reason}"
         self._lose_sight()
         pending, self._pending = self._pending, []
         body = self._not_leader()

@@ -23,7 +23,9 @@ from shared.groupmessages import GroupCommand, GroupRequest
 from shared.messagefields import DRY_RUN
 from storenode import engine
 from storenode.engine.vfs import Vfs
-from storenode.founding import Founder
+from storenode.engines import Engines
+from storenode.erasing import Erasing
+from storenode.founding import Founder, open_groups
 from storenode.groupcommands import GroupCommands
 from storenode.groups import TICK_S, Arrived, Groups
 from storenode.hosting import Hosting
@@ -53,6 +55,28 @@ class InlineWriter:
         done(self._log.write(records))
 
 
+class FailingEngines(Engines):
+    """On a disk that refuses `refused`, one of the steps, as long as it is set."""
+
+    refused = ""
+
+    def open(self, group: int) -> engine.ReplicaEngine:
+        self._check("open")
+        return super().open(group)
+
+    def set_aside(self, group: int) -> None:
+        self._check("set_aside")
+        super().set_aside(group)
+
+    def remove(self, group: int) -> None:
+        self._check("remove")
+        super().remove(group)
+
+    def _check(self, step: str) -> None:
+        if step == self.refused:
+            raise OSError(28, "No space left on device")
+
+
 class StoreNode:
     """One process on the directory `path`. `founded`: partition -> founders, of those that it is one of."""
 
@@ -62,21 +86,18 @@ class StoreNode:
         self.path = path
         self.group_replies: dict[int, Reply] = {}
         self.answers: dict[int, tuple[Status, bytes]] = {}
-        self.hosting_fails = False
         self._pulled = False
         self.log = RaftLog(Vfs(), str(path / "raft"), number, segment_bytes=1 << 20)
         self.shared = engine.Shared(str(path), workers=1)
-        self.engines: list[engine.ReplicaEngine] = []
+        self.engines = FailingEngines(str(path / "partitions"), engine.Options(), self.shared)
+        self.beside: list[tuple[Callable[[], object], Callable[[Any], None]]] = []
         self.groups = Groups(
             self.log, InlineWriter(self.log), self._send, house.clock, self._fatal, log_bytes_max=1 << 20
         )
         self.groups.on_wanted = self._pull
         self.groups.preferred = lambda group: house.founders[0]
         founder = Founder(number, self.log, self.groups, house.clock, Budget(1 << 20), self._answer)
-        hosted = set(self.log.groups) | set(founded)
-        for partition in sorted(hosted):
-            founder.add(partition, self._open(partition), founded.get(partition, ()), Random(number))
-        founder.finish()
+        open_groups(founder, self.log, self.engines, founded, lambda: Random(number))
         self.commands = GroupCommands(
             number,
             CLUSTER,
@@ -85,16 +106,9 @@ class StoreNode:
             house.clock,
             self._reply,
             house.ask_host,
-            Hosting(founder, self._open).host,
+            Hosting(founder, self.engines.open).host,
+            Erasing(self.groups, self.engines, lambda work, done: self.beside.append((work, done))),
         )
-
-    def _open(self, partition: int) -> engine.ReplicaEngine:
-        if self.hosting_fails:
-            raise OSError(28, "No space left on device")
-        path = str(self.path / "partitions" / f"{partition:04}")
-        opened = engine.open_replica(path, shared=self.shared, engine_id=partition)
-        self.engines.append(opened)
-        return opened
 
     def _send(self, group: int, message: Message) -> None:
         self.house.queue.append((group, message))
@@ -134,11 +148,17 @@ class StoreNode:
         self._pulled = False
         left = self.groups.end_turn()
         self.commands.end_turn()
-        return left or self._pulled
+        beside, self.beside = self.beside, []
+        for work, done in beside:
+            try:
+                result: object = work()
+            except Exception as error:  # noqa: BLE001 - as `storenode.beside`
+                result = error
+            done(result)
+        return left or self._pulled or bool(beside)
 
     def close(self) -> None:
-        for opened in self.engines:
-            opened.close()
+        self.engines.close_all()
         self.shared.close()
         self.log.close()
 
