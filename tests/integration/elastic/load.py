@@ -81,7 +81,7 @@ class Load(Workload):
 
     def _ask(self, socket: zmq.Socket[bytes], name: str, token: int, partition: int, mode: int) -> str:
         key = self.tags[partition] + b"register0"
-        item = messages.Item(token, partition, DIRECT_TIMEOUT_MS, mode, 0, b"", 0, 0, encode_get(key))
+        item = messages.Item(token, partition, DIRECT_TIMEOUT_MS, mode, 0, 0, 0, 0, encode_get(key))
         ticket = self.recorder.call(f"direct {name}", "get", key=key)
         with suppress(zmq.Again):
             socket.send(messages.encode_batch(1, [item]), zmq.NOBLOCK)
