@@ -191,6 +191,9 @@ class _Placement:
         self.holds: list[set[int]] = [set() for _ in members]
         # What is in place, as long as settle() can still do without moving it.
         self.pinned: list[set[int]] = [set() for _ in members]
+        # By source and target: (distance, partition) of what may move between them, nearest first. Lists are
+        # made when first asked for; from then on what they lack cannot move.
+        self.near: list[dict[int, list[tuple[int, int]]]] = [{} for _ in members]
         zone_index: dict[tuple[str, int], int] = {}
         self.zone = [
             zone_index.setdefault((node.zone, 0 if node.zone else node.id), len(zone_index))
@@ -260,6 +263,7 @@ class _Placement:
         for node in nodes:
             self._fill(node, self.floor[node])
         self.pinned = [set() for _ in nodes]
+        self.near = [{} for _ in nodes]
         for node in nodes:
             self._relieve(node)
         for node in nodes:
@@ -286,10 +290,22 @@ class _Placement:
     def _add(self, partition: int, node: int) -> None:
         self.rows[partition].append(node)
         self.holds[node].add(partition)
+        if self.near[node] and partition not in self.pinned[node]:
+            for target, near in self.near[node].items():
+                self._offer(partition, target, near)
 
     def _remove(self, partition: int, node: int) -> None:
         self.rows[partition].remove(node)
         self.holds[node].remove(partition)
+        for source in self.rows[partition]:
+            if node in self.near[source] and partition not in self.pinned[source]:
+                self._offer(partition, node, self.near[source][node])
+
+    def _offer(self, partition: int, target: int, near: list[tuple[int, int]]) -> None:
+        item = (self._distance(partition, target), partition)
+        at = bisect_left(near, item)
+        if at == len(near) or near[at] != item:
+            near.insert(at, item)
 
     def _distance(self, partition: int, node: int) -> int:
         """Clockwise from the partition's point to the node's nearest virtual node."""
@@ -403,9 +419,22 @@ class _Placement:
         """Of the partitions that may move from source to target, the one whose point is nearest to the
         target's.
         """
-        candidates = self.holds[source] - self.pinned[source]
-        movable = [partition for partition in candidates if self._movable(partition, source, target)]
-        return min(movable, key=lambda item: (self._distance(item, target), item), default=None)
+        near = self.near[source].get(target)
+        if near is None:
+            candidates = self.holds[source] - self.pinned[source]
+            near = sorted((self._distance(partition, target), partition) for partition in candidates)
+            self.near[source][target] = near
+        holds, rows = self.holds[source], self.rows
+        at = 0
+        while at < len(near):
+            partition = near[at][1]
+            if partition not in holds or target in rows[partition]:
+                del near[at]
+            elif self._movable(partition, source, target):
+                return partition
+            else:
+                at += 1
+        return None
 
     def _movable(self, partition: int, source: int, target: int) -> bool:
         """Whether moving a replica keeps rule 1."""
