@@ -70,8 +70,8 @@ class _Mending:
 
     def run(self) -> ControlState:
         data = [self._named(move) for move in self._state.moves if self._sensible(move)]
-        data += self._broken(data)
-        queue = [*self._control(), *data, *self._repairs(data)]
+        data += self._repairs(data)
+        queue = [*self._control(), *data, *self._broken(data)]
         moves = tuple(sorted(queue, key=lambda move: (_ORDER[move.reason], move.id))[:MOVES_MAX])
         if moves == self._state.moves:
             return self._state
