@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.faults import engine, engine_native, raft
+from tests.faults import control, engine, engine_native, raft
 
-FAULTS = (*engine.FAULTS, *engine_native.FAULTS, *raft.FAULTS)
+FAULTS = (*engine.FAULTS, *engine_native.FAULTS, *raft.FAULTS, *control.FAULTS)

@@ -174,7 +174,7 @@ class Checks:
     def on_log_write(self, store: SimulatedStore, records: list[Record]) -> None:
         """Looks at what goes into the log."""
         for group, _, _, first, entries in records:
-            if not entries:
+            if not entries or group not in store.groups.replicas:  # one that is just being erased
                 continue
             raft = store.groups.replicas[group].raft
             if raft.role is Role.LEADER:

@@ -25,6 +25,9 @@ REST_S = 60.0
 commands that got lost are given again after two, and there are up to thirty replicas to move.
 """
 
+LOOK_S = 0.1
+"""Between two looks: they cost more than what happens meanwhile."""
+
 
 class Health:
     """Of one cluster."""
@@ -62,9 +65,12 @@ class Health:
         self.seconds = self._world.now - began
 
     def _until(self, what: str, condition: Callable[[], bool]) -> None:
-        if not self._world.run_until(self._world.now + REST_S, condition):
-            self._tell()
-            raise Violation(f"within {REST_S} s of health the cluster never {what}: {self._why()}")
+        until = self._world.now + REST_S
+        while not condition():
+            if self._world.now >= until:
+                self._tell()
+                raise Violation(f"within {REST_S} s of health the cluster never {what}: {self._why()}")
+            self._world.run_until(self._world.now + LOOK_S)
 
     def _tell(self) -> None:
         """What the controller says of its moves."""

@@ -9,7 +9,7 @@ from tests.simulation.cluster import simulate as simulate_in
 from tests.simulation.elastic.cluster import ElasticCluster
 from tests.simulation.world import World
 
-FAULTS_S = 15.0
+FAULTS_S = 12.0
 """How long things go wrong, by default."""
 
 FIRST = 100_000

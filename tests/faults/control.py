@@ -1,0 +1,69 @@
+"""Faults of the controller and of moves. The simulation of clusters that change (tests/simulation/elastic) has
+to find each of them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tests.faults.fault import ELASTIC, Fault
+
+SEEDS: Final = 100
+CONTROL: Final = "storenode/control"
+
+
+def _fault(name: str, harm: str, file: str, text: str, replacement: str) -> Fault:
+    return Fault(name, harm, file, text, replacement, seeds=SEEDS, simulation=ELASTIC)
+
+
+FAULTS = (
+    _fault(
+        "map-changes-without-an-epoch",
+        "stores and routers never learn that a partition has moved",
+        f"{CONTROL}/state.py",
+        "            epoch=old.epoch + 1,\n",
+        "            epoch=old.epoch,\n",
+    ),
+    _fault(
+        "left-replicas-stay",
+        "a store keeps the data of every partition that it ever held",
+        f"{CONTROL}/orders.py",
+        "        for partition in sorted(self._tracking.strays):\n",
+        "        for partition in ():\n",
+    ),
+    _fault(
+        "bus-keeps-its-peers",
+        "a store that joins is never heard, and its moves never end",
+        "storenode/dataplane.py",
+        "        maps.follow(lambda newest: self._bus.set_peers(_bus_endpoints(newest)))\n",
+        "",
+    ),
+    _fault(
+        "leader-is-not-asked-to-step-down",
+        "a move away from the leader of a partition never ends",
+        f"{CONTROL}/moves.py",
+        "    if move.source == group.leader:\n",
+        "    if move.source == -group.leader:\n",
+    ),
+    _fault(
+        "removed-nodes-stay-in-the-map",
+        "a node that was told to go is one for ever",
+        f"{CONTROL}/controller.py",
+        "            if node.id not in gone\n",
+        "            if node.id not in ()\n",
+    ),
+    _fault(
+        "lost-orders-are-never-given-again",
+        "a move whose order was lost never ends",
+        f"{CONTROL}/orders.py",
+        "if now - sent.at < REPEAT_S}",
+        "if sent.at <= now}",
+    ),
+    _fault(
+        "draining-nodes-are-wanted",
+        "a node that is drained keeps what it has",
+        f"{CONTROL}/placement.py",
+        'node.state != "draining"',
+        'node.state != "drained"',
+    ),
+)
