@@ -27,6 +27,7 @@ from shared.controlmessages import ControlReply, encode_control_request
 from shared.groupmessages import GroupReply, encode_group_request
 from shared.messages import Item
 from shared.reactor import Reactor, drain_plain
+from shared.versions import SPOKEN, mismatch
 
 CHECK_SECONDS = 1.0
 SILENT_MAX = 3
@@ -37,6 +38,9 @@ BATCH_BYTES_MAX = 4 << 20
 ITEM_OVERHEAD = 64
 # Stores are read before the front: work in progress leaves before more comes in.
 _PRIORITY = 1
+
+_NO_VERSIONS = "the message is an array of 3, not 4"
+"""What a store of the software version before says of a PING that has versions."""
 
 _log = logs.get("backends")
 
@@ -52,6 +56,8 @@ class Backend:
         self.heard = False
         self.silent = 0
         self.broken = False
+        self.terse = False
+        """It runs the software version before: a PING must not say which versions this router speaks."""
         self.socket = sockets.backend_dealer(context, endpoint)
         self.monitor = sockets.monitor_events(self.socket)
         self.monitor_fd = self.monitor.socket.fileno()
@@ -238,9 +244,14 @@ class Backends:
             case ControlReply():
                 self._core.on_control_reply(backend.node, message.token, message.status, message.body)
             case messages.Fault():
+                backend.terse |= message.message == _NO_VERSIONS
                 raise ProtocolError(f"the store refused a frame of ours: {message.message[:200]}")
 
     def _on_pong(self, backend: Backend, pong: messages.Pong) -> None:
+        reason = None if pong.versions is None else mismatch(pong.versions)
+        if reason is not None:
+            self._set_up(backend, False)
+            raise ProtocolError(reason)
         self._core.on_epoch(pong.epoch, backend.node)
         if not backend.node:  # no map yet, or none that has this address
             return
@@ -260,6 +271,7 @@ class Backends:
         while batch := drain_plain(backend.monitor.socket.recv):
             for event in backend.monitor.events(batch):
                 backend.linked = event.up
+                backend.terse = False
                 backend.broken = event.final
                 if event.up:
                     self._ping(backend)
@@ -271,7 +283,7 @@ class Backends:
 
     def _ping(self, backend: Backend) -> None:
         if backend.linked:
-            backend.send(messages.encode_ping(0))
+            backend.send(messages.encode_ping(0, None if backend.terse else SPOKEN))
 
     def _check(self) -> None:
         """Ask those that said nothing or are not up; give up on the silent; start broken links afresh."""

@@ -18,6 +18,8 @@ from shared import frames
 from shared.controlmessages import ControlReply, ControlRequest, decode_control_reply, decode_control_request
 from shared.groupmessages import GroupReply, GroupRequest, decode_group_reply, decode_group_request
 from shared.messagefields import UINT16_MAX, UINT64_MAX, VERSION, Kind, arity, binary, pack, unsigned
+from shared.versions import Versions
+from shared.versions import decode as decode_versions
 
 MAP_TOPIC = b"map\0"
 """A message on an `events` endpoint that begins so is an encoded ClusterMap from there on: one frame."""
@@ -86,17 +88,21 @@ class StatusReply(NamedTuple):
 
 
 class Ping(NamedTuple):
-    """Router to store: are you there."""
+    """Router to store: are you there. `versions`: which the router speaks; None: one of the software version
+    before, which does not say.
+    """
 
     token: int
+    versions: Versions | None = None
 
 
 class Pong(NamedTuple):
-    """Store to router: I am, with this id and epoch."""
+    """Store to router: I am, with this id and epoch; `versions` if the PING had them."""
 
     token: int
     node_id: int
     epoch: int
+    versions: Versions | None = None
 
 
 class BulkRequest(NamedTuple):
@@ -144,9 +150,9 @@ def encode_status_request(token: int) -> bytes:
     return pack((VERSION, Kind.STATUS, token))
 
 
-def encode_ping(token: int) -> bytes:
-    """PING."""
-    return pack((VERSION, Kind.PING, token))
+def encode_ping(token: int, versions: Versions | None = None) -> bytes:
+    """PING; without `versions` as software of the version before understands it."""
+    return pack((VERSION, Kind.PING, token) if versions is None else (VERSION, Kind.PING, token, versions))
 
 
 def encode_batch_reply(epoch: int, answers: Sequence[Answer] | Sequence[tuple[int, int, bytes]]) -> bytes:
@@ -164,9 +170,10 @@ def encode_status_reply(token: int, figures: dict[str, Any]) -> bytes:
     return pack((VERSION, Kind.STATUS_REPLY, token, figures))
 
 
-def encode_pong(token: int, node_id: int, epoch: int) -> bytes:
-    """PONG."""
-    return pack((VERSION, Kind.PONG, token, node_id, epoch))
+def encode_pong(token: int, node_id: int, epoch: int, versions: Versions | None = None) -> bytes:
+    """PONG; with `versions` to who has said theirs."""
+    fields = (VERSION, Kind.PONG, token, node_id, epoch)
+    return pack(fields if versions is None else (*fields, versions))
 
 
 def encode_bulk_request(body: bytes) -> bytes:
@@ -278,12 +285,19 @@ def _status_reply(fields: Sequence[Any]) -> StatusReply:
     return StatusReply(unsigned(fields[2], UINT64_MAX, "token"), fields[3])
 
 
+def _ping(fields: Sequence[Any]) -> Ping:
+    arity(fields, 4 if len(fields) == 4 else 3, "PING")
+    versions = decode_versions(fields[3]) if len(fields) == 4 else None
+    return Ping(unsigned(fields[2], UINT64_MAX, "token"), versions)
+
+
 def _pong(fields: Sequence[Any]) -> Pong:
-    arity(fields, 5, "PONG")
+    arity(fields, 6 if len(fields) == 6 else 5, "PONG")
     return Pong(
         unsigned(fields[2], UINT64_MAX, "token"),
         unsigned(fields[3], UINT16_MAX, "node id"),
         unsigned(fields[4], UINT64_MAX, "epoch"),
+        decode_versions(fields[5]) if len(fields) == 6 else None,
     )
 
 
@@ -303,7 +317,7 @@ _TO_STORE: Decoders = {
     Kind.BATCH: _batch,
     Kind.MAP: partial(_token_only, MapRequest),
     Kind.STATUS: partial(_token_only, StatusRequest),
-    Kind.PING: partial(_token_only, Ping),
+    Kind.PING: _ping,
     Kind.BULK: partial(_body_only, BulkRequest),
     Kind.GROUP: decode_group_request,
     Kind.CONTROL: decode_control_request,

@@ -130,8 +130,10 @@ def encode_answer(answer: Answer) -> bytes:
 def decode_request(body: bytes) -> Request:
     """A request; ProtocolError for any other bytes."""
     fields = frames.decode(body)
-    if type(fields) is not tuple or len(fields) < 4 or type(fields[0]) is not int or fields[0] != VERSION:
-        raise ProtocolError(f"a request for a snapshot is an array that begins with version {VERSION}")
+    if type(fields) is not tuple or len(fields) < 4 or type(fields[0]) is not int:
+        raise ProtocolError("a request for a snapshot is an array that begins with a version")
+    if fields[0] != VERSION:
+        raise ProtocolError(f"version {fields[0]} of snapshots' messages, this side speaks {VERSION}")
     token, word, rest = fields[1], fields[2], fields[3:]
     if word == "open" and _are(rest, int, int, int):
         group, at_least, node = rest

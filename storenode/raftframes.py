@@ -147,8 +147,12 @@ def decode(frame: bytes, cluster: int) -> Incoming:
     if len(frame) < 2 or topic == NOBODY:
         raise ProtocolError("a frame begins with the id of a node, or with 0xFFFF")
     fields = frames.decode(frame[2:])
-    if type(fields) is not tuple or len(fields) != 6 or fields[0] != VERSION:
-        raise ProtocolError(f"a frame is an array of 6 and begins with version {VERSION}")
+    if type(fields) is not tuple or not fields or type(fields[0]) is not int:
+        raise ProtocolError("a frame is an array that begins with a version")
+    if fields[0] != VERSION:
+        raise ProtocolError(f"version {fields[0]} of Raft's messages, this side speaks {VERSION}")
+    if len(fields) != 6:
+        raise ProtocolError(f"a frame is an array of 6, not {len(fields)}")
     _, theirs, sender, boot, number, rows = fields
     if type(theirs) is not int or theirs != cluster:
         raise ForeignCluster("the frame is of another cluster")

@@ -29,6 +29,7 @@ from shared.metrics import Counters
 from shared.opstream import Limits, inspect
 from shared.reactor import Reactor, drain_router
 from shared.sockets import send_or_drop
+from shared.versions import SPOKEN, mismatch
 from storenode.maps import Maps
 from storenode.outbox import Outbox
 
@@ -214,7 +215,7 @@ class Service:
         elif isinstance(request, messages.StatusRequest):
             self._send(router, messages.encode_status_reply(request.token, self._figures()))
         elif isinstance(request, messages.Ping):
-            self._send(router, messages.encode_pong(request.token, self._node_id, self._maps.map.epoch))
+            self._answer_ping(router, request)
         elif isinstance(request, messages.BulkRequest):
             if self.on_bulk is None:
                 raise ProtocolError("this store has no snapshots to give")
@@ -233,6 +234,15 @@ class Service:
                 self.on_control(router, request)
         else:  # not answered, or two sides that do not understand each other would go on for ever
             self.counters.values[FAULTS_RECEIVED] += 1
+
+    def _answer_ping(self, router: bytes, ping: messages.Ping) -> None:
+        versions = None
+        if ping.versions is not None:
+            reason = mismatch(ping.versions)
+            if reason is not None:
+                raise ProtocolError(reason)
+            versions = SPOKEN
+        self._send(router, messages.encode_pong(ping.token, self._node_id, self._maps.map.epoch, versions))
 
     def _answer_known(self, router: bytes, request: ControlRequest) -> None:
         if self.on_known is None:

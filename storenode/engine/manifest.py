@@ -149,8 +149,10 @@ class Manifest:
             if stored is None:
                 with env.begin(write=True) as transaction:
                     transaction.put(FORMAT_KEY, _seal(FORMAT_KEY, _LENGTH.pack(VERSION)))
-            elif _LENGTH.unpack(self._unseal(FORMAT_KEY, stored)) != (VERSION,):
-                raise Corruption(f"{self._directory}: unknown manifest version")
+            elif (found := _LENGTH.unpack(self._unseal(FORMAT_KEY, stored))[0]) != VERSION:
+                raise Corruption(
+                    f"{self._directory}: manifest version {found}, this software reads {VERSION}"
+                )
             env.sync(True)  # a process that was killed may have left its last commit to the page cache
         except DAMAGE as error:
             env.close()
@@ -217,7 +219,9 @@ class Manifest:
             return None, []
         version, next_file, log_number, flushed_sequence, now_ms, count, digest = state
         if version != VERSION:
-            raise Corruption(f"{self._directory}: engine {engine_id}: unknown state version {version}")
+            raise Corruption(
+                f"{self._directory}: engine {engine_id}: state version {version}, known is {VERSION}"
+            )
         if (count, digest) != (len(digests), sum(digests.values()) & _DIGEST_MASK):
             raise Corruption(f"{self._directory}: engine {engine_id}: records are missing or foreign")
         self._digests[engine_id] = digests  # not earlier: a later commit must not vouch for damage
@@ -319,7 +323,9 @@ class Manifest:
     def _table(self, number: int, payload: bytes) -> TableMeta:
         version, level, *numbers, cleaned_sequence = _TABLE.unpack_from(payload)
         if version != VERSION:
-            raise Corruption(f"{self._directory}: table {number}: unknown record version {version}")
+            raise Corruption(
+                f"{self._directory}: table {number}: record version {version}, known is {VERSION}"
+            )
         smallest, at = _take(payload, _TABLE.size)
         largest, _ = _take(payload, at)
         return TableMeta._make((number, level, *numbers, smallest, largest, cleaned_sequence))
@@ -327,14 +333,17 @@ class Manifest:
     def _range(self, number: int, payload: bytes) -> RangeDeletion:
         version, has_stop = _RANGE.unpack_from(payload)
         if version != VERSION:
-            raise Corruption(f"{self._directory}: range deletion {number}: unknown record version {version}")
+            raise Corruption(
+                f"{self._directory}: range deletion {number}: record version {version}, known is {VERSION}"
+            )
         start, at = _take(payload, _RANGE.size)
         stop, _ = _take(payload, at)
         return RangeDeletion(start, stop if has_stop else None, number)
 
     def _replica(self, payload: bytes) -> bytes:
-        if _LENGTH.unpack_from(payload) != (VERSION,):
-            raise Corruption(f"{self._directory}: unknown version of a replica state")
+        (version,) = _LENGTH.unpack_from(payload)
+        if version != VERSION:
+            raise Corruption(f"{self._directory}: replica state version {version}, known is {VERSION}")
         return payload[_LENGTH.size :]
 
     def _unseal(self, key: bytes, value: bytes) -> bytes:

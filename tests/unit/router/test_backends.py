@@ -20,6 +20,7 @@ from shared.config import ConfigError, Problem
 from shared.messages import Kind
 from shared.reactor import BUDGET
 from shared.sockets import LinkEvent
+from shared.versions import SPOKEN
 from tests.unit.router.conftest import PARTITIONS, STORES, Harness, changed, ok, put
 
 
@@ -129,6 +130,42 @@ def test_all_that_a_store_said_before_it_went_is_heard(house: House) -> None:
     house.sockets[0].waiting.append(messages.encode_batch_reply(1, [(item.token, 0, ok(1))]))
     house.link(0, False)
     assert harness.results() == [[0, 1]]
+
+
+class TestVersions:
+    """What a store says that it speaks, in its PONG."""
+
+    def up(self, house: House) -> bool:
+        return house.backends._backends[STORES[0].rpc].up
+
+    def pinged(self, house: House) -> messages.ToStore:
+        return messages.decode_to_store(house.sent[-1][1])
+
+    def test_a_store_is_told_and_tells(self, house: House) -> None:
+        house.link(0, True)
+        assert self.pinged(house) == messages.Ping(0, SPOKEN)
+        house.hear(0, messages.encode_pong(0, STORES[0].id, 1, {**SPOKEN, "later": (1, 2)}))
+        assert self.up(house)
+
+    def test_one_that_speaks_nothing_in_common_gets_no_requests(self, house: House) -> None:
+        house.link(0, True)
+        house.hear(0, messages.encode_pong(0, STORES[0].id, 1, {"map": (9, 9)}))
+        assert not self.up(house)
+
+    def test_one_of_the_version_before_is_asked_as_it_understands(self, house: House) -> None:
+        house.link(0, True)
+        house.hear(0, messages.encode_fault("the message is an array of 3, not 4"))
+        house.timers.pop()()
+        assert self.pinged(house) == messages.Ping(0)
+        house.hear(0, messages.encode_pong(0, STORES[0].id, 1))
+        assert self.up(house)
+
+    def test_one_that_was_upgraded_is_told_again(self, house: House) -> None:
+        house.link(0, True)
+        house.hear(0, messages.encode_fault("the message is an array of 3, not 4"))
+        house.link(0, False)
+        house.link(0, True)
+        assert self.pinged(house) == messages.Ping(0, SPOKEN)
 
 
 class TestTheMapChanges:

@@ -48,6 +48,7 @@ TO_STORE = [
     (messages.encode_map_request(9), MapRequest(9)),
     (messages.encode_status_request(9), StatusRequest(9)),
     (messages.encode_ping(0), Ping(0)),
+    (messages.encode_ping(7, {"map": (2, 3)}), Ping(7, {"map": (2, 3)})),
     *(
         (
             encode_group_request(GroupRequest(9, U64, 3, 5000, 1, command, 2, U64)),
@@ -73,6 +74,7 @@ TO_ROUTER = [
         StatusReply(9, {"keys": 1, "disk": {"free": 2.5}}),
     ),
     (messages.encode_pong(0, 65535, 3), Pong(0, 65535, 3)),
+    (messages.encode_pong(1, 2, 3, {"messages": (1, 1)}), Pong(1, 2, 3, {"messages": (1, 1)})),
     (encode_group_reply(9, 21, b"body"), GroupReply(9, 21, b"body")),
     (encode_control_reply(9, 21, b"body"), ControlReply(9, 21, b"body")),
     (messages.encode_fault(""), Fault("")),
@@ -277,6 +279,8 @@ def test_malformed_messages_to_the_store(fields: Any, text: str) -> None:
         ([1, 67, 9, {1: 2}], "not a MessagePack value within its limits"),
         ([1, 67, 1.5, {}], "token"),
         ([1, 68, 9, 1], "PONG is an array of 5"),
+        ([1, 68, 9, 1, 1, {}, 0], "PONG is an array of 5"),
+        ([1, 68, 9, 1, 1, []], "versions are a map"),
         ([1, 68, 9, 1 << 16, 1], "node id"),
         ([1, 68, 9, 1, -1], "epoch"),
     ],

@@ -18,6 +18,7 @@ from shared.controlmessages import ControlCommand, ControlReply, ControlRequest,
 from shared.messages import Answer, BatchReply, Fault, Item, MapReply, Pong, StatusReply
 from shared.opstream import Limits
 from shared.reactor import Reactor
+from shared.versions import SPOKEN
 from storenode import service as service_module
 from storenode.maps import Maps
 from storenode.service import BATCHES, DEFECTS, DROPPED_GONE, FAULTS_RECEIVED, FAULTS_SENT, Service
@@ -146,6 +147,10 @@ def test_map_status_and_ping_are_answered(shell: Shell) -> None:
     assert shell.ask(messages.encode_map_request(5)) == MapReply(5, shell.map.encode())
     assert shell.ask(messages.encode_status_request(6)) == StatusReply(6, {"node_id": 1})
     assert shell.ask(messages.encode_ping(7)) == Pong(7, 1, shell.map.epoch)
+    assert shell.ask(messages.encode_ping(8, SPOKEN)) == Pong(8, 1, shell.map.epoch, SPOKEN)
+    fault = shell.ask(messages.encode_ping(9, {"map": (7, 8)}))
+    assert isinstance(fault, Fault)
+    assert "the other side speaks versions 7 to 8, this side versions 2 to 3" in fault.message
 
 
 @pytest.mark.parametrize(
