@@ -148,6 +148,7 @@ class StoreNode:
         self._figures.replicas, self._figures.parts = plane.groups.replicas, plane.parts
         self._figures.control = plane.control.figures
         self._log_thread = plane.parts.log_thread
+        home.registry.write_beside(plane.beside)
         return plane.groups.replicas
 
     def _on_log_failed(self, error: Exception) -> None:

@@ -9,9 +9,9 @@ the next news. One thread, the loop's.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import msgpack
 
@@ -20,6 +20,7 @@ from kvclient.protocol import encode_error
 from shared import frames, logs
 from shared.clustermap import NODE_ID_MAX
 from storenode import durable
+from storenode.beside import Beside
 from storenode.directory import is_incarnation
 
 FORMAT_VERSION: Final = 1
@@ -39,8 +40,13 @@ class Registry:
         self._path = directory / KNOWN
         self._node = node
         self._cluster = cluster
-        self._written: dict[int, str] = _read(self._path)
-        self._known = {**self._written, node: incarnation}
+        self._known = {**_read(self._path), node: incarnation}
+        self._beside: Beside = _at_once
+        self._writing = False
+
+    def write_beside(self, beside: Beside) -> None:
+        """From now on the disk is not waited for: the loop runs."""
+        self._beside = beside
 
     def incarnation(self, node: int) -> str:
         """ "" if nothing was ever heard."""
@@ -68,14 +74,29 @@ class Registry:
         return answer(self._cluster, self._node, self._known, cluster, arguments)
 
     def _write(self) -> None:
+        if self._writing:
+            return  # what is news now follows
         known = {node: one for node, one in self._known.items() if node != self._node}
         text = json.dumps({"format": FORMAT_VERSION, "known": known}).encode() + b"\n"
-        try:
-            durable.replace(self._path, text)
-        except OSError as error:
-            _log.error("known_not_written", path=str(self._path), error=str(error))
-            return
-        self._written = known
+        began = dict(self._known)
+
+        def written(outcome: object) -> None:
+            self._writing = False
+            if isinstance(outcome, Exception):
+                _log.error("known_not_written", path=str(self._path), error=str(outcome))
+            if self._known != began:
+                self._write()
+
+        self._writing = True
+        self._beside(lambda: durable.replace(self._path, text), written)
+
+
+def _at_once(work: Callable[[], object], done: Callable[[Any], None]) -> None:
+    try:
+        result: object = work()
+    except OSError as error:
+        result = error
+    done(result)
 
 
 def answer(mine: int, me: int, known: dict[int, str], cluster: int, arguments: bytes) -> Answer:

@@ -50,7 +50,7 @@ class Reporter:
     ) -> None:
         self._identity = identity
         self._replicas = replicas
-        self._disk_free = disk_free
+        self._disk_free = disk_free  # OSError
         self._sequence = 0
         self._known: dict[Replica, _Known] = {}
         self._told: dict[int, tuple[object, ...]] = {}
@@ -67,9 +67,11 @@ class Reporter:
             here = set(self._replicas.values())
             self._known = {replica: known for replica, known in self._known.items() if replica in here}
         self._told = self._outlines()
-        return Report(
-            *self._identity[:3], epoch, *self._identity[3:], self._sequence, self._disk_free(), groups
-        )
+        try:
+            free = self._disk_free()
+        except OSError:
+            free = 0
+        return Report(*self._identity[:3], epoch, *self._identity[3:], self._sequence, free, groups)
 
     def changed(self) -> bool:
         """Whether the last report is out of date in something that the controller waits for."""
@@ -138,5 +140,8 @@ def _heard_ms(heard_at: float | None, now: float) -> int:
 
 
 def _table_bytes(replica: Replica) -> int:
-    size: int = replica.machine.engine.stats()["table_bytes"]
+    try:
+        size: int = replica.machine.engine.stats()["table_bytes"]
+    except Exception:  # noqa: BLE001 - whatever is wrong with one engine, this store must be heard
+        return 0
     return size

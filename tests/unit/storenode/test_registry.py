@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import pytest
@@ -97,3 +99,23 @@ def test_bad_questions_get_a_reason(tmp_path: Path, cluster: int, arguments: byt
     answered, body = registry(tmp_path).answer(cluster, arguments)
     assert answered == status
     assert decode_error(body)["message"]
+
+
+def test_the_disk_is_not_waited_for_and_what_comes_meanwhile_follows(tmp_path: Path) -> None:
+    works: list[tuple[Callable[[], object], Callable[[Any], None]]] = []
+    made = registry(tmp_path)
+    made.write_beside(lambda work, done: works.append((work, done)))
+    made.hear(7, "7" * 32)
+    made.hear(8, "8" * 32)
+    ((work, done),) = works
+    assert made.incarnation(8) == "8" * 32
+    done(work())
+    assert len(works) == 2
+    works[1][1](OSError(28, "No space left on device"))
+    assert len(works) == 2, "not before the next news"
+    made.hear(9, "9" * 32)
+    work, done = works[-1]
+    done(work())
+    assert len(works) == 3
+    again = registry(tmp_path)
+    assert [again.incarnation(node) for node in (7, 8, 9)] == ["7" * 32, "8" * 32, "9" * 32]

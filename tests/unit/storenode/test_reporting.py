@@ -115,6 +115,19 @@ def test_a_replica_that_failed_is_told(world: World) -> None:
     assert only(tell(world, made)).failed
 
 
+def test_a_store_is_heard_though_its_disk_and_an_engine_do_not_answer(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> int:
+        raise OSError(5, "Input/output error")
+
+    leader = world.lead()
+    monkeypatch.setattr(leader.replica.machine.engine, "stats", broken)
+    made = Reporter(Identity(0xC1, 1, INCARNATION, "1.0", 0), leader.groups.replicas, broken)
+    report = tell(world, made)
+    assert (report.disk_free, only(report).bytes) == (0, 0)
+
+
 def test_nothing_changes_by_writes_and_time(world: World) -> None:
     made = [reporter(store) for store in world.stores.values()]
     leader = world.lead()
