@@ -8,6 +8,7 @@ applied.
 from __future__ import annotations
 
 import warnings
+from asyncio import get_running_loop
 from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
 from types import TracebackType
@@ -19,6 +20,7 @@ from kvclient.bulk import MISSING, BatchResult, Bulk, found, pairs
 from kvclient.calls import UNSET, Call, Calls, Entry, Key, Pong, Unset, decode_pong
 from kvclient.codec import Codec, resolve
 from kvclient.errors import ConnectError, KVTimeout
+from kvclient.names import spread
 from kvclient.ops import Compare, Op
 from kvclient.options import Options
 from kvclient.pending import Pending
@@ -362,7 +364,8 @@ def _ignore(index: int, result: object) -> None:
 
 async def connect(address: url.Address, codec: Codec[Any], options: Options) -> AsyncClient[Any]:
     """Open a client and prove that a router answers; ConnectError tells why none does."""
-    connection = AsyncConnection(address)
+    endpoints = await get_running_loop().run_in_executor(None, spread, address.endpoints)
+    connection = AsyncConnection(address, endpoints)
     client: AsyncClient[Any] = AsyncClient(connection, Calls(address.namespace, codec), options, owner=True)
     try:
         await client.ping(timeout=address.connect_timeout)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from kvclient.connection import new_client_id, watch_forks
@@ -18,16 +18,16 @@ from kvclient.errors import ClosedError, ConnectError, ForkedError, KVError
 from kvclient.pending import Pending
 from kvclient.session import Session
 from kvclient.transport import Sockets, diagnose, new_context
-from kvclient.url import Address
+from kvclient.url import Address, Endpoint
 
 _monotonic = time.monotonic
 
 
 class AsyncConnection:
-    """One session and its sockets. Every method runs on the loop it was made on."""
+    """One session and its sockets, by `endpoints`. Every method runs on the loop it was made on."""
 
-    def __init__(self, address: Address) -> None:
-        endpoints = list(address.endpoints)
+    def __init__(self, address: Address, endpoints: Sequence[Endpoint]) -> None:
+        endpoints = list(endpoints)
         random.shuffle(endpoints)
         self.closed = False
         self.address = address

@@ -22,6 +22,7 @@ from typing import Protocol
 import zmq
 
 from kvclient.errors import ClosedError, ConnectError, KVError
+from kvclient.names import spread
 from kvclient.pending import Pending
 from kvclient.session import Session
 from kvclient.transport import Sockets, diagnose, new_context
@@ -85,7 +86,7 @@ class Connection:
     """One session and its sockets."""
 
     def __init__(self, address: Address, context: zmq.Context[zmq.Socket[bytes]]) -> None:
-        endpoints = list(address.endpoints)
+        endpoints = spread(address.endpoints)
         random.shuffle(endpoints)
         self.lock = Exclusive()
         self.closed = False

@@ -40,7 +40,7 @@ class ScriptedRouter:
     answer. Writes are executed once per (client id, sequence), as the stores do it.
     """
 
-    def __init__(self, store=None, port=None):
+    def __init__(self, store=None, port=None, host="127.0.0.1"):
         self.store = {} if store is None else store
         self.script = lambda request: None
         self.requests = []
@@ -51,7 +51,7 @@ class ScriptedRouter:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 0)
-        self.port = self._bind(port)
+        self.port = self._bind(host, port)
         self._control = self._context.socket(zmq.PAIR)
         self._control.bind("inproc://control")
         self._wake = self._context.socket(zmq.PAIR)
@@ -59,12 +59,12 @@ class ScriptedRouter:
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
-    def _bind(self, port):
+    def _bind(self, host, port):
         # Below the kernel's ephemeral range: a client that reconnects to a dead port above could meet itself.
         candidates = [port] if port else random.sample(range(20_000, 32_000), 50)
         for candidate in candidates:
             try:
-                self._socket.bind(f"tcp://127.0.0.1:{candidate}")
+                self._socket.bind(f"tcp://{host}:{candidate}")
                 return candidate
             except zmq.ZMQError as error:
                 if error.errno != zmq.EADDRINUSE:
