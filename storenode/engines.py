@@ -106,3 +106,8 @@ class Engines:
 def engine_id(group: int) -> int:
     """In the manifest that all engines of a node share."""
     return CONTROL_ENGINE if group == CONTROL else group
+
+
+def group_of(engine: int) -> int:
+    """Whose engine has this id."""
+    return CONTROL if engine == CONTROL_ENGINE else engine

@@ -19,6 +19,7 @@ from storenode.engine.tools.places import Site
 from storenode.engine.tools.storelog import Logged, Report
 from storenode.engine.tools.tablefile import Damage
 from storenode.engine.vfs import Vfs
+from storenode.engines import group_of
 from storenode.raft.messages import Entry, EntryKind
 from storenode.raftlog import GroupLog, LogCorrupt, LogRefused
 from storenode.raftlog.cache import RecentEntries, SegmentReader
@@ -50,11 +51,11 @@ class ReplicatedLog:
         problems: list[tuple[int | None, Damage]] = []
         notes: list[tuple[int | None, Damage]] = []
         for partition, state in sorted(replicas.items()):
-            group = found.groups.get(partition)
+            group = found.groups.get(group_of(partition))
             what = None if group is None else _contradiction(group, state)
             if what is not None:
                 problems.append((partition, Damage(self._directory, 0, what)))
-        for number in sorted(found.groups.keys() - replicas.keys()):
+        for number in sorted(found.groups.keys() - set(map(group_of, replicas))):
             if found.groups[number].last_index == 0:
                 continue  # erased: it has promises only
             what = f"has entries of partition {number}, which has no directory"
@@ -69,7 +70,7 @@ class ReplicatedLog:
         return Report(problems, notes, counts)
 
     def find(self, partition: int, key: bytes, replica: bytes | None) -> Iterator[Logged]:
-        group = self._recovered().groups.get(partition)
+        group = self._recovered().groups.get(group_of(partition))
         if group is None:
             return
         try:

@@ -25,6 +25,8 @@ QUARANTINE = "quarantine"
 
 _IDENTITY_BYTES_MAX = 64 << 10
 _PARTITIONS_MAX = 4096
+_ELSEWHERE = {65535: 65534}
+"""Directories whose engine has another id than their number: the control partition's, for 65535 is no id."""
 
 
 class Refused(Exception):
@@ -189,8 +191,12 @@ def _partitions(vfs: Vfs, root: str) -> tuple[Place, ...]:
     if not os.path.isdir(directory):
         return ()
     names = [name for name in vfs.listdir(directory) if name.isascii() and name.isdecimal()]
-    numbers = sorted(int(name) for name in names if name == f"{int(name):04}" and int(name) < _PARTITIONS_MAX)
-    return tuple(Place(number, os.path.join(directory, f"{number:04}")) for number in numbers)
+    numbers = sorted(int(name) for name in names if name == f"{int(name):04}")
+    return tuple(
+        Place(_ELSEWHERE.get(number, number), os.path.join(directory, f"{number:04}"))
+        for number in numbers
+        if number < _PARTITIONS_MAX or number in _ELSEWHERE
+    )
 
 
 def _bits(vfs: Vfs, root: str) -> int | None:

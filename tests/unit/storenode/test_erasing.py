@@ -11,8 +11,13 @@ import pytest
 
 from kvclient.errors import Status
 from shared.groupmessages import GroupCommand
+from storenode.engine.tools.places import find_site
+from storenode.engine.vfs import Vfs
+from storenode.engines import CONTROL_ENGINE
 from storenode.groups import TICK_S
+from storenode.offline import ReplicatedLog
 from storenode.raft.messages import HardState, Kind, Message
+from storenode.raftframes import CONTROL
 from storenode.replica.statemachine import JOINING
 from tests.unit.storenode.grouphouse import House
 from tests.unit.storenode.test_groupcommands import text
@@ -223,3 +228,17 @@ def test_a_set_aside_engine_comes_back_if_the_log_still_has_the_group(house: Hou
     house.start(3)
     assert house.get(3, b"k")[1] == b"v"
     assert [each.name for each in path.iterdir()] == ["0000"]
+
+
+def test_the_control_partition_is_hosted_and_tools_know_it_and_what_was_erased(house: House) -> None:
+    index = remove(house, 3)
+    house.run(3, ERASE, 3, other=index)
+    assert house.run(3, HOST, 3, partition=CONTROL)[0] == Status.OK
+    house.stop(3)
+    house.start(3)
+    assert list(house.nodes[3].groups.replicas) == [CONTROL]
+    house.stop(3)
+    path = house.path / "store3"
+    assert [place.engine_id for place in find_site(Vfs(), str(path)).places] == [CONTROL_ENGINE]
+    log = ReplicatedLog(Vfs(), str(path / "raft"), 3)
+    assert log.check({CONTROL_ENGINE: None}).problems == []
