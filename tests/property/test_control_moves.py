@@ -6,7 +6,8 @@ import attrs
 import pytest
 
 from storenode.control.placement import rebalanced
-from tests.property.controller_model import CONTROL, Model
+from storenode.control.state import CONTROL
+from tests.property.controller_model import Model
 
 MOST_S = 400
 """Of healed time: 8 partitions, 2 transfers a node, each of a few seconds, and a replacement's delay."""
@@ -50,10 +51,10 @@ def _event(model: Model) -> None:
     elif what == "add" and len(members) < 8:
         model.add_node()
     elif what in ("stop", "kill") and len(up) == len(model.stores) and len(able) > 4:
-        node = random.choice(up)
-        if what == "stop" or model.spares(node):
-            model.stop(node)
-            model.stores[node].gone = what == "kill"
+        victim = random.choice(up)
+        if what == "stop" or model.spares(victim):
+            model.stop(victim)
+            model.stores[victim].gone = what == "kill"
     elif what == "fail":
         _fail(model)
     elif what == "rebalance" and all(node.state in ("up", "draining") for node in members.values()):

@@ -14,7 +14,7 @@ from storenode.control.commands import Refused
 from storenode.control.controller import Controller, Order, Step
 from storenode.control.reports import GroupReport, Progress, Report
 from storenode.control.state import CONTROL, ControlState, Settings
-from tests.unit.storenode.control.worlds import make_state, with_nodes
+from tests.unit.storenode.control.worlds import make_state, removing, with_nodes
 
 ACQUAINTED = 10.0
 """Enough for a controller to act, whatever was heard."""
@@ -295,8 +295,8 @@ def test_a_draining_node_gives_away_all_that_it_holds(world: World) -> None:
     world.adopt(with_nodes(world.state, {2: {"state": "draining"}}))
     held = set(world.state.map.partitions_of(2))
     world.run(1)
-    data = [move for move in world.state.moves if move.partition != CONTROL]
-    assert {move.partition for move in data if move.source == 2} == held
+    moves = world.state.moves
+    assert {move.partition for move in moves if move.source == 2} - {CONTROL} == held
     assert all(row[0] != 2 for row in world.state.map.replicas)
     assert world.state.map.node(2).state == "draining"
 
@@ -307,7 +307,7 @@ def test_a_node_that_stays_down_is_replaced_and_one_that_returns_is_not() -> Non
     world.silent = {3}
     world.leaders = {p: next(node for node in row if node != 3) for p, row in world.rows.items()}
     world.run(14)
-    assert world.state.moves == ()
+    assert not world.state.moves
     world.run(2)
     assert {move.source for move in world.state.moves if move.partition != CONTROL} == {3}
     assert world.controller.view(world.now).lost == {3}
@@ -343,6 +343,22 @@ def test_the_control_partition_replaces_who_is_lost_before_who_drains() -> None:
     world.run(2)
     (move,) = [move for move in world.state.moves if move.partition == CONTROL]
     assert move.source in (0, 2)
+
+
+def test_a_node_that_was_told_to_go_leaves_the_map_when_no_group_has_it() -> None:
+    world = World(removing(make_state(4, partitions=8), 4))
+    world.silent = {4}
+    world.leaders = {p: next(node for node in row if node != 4) for p, row in world.rows.items()}
+    for partition, row in world.rows.items():
+        world.change(partition, voters=tuple(node for node in row if node != 4))
+    world.change(0, voters=(1, 2, 3), learners=(4,))
+    world.adopt(attrs.evolve(world.state, paused=True))
+    world.run(ACQUAINTED)
+    assert 4 in {node.id for node in world.state.map.nodes}
+    world.change(0)
+    world.run(3)
+    assert {node.id for node in world.state.map.nodes} == {1, 2, 3}
+    assert world.controller.hear(world.report(4), world.now) is False
 
 
 def test_at_most_sixteen_orders_leave_in_a_step() -> None:
