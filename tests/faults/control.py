@@ -1,5 +1,5 @@
-"""Faults of the controller and of moves. The simulation of clusters that change (tests/simulation/elastic) has
-to find each of them.
+"""Faults of the controller and of moves. The simulation of clusters that change (tests/simulation/elastic)
+has to find each of them.
 """
 
 from __future__ import annotations

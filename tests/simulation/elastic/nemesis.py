@@ -39,9 +39,11 @@ class ElasticNemesis(Nemesis):
         return self._world.random.choice(nodes).id
 
     def admit(self, store: ElasticStore) -> None:
-        """A store that has joined meets the same fate as the others."""
+        """A store that has joined meets the same fate as the others, and is given something to hold."""
         self._stores.append(store)
         store.on_pulled = self._pulled  # type: ignore[assignment]
+        wait = self._world.random.uniform(0.2, 2.0)
+        self._world.after(wait, lambda: self._rebalance() if self._active else None)
 
     # -- what operators do
 

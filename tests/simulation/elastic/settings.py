@@ -44,7 +44,7 @@ def draw(random: Random) -> tuple[Settings, Plan]:
         lanes=1,
         think=random.choice((0.2, 0.6)),
         latency=random.choice((0.0005, 0.002, 0.01)),
-        faults=faults + changes,
+        faults=faults + changes + ("join",) * ("join" in changes),
         fault_interval=random.choice((0.4, 0.8)),
         deaf_leader=False,
     )
