@@ -258,6 +258,14 @@ def test_a_publisher_that_vanishes_before_a_full_subscriber_does_not_end_its_pro
     assert int(done.stdout) > 64
 
 
+def test_a_peer_without_an_address_does_not_keep_the_others_from_being_heard(nodes: Nodes) -> None:
+    speaker, listener = nodes.add(1), nodes.add(2)
+    with pytest.raises(ConfigError):
+        listener.set_peers({3: "nowhere", 1: speaker.endpoint})
+    speaker.set_peers({2: listener.endpoint})
+    nodes.wait_for_links((1, 2))
+
+
 def test_frames_of_another_cluster_and_of_no_peer_are_dropped_and_counted(nodes: Nodes) -> None:
     nodes.add(1)
     listener = nodes.add(2)

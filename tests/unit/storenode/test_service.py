@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 import zmq
 
@@ -21,6 +22,7 @@ from shared.reactor import Reactor
 from shared.versions import SPOKEN
 from storenode import service as service_module
 from storenode.maps import Maps
+from storenode.raftframes import CONTROL
 from storenode.service import BATCHES, DEFECTS, DROPPED_GONE, FAULTS_RECEIVED, FAULTS_SENT, Service
 from tests.unit.storenode.replicaworld import PARTITION, World, increment
 
@@ -42,7 +44,8 @@ class Shell:
             for number in (1, 2, 3)
         ]
         self.map = ClusterMap.bootstrap("test", 16, 3, nodes)
-        self.service = Service(self.reactor, Maps(self.map), 1, Limits(VALUE_BYTES_MAX), world.clock)
+        self.maps = Maps(self.map)
+        self.service = Service(self.reactor, self.maps, 1, Limits(VALUE_BYTES_MAX), world.clock)
         self.socket = sockets.store_router(self.context, "tcp://127.0.0.1:0", batch_bytes_max=1 << 24)
         self.store.replica._answer = self.service.outbox.add
         self.service.driver = self.store.groups
@@ -151,6 +154,25 @@ def test_map_status_and_ping_are_answered(shell: Shell) -> None:
     fault = shell.ask(messages.encode_ping(9, {"map": (7, 8)}))
     assert isinstance(fault, Fault)
     assert "the other side speaks versions 7 to 8, this side versions 2 to 3" in fault.message
+
+
+def test_routers_are_told_of_the_newest_map(shell: Shell) -> None:
+    newest = attrs.evolve(shell.map, epoch=9)
+    assert shell.maps.take(newest)
+    assert shell.ask(messages.encode_map_request(5)) == MapReply(5, newest.encode())
+    assert shell.ask(messages.encode_ping(7)) == Pong(7, 1, 9)
+    shell.router.send(messages.encode_batch(1, [item(PUT, partition=3)]))
+    reply = shell.receive()
+    assert isinstance(reply, BatchReply)
+    assert reply.epoch == 9
+    text = protocol.decode_error(reply.answers[0].body)["message"]
+    assert text == "partition 3 is not on this store; its map has epoch 9"
+
+
+def test_what_is_no_partition_is_out_of_reach_for_routers_even_if_it_is_here(shell: Shell) -> None:
+    shell.service._partitions = {PARTITION: shell.store.replica, CONTROL: shell.store.replica}
+    assert shell.status(item(PUT, partition=CONTROL)) == Status.WRONG_REPLICA
+    assert shell.status(item(PUT)) == Status.OK
 
 
 @pytest.mark.parametrize(

@@ -54,11 +54,12 @@ class Side:
         self.pulls: list[Pulled] = []
         self.cancelled: list[int] = []
         self.silent = 0.0
+        self.endpoints = {node.id: node.rpc for node in MAP.nodes}
         self.beside: list[tuple[Callable[[], object], Callable[[Any], None]]] = []
         self.snapshots = Snapshots(
             store.groups,
             self,
-            lambda node: MAP.node(node).rpc,
+            lambda node: self.endpoints.get(node),
             str(self.directory),
             lambda work, done: self.beside.append((work, done)),
             lambda path: shutil.rmtree(path, ignore_errors=True),
@@ -136,6 +137,21 @@ def test_a_snapshot_is_pulled_from_who_told_of_it(world: World, behind: Side) ->
     assert (group, endpoint) == (PARTITION, MAP.node(1).rpc)
     assert at_least == world.stores[1].replica.machine.position.index
     assert os.path.dirname(target) == str(behind.directory)
+
+
+def test_a_leader_that_the_map_does_not_have_yet_is_asked_when_it_has(world: World) -> None:
+    side = Side(world.stores[3])
+    endpoints, side.endpoints = side.endpoints, {}
+    for _ in range(40):
+        world.tick()
+        side.run_beside()
+    assert side.snapshots.failed > 0
+    assert side.pulls == []
+    side.endpoints = endpoints
+    for _ in range(100):
+        world.tick()
+        side.run_beside()
+    assert [endpoint for _, endpoint, *_ in side.pulls] == [endpoints[1]]
 
 
 def test_what_was_pulled_is_examined_installed_and_removed(world: World, behind: Side, source: Side) -> None:
