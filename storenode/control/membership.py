@@ -81,7 +81,7 @@ def _taken(state: ControlState, node: Node, text: str) -> None:
     raise Refused(
         f"{text}. If that store is gone or has lost its data: kvcli node remove {node.name} --force, "
         "then start this one again",
-        node=node.id,
+        node=node.name,
     )
 
 
