@@ -103,7 +103,8 @@ class Steering:
 
     def on_report(self, heading: Heading, payload: bytes) -> None:
         """The report of a peer. ProtocolError."""
-        self._registry.hear(heading.node, heading.incarnation)
+        if self._maps.node(heading.node) is not None:  # or anybody could fill the disk with names
+            self._registry.hear(heading.node, heading.incarnation)
         if heading.epoch > self._maps.map.epoch:
             self._ask_map(heading.node)
         if self._office is not None:
