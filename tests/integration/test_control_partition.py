@@ -25,7 +25,7 @@ from tests.integration.localcluster import Cluster
 
 CALL_S = 30.0
 """Of one call, with all its tries: on a busy machine an election takes its time."""
-DEADLINE_S = 90.0
+DEADLINE_S = 120.0
 
 
 @pytest.fixture
@@ -92,6 +92,12 @@ def kill(house: Cluster, *stores: str) -> None:
         os.kill(processes[store], signal.SIGKILL)
 
 
+def start(house: Cluster, *stores: str) -> None:
+    """Again. `kvcli dev` waits for readiness, but on a busy machine not long enough."""
+    for store in stores:
+        house.kvcli("dev", "start", store, "--dir", str(house.directory), check=False)
+
+
 def test_a_controller_that_survives_its_store(house: Cluster) -> None:
     with house.connect(timeout=CALL_S) as client:
         until(lambda: set(states(client).values()) == {"up"}, "all stores are heard")
@@ -123,7 +129,7 @@ def test_a_controller_that_survives_its_store(house: Cluster) -> None:
         until(lambda: states(client).get(gone) == "down", "the store that was killed is down")
         second = control(client, "show")
         assert second["settings"]["bytes_per_second"] == 1 << 20
-        house.dev("start", f"store{gone}")
+        start(house, f"store{gone}")
         until(lambda: set(states(client).values()) == {"up"}, "it is heard again")
 
 
@@ -131,7 +137,7 @@ def test_data_is_served_without_the_majority_of_the_control_partition(house: Clu
     with house.connect(timeout=CALL_S) as client:
         house.ready()
         until(lambda: shown(client) is not None, "a controller")
-        keys = [f"key{number}" for number in range(200)]
+        keys = [f"key{number}" for number in range(40)]
         alive = [
             key
             for key in keys
@@ -147,7 +153,6 @@ def test_data_is_served_without_the_majority_of_the_control_partition(house: Clu
             assert {client.get(key) for key in alive} == {written}
         with pytest.raises(Unavailable):
             control(client, "show")
-        for store in ("store1", "store2"):
-            house.dev("start", store)
+        start(house, "store1", "store2")
         until(lambda: set(states(client).values()) == {"up"}, "the cluster is whole again")
         assert {client.get(key) for key in alive} == {b"three"}
