@@ -6,7 +6,7 @@
 - No move costs a quorum: of the voters that a change leads to, a majority has not been away for long.
 - The control state: epochs rise with every change of the map, no id of a node or a move is given twice, an
   incarnation is never another's.
-- The map of a store never gets older, and maps of one epoch are the same map.
+- The map of a process never gets older, and maps of one epoch are the same map.
 - Who was erased keeps its promises, and may be told again what it had: only its entries are forgotten.
 """
 
@@ -46,7 +46,7 @@ class ElasticChecks(Checks):
         self._voters_min = voters_min
         self._positions: dict[tuple[int, int], int] = {}
         self._maps: dict[int, bytes] = {}
-        self._epochs: dict[int, int] = {}
+        self._epochs: dict[tuple[int, int], int] = {}
         self._nodes: dict[int, tuple[str, str]] = {}
         self._moves: dict[int, Move] = {}
 
@@ -109,11 +109,12 @@ class ElasticChecks(Checks):
                 self._look_at_state(store, control)
 
     def look_at_map(self, store: SimulatedStore, epoch: int, encoded: bytes) -> None:
-        """The map that a store has now."""
-        before = self._epochs.get(store.node, 0)
+        """The map that a store has now. The next life may begin with one before: maps are written beside."""
+        place = (store.node, store.life)
+        before = self._epochs.get(place, 0)
         if epoch < before:
             raise Violation(f"{store.name} goes back from the map of epoch {before} to {epoch}")
-        self._epochs[store.node] = epoch
+        self._epochs[place] = epoch
         if self._maps.setdefault(epoch, encoded) != encoded:
             raise Violation(f"{store.name} has another map of epoch {epoch} than others have")
 
