@@ -94,7 +94,7 @@ def show_node(node: str) -> None:
     if app.output.form in ("json", "jsonl"):
         app.output.document(one | {"controls": one["id"] in shown["control"], "moves": moves})
         return
-    cells = _cells(one) | {"incarnation": one["incarnation"], "control": one["id"] in shown["control"]}
+    cells = _cells(one) | {"incarnation": one["incarnation"], "control": _yes(one["id"] in shown["control"])}
     if app.output.form == "csv":
         app.output.record(cells, ())
         return
@@ -112,6 +112,10 @@ def show_node(node: str) -> None:
                     move["stage"],
                     move["waits"],
                 )
+
+
+def _yes(true: bool) -> str:
+    return "yes" if true else "no"
 
 
 def _found(shown: Row, node: str) -> Row:

@@ -15,8 +15,11 @@ import pytest
 from kvclient.errors import Exit
 from tests.integration.localcluster import KVCLI, Cluster
 
+pytestmark = pytest.mark.timeout(600)  # restarts of every process, on a machine that may be busy
+
 PARTITIONS = 8
 STEP_SECONDS = 90.0
+DEPLOY_SECONDS = 400.0
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def kv(cluster: Cluster, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[bytes]:
-    done = cluster.kvcli(*arguments, check=False, timeout=STEP_SECONDS)
+    seconds = DEPLOY_SECONDS if arguments[0] == "deploy" else STEP_SECONDS
+    done = cluster.kvcli(*arguments, check=False, timeout=seconds)
     assert done.returncode == code, done
     return done
 
