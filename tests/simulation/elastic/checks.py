@@ -137,13 +137,14 @@ class ElasticChecks(Checks):
     def _check_state(self, state: ControlState) -> None:
         for member in state.members:
             node = state.map.node(member.node)
-            known = self._nodes.setdefault(member.node, (node.name, member.incarnation))
-            if known[0] != node.name or (known[1] and known[1] != member.incarnation):
-                raise Violation(f"the id {member.node} was {known}, and is {(node.name, member.incarnation)}")
+            named = self._nodes.setdefault(member.node, (node.name, member.incarnation))
+            if named[0] != node.name or (named[1] and named[1] != member.incarnation):
+                raise Violation(f"the id {member.node} was {named}, and is {(node.name, member.incarnation)}")
             self._nodes[member.node] = (node.name, member.incarnation)
         for move in state.moves:
-            if self._moves.setdefault(move.id, move) != move:
-                raise Violation(f"the id of {self._moves[move.id]} is given to {move}")
+            known = self._moves.setdefault(move.id, move)
+            if (known.partition, known.source, known.target) != (move.partition, move.source, move.target):
+                raise Violation(f"the id of {known} is given to {move}")
 
     def _compare(self, old: ControlState, new: ControlState) -> None:
         if new.map.epoch < old.map.epoch or (new.map.epoch == old.map.epoch and new.map != old.map):
