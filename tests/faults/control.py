@@ -1,5 +1,5 @@
 """Faults of the controller and of moves. The simulation of clusters that change (tests/simulation/elastic)
-has to find each of them.
+has to find each of those that a cluster shows in time; refusals and what is even are for tests of their own.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def _fault(name: str, harm: str, file: str, text: str, replacement: str) -> Faul
     return Fault(name, harm, file, text, replacement, seeds=SEEDS, simulation=ELASTIC)
 
 
-FAULTS = (
+MOVES = (
     _fault(
         "map-changes-without-an-epoch",
         "stores and routers never learn that a partition has moved",
@@ -67,3 +67,47 @@ FAULTS = (
         'node.state != "drained"',
     ),
 )
+
+
+def _unit_fault(name: str, harm: str, file: str, text: str, replacement: str, test: str) -> Fault:
+    return Fault(
+        name, harm, f"{CONTROL}/{file}", text, replacement, (f"tests/unit/storenode/control/{test}",)
+    )
+
+
+DECISIONS = (
+    _unit_fault(
+        "living-taken-out-before-lost",
+        "the control partition is left with a majority of dead nodes",
+        "mending.py",
+        "            key=lambda node: (node not in self._lost, node not in silent),\n",
+        "            key=lambda node: (node in self._lost, node not in silent),\n",
+        "test_mending.py",
+    ),
+    _unit_fault(
+        "control-shrinks-below-its-majority",
+        "the control partition stands still because the last living majority was taken apart",
+        "mending.py",
+        "if 2 * sum(holder not in silent for holder in left) > len(left):",
+        "if left:",
+        "test_mending.py",
+    ),
+    _unit_fault(
+        "force-loses-the-quorum",
+        "a node is given up that a partition cannot go on without",
+        "membership.py",
+        "    _refuse_lost_quorum(state, view, node)\n    after",
+        "    after",
+        "test_commands.py",
+    ),
+    _unit_fault(
+        "silent-nodes-stay-first",
+        "leadership is handed back to a node that does not answer",
+        "leaders.py",
+        "    turning.leave()\n",
+        "",
+        "test_leaders.py",
+    ),
+)
+
+FAULTS = (*MOVES, *DECISIONS)
