@@ -59,7 +59,7 @@ def run(
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=90,
+        timeout=400,
         check=False,
     )
     assert done.returncode == code, done
@@ -71,9 +71,9 @@ def shell(script: str, environment: dict[str, str]) -> str:
 
 
 def test_the_readme_has_the_blocks_that_are_tested_here() -> None:
-    assert len(blocks("sh")) == 2
+    assert len(blocks("sh")) == 3
     assert len(blocks("python")) == 2
-    assert README.count("```") == 8
+    assert README.count("```") == 10
 
 
 def test_python_block(environment: dict[str, str]) -> None:
@@ -99,8 +99,9 @@ def test_the_asyncio_twin(environment: dict[str, str]) -> None:
     run([sys.executable, "-"], environment, script)
 
 
+@pytest.mark.timeout(600)  # the third block restarts every process
 def test_shell_blocks(environment: dict[str, str]) -> None:
-    quickstart, crash = blocks("sh")
+    quickstart, crash, grow = blocks("sh")
     first, *lines = quickstart.splitlines()
     assert first.startswith("scripts/up --detach ")
     *lines, last = lines
@@ -110,6 +111,12 @@ def test_shell_blocks(environment: dict[str, str]) -> None:
     said = shell(crash, environment)
     assert "again" in said.splitlines()
     assert "down" in said
+    # And so does the third, which takes a store away and brings another.
+    stores = [line.split()[0] for line in shell(grow, environment).splitlines() if line.startswith("store")]
+    assert {"store1", "store3", "store4"} <= set(stores)
+    left = json.loads(run(["kvcli", "node", "ls", "-o", "json"], environment))["nodes"]
+    assert [node["name"] for node in left] == ["store1", "store3", "store4"]
+    assert all(node["replicas"] for node in left)
     shell(last, environment)
     run(["kvcli", "dev", "status"], environment, code=Exit.DEGRADED)
 
