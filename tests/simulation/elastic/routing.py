@@ -1,4 +1,6 @@
-"""A router of a cluster that changes: it learns maps from the stores, and keeps links to those of its map."""
+"""A router of a cluster that changes: it learns maps from the stores, and keeps links to those of its map
+and to those that left it and have not answered what they have.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +27,9 @@ class ElasticRouter(SimulatedRouter):
         assert known is not None
         nodes = {node.id for node in known.nodes}
         for node in list(self._lives):
-            if node not in nodes:
+            if node not in nodes and not self.core.is_with(node):
                 del self._lives[node]
-        return [(node, store) for node, store in self._stores.items() if node in nodes]
+        return [(node, self._stores[node]) for node in self._stores if node in nodes or node in self._lives]
 
     def _ask_map(self) -> None:
         self._asked += 1
