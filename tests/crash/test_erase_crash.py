@@ -30,7 +30,7 @@ from storenode.replica.proposal import Proposal
 from tests.crash.oracle import Life, Oracle, Plan, Watch, run_states
 from tests.unit.storenode.grouphouse import InlineWriter
 
-STATES_DEFAULT = 40
+STATES_DEFAULT = 150
 NODE, LEADER, GROUP = 1, 2, 7
 
 
@@ -188,6 +188,8 @@ def test_a_crash_at_each_step_of_an_erasure(place: Path) -> None:
             life.hear()
             life.look()
         life.leave()
+        tree = life.engines.open_ones[GROUP].tree
+        life.shared.wait_for(lambda tree=tree: not tree.retired)  # type: ignore[misc]
         life.watch(1.0, 200)
         life.erase()
         life.look()
