@@ -38,7 +38,9 @@ class House:
 
     def newcomer(self, *seeds: int, cluster: str = "prod", name: str = "store4") -> Process:
         section = {"name": cluster, "join": [endpoint(port) for port in seeds]}
-        return self._made(Process(self.directory, name, _port(), cluster=section))
+        place = self.directory / "newcomers"
+        place.mkdir(exist_ok=True)
+        return self._made(Process(place, name, _port(), cluster=section))
 
     def founders(self, count: int) -> list[Process]:
         ports = [_port() for _ in range(count)]
@@ -257,3 +259,24 @@ def test_what_the_version_before_has_written_is_taken_over(house: House) -> None
     store.says("listening")
     assert store.identity["format"] == 2
     assert re.fullmatch("[0-9a-f]{32}", store.identity["incarnation"])
+
+
+# -- a cluster that runs
+
+
+def test_a_fourth_store_joins_three_that_run_and_a_taken_name_does_not(house: House) -> None:
+    founders = first, second, _ = house.founders(3)
+    for store in founders:
+        store.start()
+    for store in founders:
+        store.says("listening")
+    fourth = house.newcomer(second.port)
+    fourth.start()
+    fourth.says("listening")
+    assert fourth.identity["node_id"] == 4
+    assert fourth.identity["cluster_id"] == first.identity["cluster_id"]
+    wait(lambda: all(knows(store, 4) for store in founders), "the founders hear store4")
+    again = house.newcomer(first.port, name="store3")
+    again.start()
+    assert again.ended() == REFUSED
+    assert "the name store3 is taken by node 3" in again.said
