@@ -113,7 +113,7 @@ class World:
         self.steps: list[float] = []
         self.chapters: dict[str, tuple[float, float]] = {}
 
-    def command(self, name: str, **arguments: Any) -> float:
+    def command(self, name: str, /, **arguments: Any) -> float:
         began = time.thread_time()
         outcome = self.controller.command(name, arguments, False, float(self.second))
         took = time.thread_time() - began
