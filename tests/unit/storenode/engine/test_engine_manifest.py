@@ -225,7 +225,7 @@ def _remove(opened: Manifest, key: bytes) -> None:
 def test_an_unknown_version_is_refused(written: Path) -> None:
     key = b"\xff\xff\xff\xff\x00" + bytes(8)
     store(written, key, sealed(key, b"\x02\x00\x00\x00"))
-    with pytest.raises(Corruption, match="manifest version .*, this software reads 1"):
+    with pytest.raises(Corruption, match=r"manifest version .*, this software reads 1"):
         load(written)
 
 
