@@ -15,6 +15,7 @@ from shared.ring import NODES_MAX
 from storenode.control.arguments import Arguments, Busy, Refused
 from storenode.control.outcome import Outcome
 from storenode.control.placement import loads
+from storenode.control.reports import GroupReport
 from storenode.control.state import CONTROL, ControlState, Member, Move
 from storenode.control.view import DOWN_MS, SUSPECT_MS, View
 
@@ -150,13 +151,14 @@ def _refuse_too_few(state: ControlState, view: View, node: Node, what: str) -> N
 def remove(state: ControlState, view: View, given: Arguments) -> Outcome:
     node, force = given.node(state), given.flag("force")
     given.end()
-    replicas = loads(state.map.replicas)[node.id]
-    if replicas or node.id in state.map.control:
+    lost = force and view.silent(node.id)
+    holds = node.id in loads(state.map.replicas) or node.id in state.map.control
+    if holds or (lost and _votes(view, node.id)):
         return _remove_holder(state, view, node, force)
     if len(state.map.nodes) == 1:
         raise Refused(f"{node.name} is the only node of the cluster")
     moves = _without(state, view, node)
-    if not (force and view.silent(node.id)):
+    if not lost:
         _refuse_member(state, view, node)
     nodes = tuple(other for other in state.map.nodes if other.id != node.id)
     after = state.remap(nodes=nodes, moves=moves)
@@ -175,15 +177,27 @@ def _without(state: ControlState, view: View, node: Node) -> tuple[Move, ...]:
     return tuple(move for move in state.moves if move not in concerned)
 
 
-def _refuse_member(state: ControlState, view: View, node: Node) -> None:
-    """Refused while a group may have the node as a member, whatever the rows say."""
-    partitions = (*range(state.map.partition_count), CONTROL)
-    groups = {
+def _led(view: View) -> dict[int, GroupReport]:
+    """By partition, what its leader says of it, where one is known."""
+    return {
         group.partition: group
         for leader, report in view.reports.items()
         for group in report.groups
         if group.leads and view.leaders.get(group.partition) == leader
     }
+
+
+def _votes(view: View, node: int) -> bool:
+    """Whether a group has the node as a voter, though no row may name it yet. Out of the map it would be one
+    for ever: rows name nodes of the map only, and so do moves.
+    """
+    return any(node in (*group.voters, *group.outgoing) for group in _led(view).values())
+
+
+def _refuse_member(state: ControlState, view: View, node: Node) -> None:
+    """Refused while a group may have the node as a member, whatever the rows say."""
+    partitions = (*range(state.map.partition_count), CONTROL)
+    groups = _led(view)
     unknown = [partition for partition in partitions if partition not in groups]
     if unknown:
         raise Busy(

@@ -195,7 +195,8 @@ class _Mending:
 
     def _control_wanted(self, nodes: Mapping[int, Node]) -> tuple[int, int] | None:
         """The next (source, target); `nodes` are those that may hold it. Who is lost goes before who lives:
-        taken out first, a living node would leave the others without a majority.
+        taken out first, a living node would leave the others without a majority. While there are fewer than
+        there should be, who only drains waits for its successor.
         """
         holders, silent = self._state.map.control, self._sight.silent
         failed = {node for partition, node in self._sight.failed if partition == CONTROL}
@@ -206,9 +207,10 @@ class _Mending:
         )
         size = control_size(len(nodes)) if nodes else len(holders)
         sound = {node: nodes[node] for node in nodes if node not in failed}
-        spare = self._control_spare(sound, staying) if len(staying) < size else 0
-        if spare:
-            return (leaving[0] if leaving else 0, spare)
+        if len(staying) < size:
+            if spare := self._control_spare(sound, staying):
+                return (leaving[0] if leaving else 0, spare)
+            leaving = [node for node in leaving if node in self._lost or node in failed]
         for node in leaving[:1] or self._control_surplus(nodes, staying, size):
             left = [holder for holder in holders if holder != node]
             if 2 * sum(holder not in silent for holder in left) > len(left):

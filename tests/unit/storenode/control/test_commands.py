@@ -388,6 +388,19 @@ def test_an_empty_node_that_a_group_still_names() -> None:
     assert run(state, "node-remove", silent, node=1, force=True).body["changed"]
 
 
+def test_a_lost_node_that_votes_before_its_row_is_written_is_replaced_first() -> None:
+    """Without it in the map, nobody would take its vote away."""
+    state = emptied(make_state(), 1)
+    view = make_view(state, {1: 3000})
+    leader = state.map.replicas[3][0]
+    report = view.reports[leader]
+    groups = tuple(g._replace(voters=(*g.voters, 1)) if g.partition == 3 else g for g in report.groups)
+    seen = attrs.evolve(view, reports={**view.reports, leader: report._replace(groups=groups)})
+    outcome = run(state, "node-remove", seen, node=1, force=True)
+    assert outcome.body == {"node": 1, "changed": True, "pending": True}
+    assert changed(outcome).member(1).removing
+
+
 def test_moves_of_a_removed_node_go_with_it() -> None:
     state = changed(run(make_state(), "join", **NEW)).queue([(0, 1, 5, "rebalance"), (1, 1, 4, "rebalance")])
     begun = make_view(state, moves={1: MoveView("learner", 0, None, "")})

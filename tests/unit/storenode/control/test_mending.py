@@ -196,6 +196,13 @@ def test_the_lost_one_goes_before_the_living_one() -> None:
     assert control((1, 2, 3), 3, draining={1, 2}, silent={2}) == (2, 0)
 
 
+def test_who_drains_waits_in_the_control_partition_for_a_successor_that_is_silent() -> None:
+    """Two of three would tolerate no failure, while the third still votes."""
+    assert control((1, 2, 3), 4, draining={2}, silent={4}) is None
+    assert control((1, 2, 3), 4, draining={2}, silent={2, 4}) is None
+    assert control((1, 2, 3), 4, lost={2}, silent={2, 4}) == (2, 0)
+
+
 def test_a_controller_that_has_heard_nobody_takes_nobody_out() -> None:
     assert control((1, 2, 3, 4), 4, silent={1, 2, 3, 4}) is None
     assert control((1, 2, 3), 4, draining={1}, silent={1, 2, 3, 4}) is None
