@@ -27,9 +27,10 @@ from fractions import Fraction
 from functools import lru_cache
 from itertools import zip_longest
 from math import ceil, floor
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from shared.hashing import xxh64
+from shared.ringshares import Placeable, node_shares, zone_bounds, zones_of
 
 # The hash is cut to 12 bits at most (docs/protocol.md).
 PARTITIONS_MAX = 4096
@@ -43,17 +44,6 @@ VIRTUAL_NODES = 64
 VIRTUAL_NODES_MAX = 16 * VIRTUAL_NODES
 
 Table = tuple[tuple[int, ...], ...]
-
-
-class Placeable(Protocol):
-    """What placement needs to know of a node."""
-
-    @property
-    def id(self) -> int: ...
-    @property
-    def zone(self) -> str: ...
-    @property
-    def weight(self) -> int: ...
 
 
 class Move(NamedTuple):
@@ -96,33 +86,6 @@ def place(
     return _make_moves(before, placement.table(), {node.id for node in members})
 
 
-def shares(nodes: Iterable[Placeable], replicas: int, partitions: int) -> dict[int, float]:
-    """How many replicas each of the nodes with weight should hold: by weight, as far as the zones let it.
-    With fewer nodes than `replicas`, all of them hold everything.
-    """
-    return dict(
-        _shares_of(tuple((n.id, n.zone, n.weight) for n in nodes if n.weight > 0), replicas, partitions)
-    )
-
-
-@lru_cache(maxsize=8)
-def _shares_of(
-    members: tuple[tuple[int, str, int], ...], replicas: int, partitions: int
-) -> tuple[tuple[int, float], ...]:
-    """Cached: the controller asks again for the same nodes."""
-    if not members:
-        return ()
-    nodes: list[Placeable] = [_Member(*member) for member in members]
-    placement = _Placement(nodes, min(replicas, len(nodes)), partitions)
-    return tuple(zip(placement.ids, placement.share, strict=True))
-
-
-class _Member(NamedTuple):
-    id: int
-    zone: str
-    weight: int
-
-
 def _make_moves(before: Sequence[Sequence[int]], after: Table, alive: set[int]) -> tuple[Table, list[Move]]:
     """The moves from one table to the other, and the rows of `after` in the order in which those leave them.
 
@@ -160,25 +123,6 @@ def _virtual_nodes(weights: tuple[tuple[int, int], ...]) -> list[list[int]]:
     ]
 
 
-def _shares(total: Fraction, weights: list[int], lows: list[int], highs: list[int]) -> list[Fraction]:
-    """`total` divided after the weights, each part within its bounds; sum(lows) <= total <= sum(highs)."""
-    shares = [Fraction(0)] * len(weights)
-    free = list(range(len(weights)))
-    while free:
-        rate = total / sum(weights[i] for i in free)
-        for i in free:
-            shares[i] = min(max(rate * weights[i], Fraction(lows[i])), Fraction(highs[i]))
-        excess = sum(shares[i] for i in free) - total
-        if excess == 0:
-            break
-        # Those at the bound that causes the excess (or the lack) stay there whatever the others get.
-        bounds = lows if excess > 0 else highs
-        bound = [i for i in free if shares[i] == bounds[i]]
-        total -= sum(shares[i] for i in bound)
-        free = [i for i in free if shares[i] != bounds[i]]
-    return shares
-
-
 class _Placement:
     """A table in the making. Nodes and zones are indices here; a row holds the nodes of one partition."""
 
@@ -194,43 +138,9 @@ class _Placement:
         # By source and target: (distance, partition) of what may move between them, nearest first. Lists are
         # made when first asked for; from then on what they lack cannot move.
         self.near: list[dict[int, list[tuple[int, int]]]] = [{} for _ in members]
-        zone_index: dict[tuple[str, int], int] = {}
-        self.zone = [
-            zone_index.setdefault((node.zone, 0 if node.zone else node.id), len(zone_index))
-            for node in members
-        ]
-        self._bound_zones(partitions)
-        self._bound_nodes([node.weight for node in members], partitions)
-
-    def _bound_zones(self, partitions: int) -> None:
-        """Rule 1: the least and the most replicas of a partition in each zone."""
-        sizes = Counter(self.zone)
-        level = 1
-        while sum(min(size, level) for size in sizes.values()) < self.replicas:
-            level += 1
-        self.zone_low = [min(sizes[zone], level - 1) for zone in range(len(sizes))]
-        self.zone_high = [min(sizes[zone], level) for zone in range(len(sizes))]
-
-    def _bound_nodes(self, weights: list[int], partitions: int) -> None:
-        """Rule 2: the share of each node, and what follows from it."""
-        zones = range(len(self.zone_low))
-        in_zone = [[node for node, zone in enumerate(self.zone) if zone == wanted] for wanted in zones]
-        zone_shares = _shares(
-            Fraction(partitions * self.replicas),
-            [sum(weights[node] for node in in_zone[zone]) for zone in zones],
-            [partitions * low for low in self.zone_low],
-            [partitions * high for high in self.zone_high],
-        )
-        share = [Fraction(0)] * len(weights)
-        for zone, members in enumerate(in_zone):
-            parts = _shares(
-                zone_shares[zone],
-                [weights[node] for node in members],
-                [0] * len(members),
-                [partitions] * len(members),
-            )
-            for node, part in zip(members, parts, strict=True):
-                share[node] = part
+        self.zone = zones_of(members)
+        self.zone_low, self.zone_high = zone_bounds(self.zone, replicas)
+        share = node_shares(self.zone, [node.weight for node in members], replicas, partitions)
         self.share = [float(part) for part in share]
         self.floor = [floor(part) for part in share]
         self.ceil = [ceil(part) for part in share]

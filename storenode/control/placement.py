@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from shared import ring
+from shared import ring, ringshares
 from shared.clustermap import Node
 from storenode.control.state import CONTROL, ControlState, Move
 
@@ -32,7 +32,9 @@ def eligible(state: ControlState, lost: Collection[int] = ()) -> list[Node]:
 def shares(state: ControlState, lost: Collection[int] = ()) -> dict[int, float]:
     """How many replicas each node of the map should hold; 0 for those that should hold none."""
     found = dict.fromkeys((node.id for node in state.map.nodes), 0.0)
-    return found | ring.shares(eligible(state, lost), state.map.replication_factor, state.map.partition_count)
+    return found | ringshares.shares(
+        eligible(state, lost), state.map.replication_factor, state.map.partition_count
+    )
 
 
 def loads(rows: Iterable[Row]) -> Counter[int]:
