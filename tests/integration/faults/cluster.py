@@ -15,6 +15,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import msgpack
+
 import kvclient
 from kvclient.errors import KVError
 from tests.benchmark.cluster_bench.processes import Server, free_ports
@@ -38,7 +40,7 @@ _SMALL = {
 
 
 class Cluster:
-    """Three stores and two routers, running; ends with `stack`.
+    """Stores, three if nothing else is said, and two routers, running; ends with `stack`.
 
     By node id, or by name of a router: `hosts`, where they listen, if not on the loopback; `prefixes`, in
     front of their commands; `places`, where stores keep their data, if not in `directory`.
@@ -52,10 +54,11 @@ class Cluster:
         hosts: Mapping[int | str, str] | None = None,
         places: Mapping[int, Path] | None = None,
         prefixes: Mapping[int | str, Sequence[str]] | None = None,
+        stores: Sequence[int] = STORES,
     ) -> None:
-        self.directories = {node: directory / f"store{node}" for node in STORES} | dict(places or {})
-        ports = free_ports(3 * len(STORES) + len(ROUTERS))
-        nodes = [_node(node, (hosts or {}).get(node, LOOPBACK), ports) for node in STORES]
+        self.directories = {node: directory / f"store{node}" for node in stores} | dict(places or {})
+        ports = free_ports(3 * len(stores) + len(ROUTERS))
+        nodes = [_node(node, (hosts or {}).get(node, LOOPBACK), ports) for node in stores]
         shape = {"name": "faults", "partitions": PARTITIONS, "nodes": nodes}
         self.stores = {
             node["id"]: _server(
@@ -112,6 +115,15 @@ class Cluster:
         self.until(leads, "a leader")
         return found[0]
 
+    def holders(self, key: bytes) -> set[int]:
+        """The nodes that have the key's partition."""
+        return {replica["id"] for replica in self._client.admin("route", key)["replicas"]}
+
+    def control(self, command: str, **arguments: Any) -> dict[str, Any]:
+        """What the controller answers to a command of an operator."""
+        answer: dict[str, Any] = self._client.admin("control", command, msgpack.packb(arguments), False)
+        return answer
+
     def wait_writable(self) -> None:
         """Until a write in every partition would succeed."""
         self.until(lambda: bool(self._client.admin("ready")), "writes in every partition")
@@ -123,6 +135,20 @@ class Cluster:
             "all stores up",
         )
         self.wait_writable()
+
+    def wait_healthy(self) -> None:
+        """Until routers, stores and controller find nothing degraded, and all have the same map."""
+        self.until(lambda: bool(self._client.admin("healthy")), "a healthy cluster")
+        self.until(lambda: len(self.epochs()) == 1, "one map")
+
+    def epochs(self) -> set[int | None]:
+        """Of the maps that the routers, and the stores that answer them, have; None: one does not answer."""
+        found: set[int | None] = set()
+        for front in self.fronts:
+            with kvclient.connect(f"kv://{front}") as client:
+                status = client.admin("status")
+            found |= {status["epoch"], *(node.get("epoch") for node in status["nodes"])}
+        return found
 
     def figures(self) -> dict[int, dict[str, Any]]:
         """What each store tells of itself."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -109,24 +109,28 @@ def _another_has_to_lead(trial: Trial, network: Network, *, outgoing: bool, inco
     network.heal()
 
 
-def host_of(router: str) -> int:
+def host_of(router: str, stores: Sequence[int] = STORES) -> int:
     """The hosts behind those of the stores, which have the numbers of their nodes."""
-    return len(STORES) + 1 + ROUTERS.index(router)
+    return len(stores) + 1 + ROUTERS.index(router)
 
 
 def spread(
-    stack: ExitStack, directory: Path, prefixes: Mapping[int, list[str]] | None = None
+    stack: ExitStack,
+    directory: Path,
+    prefixes: Mapping[int, list[str]] | None = None,
+    stores: Sequence[int] = STORES,
 ) -> tuple[Cluster, Network]:
     """A cluster with a host for each process; `prefixes` in front of the stores' commands."""
-    network = Network(stack, len(STORES) + len(ROUTERS))
-    hosts: dict[int | str, int] = {node: node for node in STORES}
-    hosts |= {router: host_of(router) for router in ROUTERS}
+    network = Network(stack, len(stores) + len(ROUTERS))
+    hosts: dict[int | str, int] = {node: node for node in stores}
+    hosts |= {router: host_of(router, stores) for router in ROUTERS}
     before: dict[int | str, list[str]] = dict((prefixes or {}).items())
     cluster = Cluster(
         stack,
         directory,
         hosts={name: network.address(host) for name, host in hosts.items()},
         prefixes={name: network.prefix(host) + before.get(name, []) for name, host in hosts.items()},
+        stores=stores,
     )
     return cluster, network
 
