@@ -201,6 +201,9 @@ class Replication:
                 member.probe(member.match + 1)
                 self.wanted = True
         elif member.state is ProgressState.PROBE and message.a == member.next - 1:
+            if message.a == member.match:
+                # It had been erased and was added again, and an acknowledgement of before came late.
+                member.match = 0
             log = self._state.log
             hint = min(message.b, message.a)
             low = max(member.match + 1, log.first_index - 1)

@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from storenode.raft import ProgressState, Settings
-from storenode.raft.messages import EVERYBODY, HardState, Kind, Message
+from storenode.raft.messages import (
+    EVERYBODY,
+    Change,
+    HardState,
+    Kind,
+    Message,
+    Operation,
+    Transition,
+)
 from tests.unit.storenode.raft.harness import (
     Cluster,
     configuration,
@@ -77,6 +85,32 @@ def test_a_stale_rejection_is_ignored() -> None:
     assert member.next == 10
     raft.step(Message(1, 2, Kind.APPEND_REPLY, raft.term, 9, 4, 1, flag=1))
     assert member.next == 5
+
+
+def test_a_late_acknowledgement_of_before_an_erase_does_not_keep_a_member_without_its_log() -> None:
+    cluster = led()
+    cluster.propose(1, b"a", b"b")
+    (late,) = [
+        message
+        for message in of_kind(cluster.sent, Kind.APPEND_REPLY)
+        if message.sender == 3 and message.a == cluster[1].last_index
+    ]
+    cluster.change(1, Change(Transition.AUTO, ((Operation.REMOVE, 3),)))
+    promised = HardState(cluster[3].term, cluster[3].vote, 0)
+    cluster.add(3).disk.hard_state = promised  # erased, and hosted again
+    cluster.boot(3)
+    cluster[1].propose_change(Change(Transition.AUTO, ((Operation.ADD_LEARNER, 3),)))
+    for _ in range(10):  # the new member's first answer is still on its way
+        if 3 in cluster[1].progress:
+            break
+        cluster.turn(1, 2)
+        cluster.sync(1, 2)
+        cluster.deliver()
+    cluster[1].step(late)
+    assert cluster[1].progress[3].match == late.a
+    cluster.tick(times=3)
+    assert cluster.nodes[3].machine.data == [b"a", b"b"]
+    assert cluster[1].progress[3].match == cluster[1].last_index
 
 
 def test_a_reply_beyond_the_end_of_the_log_is_ignored() -> None:
