@@ -19,6 +19,7 @@ from typing import Final
 
 from kvclient.errors import ProtocolError
 from shared import logs, sockets
+from shared.config import ConfigError
 from shared.messages import MAP_TOPIC
 from shared.metrics import Counters
 from shared.reactor import Reactor
@@ -85,17 +86,26 @@ class Events:
         return sockets.bound_endpoint(self._publisher)
 
     def set_peers(self, peers: Mapping[int, str]) -> None:
-        """Hear exactly these nodes, oneself left out. Links whose node and address stay are not touched."""
+        """Hear exactly these nodes, oneself left out. Links whose node and address stay are not touched.
+        ConfigError: the address of one is none; the others are heard.
+        """
         wanted = {node: endpoint for node, endpoint in peers.items() if node != self._node}
         for node, endpoint in list(self._peers.items()):
             if wanted.get(node) != endpoint:
                 del self._peers[node]
                 sockets.disconnect(self._subscriber, endpoint)
+        refused: ConfigError | None = None
         for node, endpoint in wanted.items():
             if node not in self._peers:
-                sockets.connect(self._subscriber, endpoint)
+                try:
+                    sockets.connect(self._subscriber, endpoint)
+                except ConfigError as error:
+                    refused = error
+                    continue
                 self._peers[node] = endpoint
                 self._heard.add(node)  # its time begins now
+        if refused is not None:
+            raise refused
 
     def say_map(self, encoded: bytes) -> None:
         """Tell everybody who listens."""

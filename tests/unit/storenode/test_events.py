@@ -13,6 +13,7 @@ import zmq
 
 from kvclient.errors import ProtocolError
 from shared import sockets
+from shared.config import ConfigError
 from shared.messages import MAP_TOPIC
 from shared.reactor import Reactor
 from storenode import events as events_module
@@ -119,6 +120,13 @@ def test_peers_come_and_go_while_it_runs(nodes: Nodes) -> None:
     nodes.reports[3].clear()
     nodes.until(said(nodes, 2, 3))
     assert {heading.node for heading, _ in nodes.reports[3]} == {2}
+
+
+def test_a_peer_without_an_address_does_not_keep_the_others_from_being_heard(nodes: Nodes) -> None:
+    speaker, listener = nodes.add(1), nodes.add(2)
+    with pytest.raises(ConfigError):
+        listener.set_peers({3: "nowhere", 1: speaker.endpoint})
+    nodes.until(said(nodes, 1, 2))
 
 
 def test_what_is_no_event_is_counted_and_the_rest_is_heard(nodes: Nodes) -> None:
