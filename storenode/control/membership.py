@@ -24,7 +24,7 @@ JOIN_ENDPOINTS: Final = 5
 
 
 def join(state: ControlState, view: View, given: Arguments) -> Outcome:
-    name, zone, weight = given.name(), given.zone(), given.weight(100)
+    name, zone, weight = given.name(), given.zone(), given.weight(1)
     rpc, bus, events = (given.endpoint(field) for field in ("rpc", "bus", "events"))
     incarnation = given.incarnation()
     given.end()
@@ -55,7 +55,7 @@ def _joined(state: ControlState, node: int, changed: bool) -> Outcome:
 def node_add(state: ControlState, view: View, given: Arguments) -> Outcome:
     name, rpc = given.name(), given.endpoint("rpc")
     given.zone()
-    given.weight(100)
+    given.weight(1)
     given.end()
     _refuse_taken(state, name, {"rpc": rpc})
     known = sorted(state.map.nodes, key=lambda node: (view.states.get(node.id, node.state) != "up", node.id))

@@ -8,7 +8,7 @@ loses: everything but its directory.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -325,3 +325,13 @@ class House:
         """What the engine of `number` has."""
         ops = protocol.encode_get(key)
         return protocol.decode_results(self.replica(number).machine.engine.read(ops, 1))[0]
+
+
+def founded(directory: Path) -> Iterator[House]:
+    """Nodes 1 to 3 founded partition 0, node 1 leads it; node 4 has nothing."""
+    made = House(directory)
+    made.elect(1)
+    made.put(1, b"k", b"v")
+    made.tick(2)
+    yield made
+    made.close()

@@ -8,9 +8,20 @@ from typing import Any
 import attrs
 
 from shared.clustermap import ClusterMap, Node
+from storenode.control.commands import Outcome, execute
 from storenode.control.reports import GroupReport, Report
 from storenode.control.state import CONTROL, ControlState
 from storenode.control.view import View
+
+NEW = {
+    "name": "store9",
+    "rpc": "tcp://10.9.0.1:7200",
+    "bus": "tcp://10.9.0.1:7201",
+    "events": "tcp://10.9.0.1:7202",
+    "zone": "rack9",
+    "weight": 200,
+    "incarnation": "ab" * 16,
+}
 
 
 def store(number: int, **fields: Any) -> Node:
@@ -74,3 +85,13 @@ def make_view(state: ControlState, silent: Mapping[int, int | None] = {}, **fiel
 def group(partition: int, row: tuple[int, ...], node: int) -> GroupReport:
     role = 2 if node == row[0] else 0
     return GroupReport(partition, role, 1, row[0], 1, row, (), (), 100, 100, 1000 + partition, False)
+
+
+def run(state: ControlState, command: str, view: Any = None, dry_run: bool = False, **given: Any) -> Outcome:
+    return execute(state, view or make_view(state), command, given, dry_run)
+
+
+def changed(outcome: Outcome) -> ControlState:
+    assert outcome.state is not None
+    assert ControlState.decode(outcome.state.encode()) == outcome.state
+    return outcome.state
