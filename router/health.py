@@ -25,6 +25,9 @@ LAG_MAX: Final = 1000
 Figures = dict[int, dict[str, Any]]
 """Figures by node, of those that have answered."""
 
+FOREIGN: Final = "foreign"
+"""The controller's word for a node that a store of another identity runs as; no map has it."""
+
 _OF_A_NODE: Final = ("heard_ms", "share", "incarnation", "disk_free")
 
 
@@ -65,7 +68,7 @@ def state(node: Node, figures: Figures, view: View) -> str:
     go anyway.
     """
     known = view.nodes.get(node.id, {}).get("state")
-    said = known if known in STATES else node.state
+    said = known if known in (*STATES, FOREIGN) else node.state
     return said if node.id in figures or said == "draining" else "down"
 
 

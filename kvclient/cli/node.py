@@ -179,15 +179,24 @@ def drain(node: str, waits: bool, within: float | None, dry_run: bool) -> None:
     _tell(app, answer, node, done, "is being drained already", dry_run)
     if waits and not dry_run:
         wait_until_done(
-            app, f"drain {node}", lambda shown: _held(shown, node), within, f"kvcli node drain {node} --wait"
+            app,
+            f"drain {node}",
+            lambda shown: _held(shown, answer["node"]),
+            within,
+            f"kvcli node drain {node} --wait",
         )
 
 
-def _held(shown: Row, node: str) -> Left:
-    """What a store still has to give away; also its part in the control partition."""
-    one = find(shown, node)
+def _held(shown: Row, number: int) -> Left:
+    """What a store still has to give away; also its part in the control partition. By its id: its name may be
+    another store's by now. Failure if it is not to give away anything any more.
+    """
+    one = next((one for one in shown["nodes"] if one["id"] == number), None)
     if one is None:
         return Left(0, 0, "")
+    if one["state"] not in ("draining", "foreign") and not one.get("removing"):
+        text = f"{one['name']} is not being drained any more: somebody has undrained it"
+        raise Failure(Exit.CONFLICT, text, "UNDRAINED")
     held = one["replicas"] + (one["id"] in shown["control"])
     return left_of([move for move in shown["moves"] if move["source"] == one["id"]], held)
 
@@ -205,7 +214,9 @@ def undrain(node: str, dry_run: bool) -> None:
 @command("remove")
 @click.argument("node")
 @click.option(
-    "--force", is_flag=True, help="Also a store that is down and holds replicas: others replace them first."
+    "--force",
+    is_flag=True,
+    help="Also a store that is silent and holds replicas: others replace them first, where any can.",
 )
 @_wait
 @_dry_run
@@ -221,17 +232,22 @@ def remove(node: str, force: bool, waits: bool, within: float | None, dry_run: b
     what = f"removing {node}"
     answer = ask(app, what, "node-remove", arguments, dry_run)
     pending = bool(answer.get("pending"))
-    done = "is replaced by others first, then removed" if pending else "is no node of the cluster any more"
+    done = (
+        "is replaced by others first, where any can, then removed"
+        if pending
+        else "is no node of the cluster any more"
+    )
     _tell(app, answer, node, done, "is no node of the cluster", dry_run)
     if waits and pending and not dry_run:
         again = f"kvcli node remove {node} --force --yes --wait"
-        wait_until_done(app, what, lambda shown: _until_gone(shown, node), within, again)
+        wait_until_done(app, what, lambda shown: _until_gone(shown, answer["node"]), within, again)
 
 
-def _until_gone(shown: Row, node: str) -> Left:
+def _until_gone(shown: Row, number: int) -> Left:
     """What a store that is being removed still holds; it is there until it has been removed."""
-    left = _held(shown, node)
-    return left if find(shown, node) is None else left._replace(replicas=max(1, left.replicas))
+    left = _held(shown, number)
+    there = any(one["id"] == number for one in shown["nodes"])
+    return left._replace(replicas=max(1, left.replicas)) if there else left
 
 
 @command("set-weight")

@@ -154,9 +154,9 @@ pause = _verb(
 resume = _verb("resume", "Begin moves again after a pause.", "moves begin again", "the queue is not paused")
 stop = _verb(
     "stop",
-    "Drop the moves that have not begun; those that have begun end.",
-    "moves that had not begun are dropped",
-    "no move is waiting",
+    "Drop a rebalance's moves that have not begun; those that have begun end. Drains and replacements go on.",
+    "moves of the rebalance that had not begun are dropped",
+    "no move of a rebalance is waiting",
 )
 
 

@@ -230,13 +230,15 @@ def test_removing_by_force_needs_a_yes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_drain_waits_until_the_store_holds_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    control_moves = shown(node(1), node(4, replicas=0), control=[1, 4], moves=(move(0xFFFF, 4, 1),))
+    control_moves = shown(
+        node(1), node(4, state="draining", replicas=0), control=[1, 4], moves=(move(0xFFFF, 4, 1),)
+    )
     steps: list[Answer] = [
-        shown(node(1), node(4, replicas=2), moves=(move(1, 4, 1, waits="paused"),)),
+        shown(node(1), node(4, state="draining", replicas=2), moves=(move(1, 4, 1, waits="paused"),)),
         Unavailable("the controller changes"),
-        shown(node(1), node(4, replicas=1), moves=(move(2, 4, 1, done=0.5),)),
+        shown(node(1), node(4, state="draining", replicas=1), moves=(move(2, 4, 1, done=0.5),)),
         control_moves,
-        shown(node(1), node(4, replicas=0), control=[1]),
+        shown(node(1), node(4, state="draining", replicas=0), control=[1]),
         KVError("asked too often"),
     ]
     run({"node": 4, "changed": True}, "node", "drain", "store4", "--wait", shows=steps)
@@ -256,9 +258,16 @@ def test_on_a_terminal_progress_is_drawn_and_taken_away(monkeypatch: pytest.Monk
     monkeypatch.setattr("sys.stderr", terminal)
     monkeypatch.setattr(progress, "DRAW_SECONDS", 0.0)
     steps: list[Answer] = [
-        shown(node(1), node(4, replicas=2), moves=(move(1, 4, 1), move(2, 4, 1)), control=[1]),
-        shown(node(1), node(4, replicas=1), moves=(move(2, 4, 1, done=0.5, waits="paused"),), control=[1]),
-        shown(node(1), node(4, replicas=0), control=[1]),
+        shown(
+            node(1), node(4, state="draining", replicas=2), moves=(move(1, 4, 1), move(2, 4, 1)), control=[1]
+        ),
+        shown(
+            node(1),
+            node(4, state="draining", replicas=1),
+            moves=(move(2, 4, 1, done=0.5, waits="paused"),),
+            control=[1],
+        ),
+        shown(node(1), node(4, state="draining", replicas=0), control=[1]),
     ]
     run({"node": 4, "changed": True}, "node", "drain", "store4", "--wait", shows=steps)
     first, second, *_ = terminal.getvalue().split("\r")[1:]
@@ -285,17 +294,24 @@ def test_waiting_does_not_hide_what_time_cannot_mend() -> None:
 
 def test_remove_by_force_waits_until_the_store_is_gone(capsys: pytest.CaptureFixture[str]) -> None:
     steps: list[Answer] = [
-        shown(node(1), node(4, replicas=1, removing=True), moves=(move(1, 4, 1),)),
-        shown(node(1), node(4, replicas=0, removing=True), control=[1]),
-        shown(node(1), control=[1]),
+        shown(node(1), node(4, state="draining", replicas=1, removing=True), moves=(move(1, 4, 1),)),
+        shown(node(1), node(4, state="draining", replicas=0, removing=True), control=[1]),
+        shown(node(1), node(5, name="store4"), control=[1]),
         KVError("asked too often"),
     ]
     answer = {"node": 4, "changed": True, "pending": True}
     text, client = run(answer, "node", "remove", "store4", "--force", "--wait", shows=steps, yes=True)
-    assert "is replaced by others first" in text
+    assert "is replaced by others first, where any can" in text
     assert [command for command, *_ in client.asked] == ["node-remove"]
     assert "removing store4: done after" in capsys.readouterr().err
     assert len(steps) == 1
+
+
+def test_a_drain_that_somebody_takes_back_is_not_waited_for() -> None:
+    steps: list[Answer] = [shown(node(1), node(4, state="draining")), shown(node(1), node(4))]
+    with pytest.raises(Failure, match="store4 is not being drained any more") as failed:
+        run({"node": 4, "changed": True}, "node", "drain", "store4", "--wait", shows=steps)
+    assert failed.value.exit_code == Exit.CONFLICT
 
 
 def test_a_store_that_is_being_removed_is_told_so() -> None:

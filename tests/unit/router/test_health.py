@@ -62,6 +62,10 @@ class TestHealthy:
         assert "store3 (tcp://127.0.0.1:7220) does not answer" in text
         assert "partition 0-7: the replica on store3 does not answer" in text
 
+    def test_a_store_of_another_identity(self, three: Harness) -> None:
+        text = self.said(three, replicated(leader=2), nodes={1: "up", 2: "up", 3: "foreign"})
+        assert text == "store3 (tcp://127.0.0.1:7220) is foreign"
+
     def test_a_row_that_is_not_settled(self, three: Harness) -> None:
         figures = replicated(leader=2)
         figures[2]["groups"]["4"].update(voters=[1, 2], learners=[3])
