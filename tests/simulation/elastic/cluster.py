@@ -66,7 +66,7 @@ class ElasticCluster(Cluster):
             alive,  # type: ignore[arg-type]
             self.routers,
             self.clients,
-            SimulatedStore.start,
+            ElasticStore.start,  # type: ignore[arg-type]
             self._restart_router,
         )
         self.nemesis.cluster = self

@@ -89,8 +89,8 @@ class ElasticNemesis(Nemesis):
         if self.can_be_lost(store):
             self._stores.remove(store)
             store.lost = True
+            self._world.note(f"{store.name} is lost for good")
             store.die(True, "lost for good")
-            store.lost = True
 
     def can_be_lost(self, store: ElasticStore) -> bool:
         """Whether every group bears the loss, whatever its replicas take for its members."""

@@ -59,6 +59,7 @@ class ElasticStore(SocketMachine, SimulatedStore):
         self.checks = cluster.checks
         self.settings = cluster.settings
         self.lost = False
+        """For good, disk and all: it starts no more."""
         self.gone_at = 0.0
         """When it died the last time."""
         self.control_deaf = 0
@@ -67,6 +68,10 @@ class ElasticStore(SocketMachine, SimulatedStore):
         self._incarnation = incarnation
         self._first = first
         self._durable_map = known
+
+    def start(self) -> None:
+        if not self.lost:
+            super().start()
 
     def close(self) -> None:
         self.gone_at = self.world.now
