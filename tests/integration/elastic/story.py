@@ -103,6 +103,7 @@ class Story:
         self._tell("another one joins for it")
         self._cluster.dev("add-store", "store6")
         self._learn_stores()
+        self._wait_until_missed(name)
         self._kvcli("node", "remove", name, "--force", "--yes")
         self._settle(f"{name} was replaced: every partition has all its replicas again")
 
@@ -110,6 +111,12 @@ class Story:
         self._tell("every store and every router is restarted, one at a time")
         self._kvcli("deploy", "--dev", "--dir", str(self._cluster.directory))
         self._settle("everything was restarted")
+
+    def _wait_until_missed(self, name: str) -> None:
+        deadline = time.monotonic() + STEP_SECONDS
+        while next(node["state"] for node in self._nodes() if node["name"] == name) == "up":
+            assert time.monotonic() < deadline, f"nobody misses {name}"
+            time.sleep(0.2)
 
     # -- what has to hold
 
