@@ -174,7 +174,8 @@ class DevCluster:
             raise Failure(Exit.USAGE, f"a local cluster has had at most {STORES_MAX} stores", "USAGE")
         self.added[name] = Added(name, number, zone or f"zone{number}")
         member = self.stores[-1]
-        replace_file(member.config_file, to_yaml(self._config(member)).encode())
+        for one in (member, *self.routers):  # routers that start later may find no other store
+            replace_file(one.config_file, to_yaml(self._config(one)).encode())
         devmembers.save(self.directory, self.added.values())
         return member
 

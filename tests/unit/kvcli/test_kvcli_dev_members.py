@@ -55,6 +55,12 @@ def test_its_configuration_joins_and_those_of_the_founders_stay(cluster: DevClus
     assert yaml.safe_load(member.config_file.read_text()) == config
 
 
+def test_routers_that_start_after_all_founders_have_left_find_an_added_store(cluster: DevCluster) -> None:
+    member = cluster.add(None, None)
+    config = yaml.safe_load(cluster.routers[0].config_file.read_text())
+    assert f"tcp://127.0.0.1:{member.ports[0]}" in config["stores"]
+
+
 @pytest.mark.parametrize("name", ["store2", "router1", "all", "stores"])
 def test_a_name_is_given_once(cluster: DevCluster, name: str) -> None:
     with pytest.raises(Failure, match=f"the name '{name}' is taken"):
