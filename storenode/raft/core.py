@@ -394,6 +394,8 @@ class Raft(GroupState):
     # messages
 
     def _on_request_for_vote(self, message: Message) -> None:
+        if not self.configuration.voters:
+            return  # erased, it may have had entries that the sender lacks: without them it cannot judge
         if not message.flag and (self._leadership or self._election.loyal):
             return
         if message.term < self.term:

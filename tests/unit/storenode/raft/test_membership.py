@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from storenode.raft import ConfigurationRefused, Dropped, NotLeader, ProgressState, Role, Settings
-from storenode.raft.messages import Change, Configuration, EntryKind, Kind, Message, Operation, Transition
+from storenode.raft.messages import (
+    Change,
+    Configuration,
+    EntryKind,
+    HardState,
+    Kind,
+    Message,
+    Operation,
+    Transition,
+)
 from tests.unit.storenode.raft.harness import Cluster, configuration
 
 E = Settings().election_ticks
@@ -239,3 +248,22 @@ def test_an_order_to_stand_from_who_does_not_lead_is_ignored() -> None:
     cluster = led()
     cluster[2].step(Message(2, 3, Kind.TIMEOUT_NOW, cluster[2].term))
     assert cluster[2].role is Role.FOLLOWER
+
+
+def test_an_erased_voter_that_is_hosted_again_elects_nobody_who_lacks_what_it_had_committed() -> None:
+    cluster = led()
+    cluster.drop = lambda to, message: 2 in (to, message.sender)
+    cluster.propose(1, b"committed by 1 and 3")
+    swap_in_4 = change((ADD, 4), (REMOVE, 3))
+    cluster.add(4)
+    cluster.change(1, swap_in_4)
+    cluster.tick(times=2)
+    assert cluster.nodes[4].machine.configuration == configuration(1, 2, 4)
+    promised = HardState(cluster[3].term, cluster[3].vote, 0)
+    cluster.add(3).disk.hard_state = promised  # erased, and hosted again
+    cluster.boot(3)
+    cluster.drop = lambda to, message: {to, message.sender} != {2, 3}
+    for _ in range(4 * E):
+        cluster.tick(2, 3)
+    assert cluster[2].configuration == configuration(1, 2, 3), "it has not heard of the swap"
+    assert cluster[2].role is not Role.LEADER
