@@ -163,16 +163,17 @@ def test_an_order_that_comes_late_does_not_erase_who_has_come_back(house: House)
 def test_who_has_the_entry_that_brings_it_back_is_not_erased_even_if_it_is_not_applied(house: House) -> None:
     """What it acknowledges from there on may be what commits an entry."""
     index = remove(house, 3)
-    raft = house.replica(3).raft
-    applied = raft.applied_index
+    applied = house.replica(3).raft.applied_index
+    house.replica(3).machine.engine.flush()
+    house.cut_off = {3}
     leader = house.replica(1).raft
     assert house.run(1, ADD, 3)[0] == Status.OK
     entries = leader.log.entries(applied + 1, leader.last_index + 1, 1 << 20)
     house.stop(3)
     house.start(3)
     raft = house.replica(3).raft
-    if raft.last_index == applied:
-        raft.step(Message(3, 1, Kind.APPEND, leader.term, applied, raft.log.term(applied), 0, 0, 0, entries))
+    assert (raft.applied_index, raft.last_index) == (applied, applied)
+    raft.step(Message(3, 1, Kind.APPEND, leader.term, applied, raft.log.term(applied), 0, 0, 0, entries))
     assert raft.applied_index == applied
     back = raft.last_index
     reason = text(house.run(3, ERASE, 3, other=index, dry=True), Status.BUSY)
@@ -222,6 +223,7 @@ def test_a_process_that_ends_in_the_middle_leaves_the_whole_replica_or_none(hous
 
 def test_a_set_aside_engine_comes_back_if_the_log_still_has_the_group(house: House) -> None:
     remove(house, 3)
+    house.replica(3).machine.engine.flush()
     house.stop(3)
     path = house.path / "store3" / "partitions"
     (path / "0000").rename(path / "0000.erased")

@@ -128,7 +128,7 @@ def test_a_replica_state_has_the_documented_bytes_and_counts_as_a_record(written
     with pytest.raises(Corruption, match="missing or foreign"):
         load(written)
     store(written, key, sealed(key, b"\x02\x00\x00\x00applied"))
-    with pytest.raises(Corruption, match="unknown version of a replica state"):
+    with pytest.raises(Corruption, match="replica state version 2, known is 1"):
         load(written)
 
 
@@ -225,7 +225,7 @@ def _remove(opened: Manifest, key: bytes) -> None:
 def test_an_unknown_version_is_refused(written: Path) -> None:
     key = b"\xff\xff\xff\xff\x00" + bytes(8)
     store(written, key, sealed(key, b"\x02\x00\x00\x00"))
-    with pytest.raises(Corruption, match=r"manifest version .*, this software reads 1"):
+    with pytest.raises(Corruption, match="manifest version 2, this software reads 1"):
         load(written)
 
 
