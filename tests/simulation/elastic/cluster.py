@@ -21,7 +21,6 @@ from tests.simulation.elastic.routing import ElasticRouter
 from tests.simulation.elastic.sockets import Wires, simulated
 from tests.simulation.elastic.store import ElasticStore
 from tests.simulation.network import Network
-from tests.simulation.store import SimulatedStore
 from tests.simulation.world import World
 
 JOIN_S = 60.0
