@@ -216,8 +216,9 @@ class Controller:
                 changes["moves"] = kept
         cluster = state.map
         nodes = self._nodes(now)
-        control = self._tracking.rows.get(CONTROL, cluster.control)
-        replicas = self._turned(self._rows(), nodes, lost)
+        going = frozenset((move.partition, move.source) for move in state.moves if not move.target)
+        replicas = self._turned(self._rows(), nodes, lost, going)
+        control = self._control(nodes, lost, going)
         if (nodes, replicas, control) != (cluster.nodes, cluster.replicas, cluster.control):
             if nodes != cluster.nodes:
                 changes["nodes"] = nodes
@@ -259,14 +260,27 @@ class Controller:
             return replicas
         return tuple(seen.get(partition, row) for partition, row in enumerate(replicas))
 
+    def _control(
+        self, nodes: tuple[Node, ...], lost: frozenset[int], going: frozenset[tuple[int, int]]
+    ) -> Row:
+        """Who holds the control partition; the first should lead it. Weights are of data."""
+        row = self._tracking.rows.get(CONTROL, self.state.map.control)
+        share = dict.fromkeys((node.id for node in nodes if node.id not in lost), 1.0)
+        leaving = {(0, node) for partition, node in going if partition == CONTROL}
+        return turned((row,), nodes, share, 0, leaving)[0]
+
     def _turned(
-        self, rows: tuple[Row, ...], nodes: tuple[Node, ...], lost: frozenset[int]
+        self,
+        rows: tuple[Row, ...],
+        nodes: tuple[Node, ...],
+        lost: frozenset[int],
+        going: frozenset[tuple[int, int]],
     ) -> tuple[Row, ...]:
         """The rows with leaders spread; nothing is looked at again that was even the last time."""
-        now = (rows, tuple((node.id, node.state, node.weight) for node in nodes), lost)
+        now = (rows, tuple((node.id, node.state, node.weight) for node in nodes), lost, going)
         if now == self._even:
             return rows
-        new = turned(rows, nodes, shares(self.state, lost))
+        new = turned(rows, nodes, shares(self.state, lost), going=going)
         self._even = now if new == rows else ()
         return rows if new == rows else new
 

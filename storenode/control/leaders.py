@@ -3,15 +3,15 @@
 Pure. Rows are turned, never changed otherwise: the first changes places with who shall be first. Owns no
 memory: rows that are as even as they can be are left as they are.
 
-Invariants: no row begins with a node that is not up, or should hold nothing, while another holder is and
-should. Of two nodes with rows in common neither leads so many that handing one over would make the larger of
-their loads, by share, smaller.
+Invariants: no row begins with a node that is not up, or should hold nothing, or is about to leave the group
+without a successor, while another holder is, should and is not. Of two nodes with rows in common neither
+leads so many that handing one over would make the larger of their loads, by share, smaller.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from shared.clustermap import Node
@@ -25,23 +25,36 @@ _TIERS: Final = {"up": 0, "draining": 1, "suspect": 2, "down": 3}
 
 
 def turned(
-    rows: Sequence[Row], nodes: Iterable[Node], share: Mapping[int, float], most: int = TURNS_MAX
+    rows: Sequence[Row],
+    nodes: Iterable[Node],
+    share: Mapping[int, float],
+    most: int = TURNS_MAX,
+    going: Collection[tuple[int, int]] = (),
 ) -> tuple[Row, ...]:
     """The rows with their firsts spread over the nodes by share. At most `most` are turned for the sake of
-    evenness; those that begin with a node that should not be first are turned all.
+    evenness; those that begin with a node that should not be first are turned all. `going`: (index of the
+    row, node) of who leaves the group without a successor: it would be handed the leadership back as often as
+    it gave it away to leave.
     """
     tiers = {node.id: max(_TIERS[node.state], 0 if share.get(node.id) else 1) for node in nodes}
-    turning = _Turning(rows, tiers, share)
+    turning = _Turning(rows, tiers, share, going)
     turning.leave()
     turning.spread(most)
     return turning.rows()
 
 
 class _Turning:
-    def __init__(self, rows: Sequence[Row], tiers: Mapping[int, int], share: Mapping[int, float]) -> None:
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        tiers: Mapping[int, int],
+        share: Mapping[int, float],
+        going: Collection[tuple[int, int]],
+    ) -> None:
         self._rows = rows
         self._tiers = tiers
         self._share = share
+        self._going = going
         self._first = [row[0] for row in rows]
         self._led = Counter(self._first)
 
@@ -53,17 +66,17 @@ class _Turning:
 
     def leave(self) -> None:
         """Turn the rows that begin with a node of a worse tier than another holder."""
-        tiers = self._tiers
-        if not any(tiers.values()):
+        if not self._going and not any(self._tiers.values()):
             return
         for partition, row in enumerate(self._rows):
-            if tiers[row[0]]:
-                best = min(tiers[holder] for holder in row)
-                if best < tiers[row[0]]:
-                    self._turn(
-                        partition,
-                        min((holder for holder in row if tiers[holder] == best), key=self._pressure),
-                    )
+            if tier := self._tier(partition, row[0]):
+                best = min(self._tier(partition, holder) for holder in row)
+                if best < tier:
+                    able = (holder for holder in row if self._tier(partition, holder) == best)
+                    self._turn(partition, min(able, key=self._pressure))
+
+    def _tier(self, partition: int, holder: int) -> int:
+        return max(self._tiers[holder], 1 if (partition, holder) in self._going else 0)
 
     def spread(self, most: int) -> None:
         """Hand rows on, directly or along a chain of nodes, from who leads most for its share to who leads
@@ -102,7 +115,7 @@ class _Turning:
         if not self._tiers[first]:
             onward = edges[first]
             for holder in self._rows[partition]:
-                if not self._tiers[holder] and holder != first:
+                if holder != first and not self._tier(partition, holder):
                     onward[holder].append(partition)
 
     def _chain(self, start: int, edges: dict[int, dict[int, list[int]]]) -> list[tuple[int, int]]:

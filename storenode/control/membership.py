@@ -151,6 +151,8 @@ def _refuse_too_few(state: ControlState, view: View, node: Node, what: str) -> N
 def remove(state: ControlState, view: View, given: Arguments) -> Outcome:
     node, force = given.node(state), given.flag("force")
     given.end()
+    if node.id not in view.heard_ms and view.age_ms < SUSPECT_MS:
+        raise Busy(f"the controller is new and has not heard of {node.name} yet")
     lost = force and view.silent(node.id)
     holds = node.id in loads(state.map.replicas) or node.id in state.map.control
     if holds or (lost and _votes(view, node.id)):
@@ -218,8 +220,6 @@ def _refuse_member(state: ControlState, view: View, node: Node) -> None:
 
 def _remove_holder(state: ControlState, view: View, node: Node, force: bool) -> Outcome:
     left = _left(state, node.id)
-    if node.id not in view.heard_ms and view.age_ms < SUSPECT_MS:
-        raise Busy(f"the controller is new and has not heard of {node.name} yet")
     if not force:
         if node.state == "draining":
             raise Refused(f"{node.name} is still being drained: {left}")

@@ -332,6 +332,23 @@ def test_a_failed_replica_is_taken_out_erased_and_put_back_one_at_a_time(world: 
     assert {(order.partition, order.command) for order in orders} == {(0, "add-learner")}
 
 
+def test_who_drains_is_not_preferred_as_the_controller() -> None:
+    """The leadership would come back to it before the next controller knows enough to take it out."""
+    state = make_state(4, partitions=8)
+    world = World(with_nodes(state, {1: {"state": "draining"}}).remap(control=(1, 2, 3)))
+    world.hear()
+    step = world.step()
+    assert step.state is not None
+    assert step.state.map.control == (2, 1, 3)
+
+
+def test_who_is_to_leave_the_control_partition_without_a_successor_is_not_preferred_there() -> None:
+    world = World(make_state(4, partitions=8).remap(control=(4, 1, 2, 3)))
+    world.run(ACQUAINTED)
+    assert [(move.partition, move.source, move.target) for move in world.state.moves] == [(CONTROL, 4, 0)]
+    assert world.state.map.control == (1, 4, 2, 3)
+
+
 def test_the_control_partition_replaces_who_is_lost_before_who_drains() -> None:
     state = attrs.evolve(make_state(6), settings=Settings(replace_after_ms=5_000))
     world = World(state.remap(control=(1, 2, 3)))

@@ -76,3 +76,17 @@ def test_a_fresh_table_is_even_enough() -> None:
     assert max(counts.values()) - min(counts.values()) <= 1
     shares = dict.fromkeys(counts, 1.0)
     assert turned(state.map.replicas, state.map.nodes, shares) == state.map.replicas
+
+
+def test_who_is_about_to_leave_is_first_only_where_nobody_else_is() -> None:
+    rows = ((1, 2, 3), (1, 2, 3), (1,), (2, 3, 1), (3, 1, 2))
+    going = {(1, 1), (2, 1), (3, 1)}
+    after = turned(rows, STORES, EVEN, going=going)
+    assert after == (rows[0], (2, 1, 3), *rows[2:])
+    assert turned(after, STORES, EVEN, going=going) == after
+
+
+def test_evenness_does_not_make_first_who_is_about_to_leave() -> None:
+    rows = ((2, 1), (2, 1), (2, 1), (2, 1))
+    after = turned(rows, STORES, EVEN, going={(0, 1), (1, 1), (2, 1)})
+    assert after == ((2, 1), (2, 1), (2, 1), (1, 2))

@@ -250,6 +250,15 @@ def test_a_new_controller_does_not_know_yet_who_lives() -> None:
     assert run(state, "node-remove", never, node=1, force=True).body["pending"]
 
 
+def test_a_new_controller_does_not_say_that_the_moves_of_a_lost_node_are_under_way() -> None:
+    state = emptied(make_state(), 1).queue([(0, 2, 1, "rebalance")])
+    begun = {move.id: MoveView("learner", 1000, None, "") for move in state.moves}
+    with pytest.raises(Busy, match="the controller is new and has not heard of store1 yet"):
+        run(state, "node-remove", make_view(state, {1: None}, age_ms=2999, moves=begun), node=1, force=True)
+    never = make_view(state, {1: None}, age_ms=3000, moves=begun)
+    assert changed(run(state, "node-remove", never, node=1, force=True)).moves == ()
+
+
 def test_force_is_refused_where_no_majority_answers() -> None:
     state = make_state()
     shared_rows = sum({1, 2} <= set(row) for row in state.map.replicas)
