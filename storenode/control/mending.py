@@ -228,12 +228,14 @@ class _Mending:
         return best.id if best else 0
 
     def _control_surplus(self, nodes: Mapping[int, Node], staying: list[int], size: int) -> list[int]:
-        """The holder to take out when there are too many: one that is silent, or of the fullest zone."""
+        """The holder to take out when there are too many: one that is silent, or of the fullest zone. While
+        there are no more than data has replicas, nobody goes: a copy less could be the last but one.
+        """
         zones = Counter(_zone(nodes[node]) for node in staying)
         ordered = sorted(
             staying, key=lambda node: (node not in self._sight.silent, -zones[_zone(nodes[node])], -node)
         )
-        return ordered[:1] if len(staying) > size else []
+        return ordered[:1] if len(staying) > max(size, self._factor) else []
 
 
 class _Choice:

@@ -145,9 +145,10 @@ def control(
     lost: set[int] = set(),  # noqa: B006
     silent: set[int] = set(),  # noqa: B006
     zones: dict[int, str] = {},  # noqa: B006
+    factor: int = 1,
 ) -> tuple[int, int] | None:
     """The (source, target) that is wanted for it."""
-    state = make_state(nodes, 1, 1).remap(control=holders)
+    state = make_state(nodes, 1, factor).remap(control=holders)
     state = with_nodes(
         state,
         {
@@ -179,6 +180,14 @@ def test_control_partitions_shrink_to_the_size_that_helps() -> None:
     assert control((1, 2, 3, 4), 4, silent={2}) == (2, 0)
     assert control((1, 2), 2) == (2, 0)
     assert control((1, 2, 3, 4), 4, zones={1: "a", 2: "b", 3: "b", 4: "c"}) == (3, 0)
+
+
+def test_no_copy_of_the_state_is_given_up_while_data_has_more_replicas() -> None:
+    assert control((1, 2, 3), 3, draining={3}, lost={3}, factor=3) == (3, 0)
+    assert control((1, 2), 3, draining={3}, lost={3}, factor=3) is None
+    assert control((1, 2), 2, factor=2) is None
+    assert control((1, 2, 3), 3, draining={3}, factor=2) == (3, 0)
+    assert control((1, 2, 3, 4), 4, factor=3) == (4, 0)
 
 
 def test_control_partitions_replace_who_drains_or_is_lost() -> None:
