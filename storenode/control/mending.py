@@ -70,7 +70,7 @@ class _Mending:
 
     def run(self) -> ControlState:
         data = [self._named(move) for move in self._state.moves if self._sensible(move)]
-        data += self._repairs(data)
+        data = self._repaired(data)
         queue = [*self._control(), *data, *self._broken(data)]
         moves = tuple(sorted(queue, key=lambda move: (_ORDER[move.reason], move.id))[:MOVES_MAX])
         if moves == self._state.moves:
@@ -137,7 +137,10 @@ class _Mending:
                 return [self._new(partition, node, 0, "replace")]
         return []
 
-    def _repairs(self, queued: Sequence[Move]) -> list[Move]:
+    def _repaired(self, queued: list[Move]) -> list[Move]:
+        """The queue with the repairs that it lacks. Rebalancing that has not begun makes way for them: its
+        source is a holder that the partition needs.
+        """
         rows, factor, leaving = self._state.map.replicas, self._factor, frozenset(self._leaving)
         wrong = [
             partition
@@ -145,25 +148,38 @@ class _Mending:
             if len(row) != factor or not leaving.isdisjoint(row)
         ]
         if not wrong:
-            return []
+            return queued
+        future = after(rows, queued)
+        short = {
+            partition
+            for partition in wrong
+            if len(future[partition]) < factor or not leaving.isdisjoint(future[partition])
+        }
+        queued = [move for move in queued if not (move.partition in short and self._puts_off(move))]
         future = after(rows, queued)
         choice = _Choice(self._state, self._lost, self._sight.silent, loads(future))
-        return [move for partition in wrong for move in self._repair(partition, future[partition], choice)]
+        new = [move for partition in wrong for move in self._repair(partition, future[partition], choice)]
+        return queued + new
+
+    def _puts_off(self, move: Move) -> bool:
+        rebalances = move.reason == "rebalance" and move.source and move.target
+        return bool(rebalances and move.id not in self._sight.stages)
 
     def _repair(self, partition: int, row: Row, choice: _Choice) -> list[Move]:
         """The moves after which the row, as the queued moves leave it, is as it should be; fewer if there is
-        no node for them.
+        no node for them. Who holds the partition now is no target: while it leaves, it cannot come.
         """
+        now = self._state.map.replicas[partition]
         steps: list[tuple[int, int, str]] = []
         for holder in sorted(
             self._leaving.keys() & set(row), key=lambda node: (node not in self._lost, node)
         ):
             left = tuple(node for node in row if node != holder)
-            target = 0 if len(row) > self._factor else choice.take(left)
+            target = 0 if len(row) > self._factor else choice.take({*left, *now})
             if target or len(row) > self._factor or self._may_shrink(holder, row):
                 steps.append((holder, target, self._leaving[holder]))
                 row = (*left, target) if target else left
-        while len(row) < self._factor and (target := choice.take(row)):
+        while len(row) < self._factor and (target := choice.take({*row, *now})):
             steps.append((0, target, "replace"))
             row = (*row, target)
         while len(row) > self._factor:

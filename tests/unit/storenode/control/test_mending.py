@@ -127,6 +127,24 @@ def test_without_a_successor_only_who_was_told_to_go_goes() -> None:
     assert [move for move in queue(suspect, silent={3, 4}) if move[0] == 0] == []
 
 
+def test_rebalancing_that_has_not_begun_makes_way_for_a_repair() -> None:
+    """Its source was the successor of who is lost, though it was a holder already: the lost one went without
+    any, and a new move was queued with every step.
+    """
+    state = removing(one_row(1, 2, 3, nodes=4).queue([(0, 3, 4, "rebalance")]), 2)
+    waits = mended(state, Sight(silent=frozenset({2})))
+    assert [(move.source, move.target) for move in waits.moves if move.partition == 0] == [(2, 4)]
+    assert mended(waits, Sight(silent=frozenset({2}))) is waits
+    short = one_row(1, 3, nodes=4).queue([(0, 3, 4, "rebalance")])
+    assert queue(short) == [(0, 0, 2, "replace")]
+
+
+def test_rebalancing_that_has_begun_is_waited_for() -> None:
+    state = removing(one_row(1, 2, 3, nodes=4).queue([(0, 3, 4, "rebalance")]), 2)
+    data = [move for move in queue(state, silent=frozenset({2}), stages={1: "learner"}) if not move[0]]
+    assert data == [(0, 3, 4, "rebalance")]
+
+
 def test_who_may_leave_the_map() -> None:
     going = removing(one_row(1, 2, 3), 3, 4)
     assert retired(going) == frozenset()
