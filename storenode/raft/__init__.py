@@ -26,6 +26,7 @@ term 0: its first configuration is state, not an entry. A node that joins later,
 empty configuration, so cannot replay its way into the group but is sent a snapshot. A node id whose log was
 lost is never used again for the group: it would break what it promised. The replica of a removed node stays
 until a majority of the new configuration has applied the removal and flushed that (docs/raft.md section 3).
+A node becomes a voter when it has had a snapshot as a learner: without a configuration it gives no vote.
 """
 
 from storenode.raft.configuration import (

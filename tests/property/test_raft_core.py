@@ -259,6 +259,8 @@ class Simulation:
             operation = random.choice(list(Operation))
             if operation is not Operation.REMOVE and number not in self.cluster.nodes:
                 self.cluster.add(number)
+            if operation is Operation.ADD_VOTER and not self.cluster[number].configuration.voters:
+                operation = Operation.ADD_LEARNER  # who has no snapshot yet gives no vote: it learns first
             operations.append((int(operation), number))
         change = Change(
             random.choice((Transition.AUTO, Transition.IMPLICIT, Transition.EXPLICIT)), tuple(operations)
