@@ -109,12 +109,12 @@ def test_a_store_that_is_cut_off_is_missed_and_heard_again(cluster: Cluster) -> 
     healthy(cluster)
     cluster.dev("partition", "store3")
     try:
-        kv(cluster, "wait", "--healthy", "--timeout", "200ms", code=Exit.UNAVAILABLE)
         kv(cluster, "wait", "--ready")
         deadline = time.monotonic() + STEP_SECONDS
         while nodes(cluster)["store3"]["state"] not in ("suspect", "down"):
             assert time.monotonic() < deadline, nodes(cluster)
             time.sleep(0.2)
+        kv(cluster, "wait", "--healthy", "--timeout", "200ms", code=Exit.UNAVAILABLE)
         assert b"store3" in kv(cluster, "status", code=Exit.DEGRADED).stderr
         kv(cluster, "put", "while", "cut")
     finally:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from kvclient.errors import Exit
+from storenode.engines import CONTROL_ENGINE
 from tests.integration.localcluster import KVCLI, Cluster
 
 KEYS = [f"key{number:04}" for number in range(400)]
@@ -64,11 +65,12 @@ def test_a_running_store_is_refused_and_a_killed_one_is_sound(house: tuple[Clust
     cluster.dev("kill", "store1")
     found = document("verify", directory)
     assert found["problems"] == []
-    assert [row["partition"] for row in found["checked"]] == [0, 1, 2, 3]
+    engines = [0, 1, 2, 3, CONTROL_ENGINE]
+    assert [row["partition"] for row in found["checked"]] == engines
     [log] = found["log"]
-    assert (log["segments"], log["groups"]) == (1, 4)
-    assert log["entries"] >= 8
-    assert [row["partition"] for row in document("stats", directory)["engines"]] == [0, 1, 2, 3]
+    assert (log["segments"], log["groups"]) == (1, 5)
+    assert log["entries"] >= 10
+    assert [row["partition"] for row in document("stats", directory)["engines"]] == engines
     assert document("dump-manifest", directory)["problems"] == []
     assert document("repair", directory)["plan"] == []
     assert not list(directory.rglob("*.wal"))

@@ -23,6 +23,7 @@ from kvclient import protocol
 from kvclient.errors import Status
 from shared import messages, reactor
 from shared.clustermap import ClusterMap
+from shared.commandline import REFUSED
 from shared.hashing import partition_of
 from shared.messages import Answer, BatchReply, Fault, Item, MapReply, Pong, StatusReply
 from tests.smalldisk import small_disk_at
@@ -47,7 +48,7 @@ class Store:
     """One kv-store process and a socket to it."""
 
     def __init__(self, directory: Path, config: dict[str, Any], *arguments: str) -> None:
-        path = directory / "store.yaml"
+        path = directory / f"{config['node']['name']}.yaml"
         path.write_text(yaml.safe_dump(config))
         self.log = directory / f"store-{random.getrandbits(32):08x}.log"
         command = [sys.executable, "-m", "storenode", "--config", str(path), *arguments]
@@ -60,18 +61,29 @@ class Store:
     def events(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
 
+    def said(self, name: str) -> dict[str, Any]:
+        """The first event of this name, which is waited for."""
+        deadline = time.monotonic() + DEADLINE_S
+        while not (found := [event for event in self.events() if event["event"] == name]):
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, f"no event {name}: {self.log.read_text()}"
+            time.sleep(0.02)
+        return found[0]
+
     def connect(self) -> None:
         """Waits for the `listening` event and connects."""
-        deadline = time.monotonic() + DEADLINE_S
-        while not (found := [event for event in self.events() if event["event"] == "listening"]):
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, "the store does not come up"
-            time.sleep(0.02)
-        self.endpoint = found[0]["rpc"]
+        self.endpoint = self.said("listening")["rpc"]
         self.socket.connect(self.endpoint)
-        while not all(group["role"] == "leader" for group in self.status()["groups"].values()):
+        deadline = time.monotonic() + DEADLINE_S
+        while not self._leads(self.status()):
             assert time.monotonic() < deadline, "a group of one does not elect itself"
             time.sleep(0.02)
+
+    @staticmethod
+    def _leads(figures: dict[str, Any]) -> bool:
+        """Whether it leads all its groups of one: the control partition is one only in a cluster of one."""
+        groups = figures["groups"].values()
+        return all(group["role"] == "leader" for group in groups if len(group["voters"]) == 1)
 
     @property
     def port(self) -> int:
@@ -262,14 +274,25 @@ def test_each_item_has_its_own_error(start: Start) -> None:
     assert "partition 16 is not on this store" in protocol.decode_error(answers[6].body)["message"]
 
 
-def test_only_the_partitions_of_the_map_are_served(start: Start) -> None:
+def test_only_the_partitions_of_the_map_are_served(start: Start, tmp_path: Path) -> None:
     nodes = [
-        {"id": number, "name": f"store{number}", "rpc": f"tcp://127.0.0.1:720{number * 3 % 10}"}
-        for number in (1, 2)
+        {"id": number, "name": f"store{number}", "rpc": f"tcp://127.0.0.1:{free_port()}"} for number in (1, 2)
     ]
-    store = start(cluster={"name": "two", "partitions": 16, "replicas": 1, "nodes": nodes})
+    store, other = (
+        start(
+            connect=False,
+            node={"id": node["id"], "name": node["name"]},
+            listen={"rpc": node["rpc"]},
+            data={"dir": str(tmp_path / f"data{node['id']}")},
+            cluster={"name": "two", "partitions": 16, "replicas": 1, "nodes": nodes},
+        )
+        for node in nodes
+    )
+    store.connect()
+    other.connect()  # they have asked each other whether anybody was there before
     mine = set(store.status()["partitions"])
     assert 0 < len(mine) < 16
+    assert set(other.status()["partitions"]) == set(range(16)) - mine
     answers = store.batch(
         [item(number, protocol.encode_get(b"k"), b"k", partition=number) for number in range(16)]
     )
@@ -357,13 +380,15 @@ def test_after_a_restart_a_retry_is_answered_as_the_first_attempt_was(start: Sta
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_answers_what_it_took_and_exits_cleanly(start: Start, number: signal.Signals) -> None:
     store = start()
+    store.said("controller")
     store.batch([put(0, b"first", b"v")])
     for token in range(1, 301):
         store.socket.send(messages.encode_batch(1, [put(token, b"key%d" % token, b"v")]))
     begin = time.monotonic()
     assert store.stop(number) == 0
     assert time.monotonic() - begin < 5
-    assert [event["event"] for event in store.events()] == ["listening", "stopped"]
+    events = [event["event"] for event in store.events()]
+    assert events == ["listening", "control_state_founded", "controller", "stopped"]
     acknowledged = set()
     while store.socket.poll(200):
         reply = messages.decode_to_router(store.socket.recv())
@@ -507,10 +532,10 @@ def test_a_port_in_use_is_named(start: Start, tmp_path: Path) -> None:
 def test_a_directory_of_another_cluster_is_refused(start: Start) -> None:
     assert start().stop() == 0
     code, line = refused(start("--set", "cluster.name=other", connect=False))
-    assert code == 1
+    assert code == REFUSED
     assert "belongs to cluster test" in line
     code, line = refused(start("--set", "cluster.partitions=32", connect=False))
-    assert code == 1
+    assert code == REFUSED
     assert "set cluster.partitions back to 16" in line
 
 
