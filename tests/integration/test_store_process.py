@@ -28,7 +28,7 @@ from shared.hashing import partition_of
 from shared.messages import Answer, BatchReply, Fault, Item, MapReply, Pong, StatusReply
 from tests.smalldisk import small_disk_at
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 BITS = 4
 CLIENT = 0xC11E
 
