@@ -62,7 +62,6 @@ class Ordering:
     def orders(self, now: float, over: set[int], avoid: frozenset[int]) -> list[Order]:
         """What to send now. `over`: moves that are as good as gone. `avoid`: who should not lead."""
         self._given = []
-        self._sent = {key: sent for key, sent in self._sent.items() if now - sent.at < REPEAT_S}
         self._erased = {key: at for key, at in self._erased.items() if now - at < SEEN_S}
         self._asked = {
             partition: (node, at)

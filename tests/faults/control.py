@@ -56,15 +56,15 @@ MOVES = (
         "lost-orders-are-never-given-again",
         "a move whose order was lost never ends",
         f"{CONTROL}/orders.py",
-        "if now - sent.at < REPEAT_S}",
-        "if sent.at <= now}",
+        "        if sent is None or now - sent.at >= REPEAT_S:\n",
+        "        if sent is None:\n",
     ),
     _fault(
-        "draining-nodes-are-wanted",
-        "a node that is drained keeps what it has",
-        f"{CONTROL}/placement.py",
-        'node.state != "draining"',
-        'node.state != "drained"',
+        "draining-nodes-keep-what-they-have",
+        "a node that is drained is never empty",
+        f"{CONTROL}/mending.py",
+        '"drain" for node in state.map.nodes if node.state == "draining"',
+        '"drain" for node in state.map.nodes if node.state == "drained"',
     ),
 )
 
@@ -76,6 +76,30 @@ def _unit_fault(name: str, harm: str, file: str, text: str, replacement: str, te
 
 
 DECISIONS = (
+    _unit_fault(
+        "draining-nodes-are-wanted",
+        "a node that is drained has a share, and others less than theirs",
+        "placement.py",
+        'node.state != "draining"',
+        'node.state != "drained"',
+        "test_placement.py",
+    ),
+    _unit_fault(
+        "draining-nodes-stay-first-in-control",
+        "the controller that shall leave is handed its leadership back for ever",
+        "controller.py",
+        "        return turned((row,), nodes, share, 0, leaving)[0]\n",
+        "        return row\n",
+        "test_controller.py",
+    ),
+    _unit_fault(
+        "control-gives-up-its-copies",
+        "a cluster of three that has lost a node keeps one copy of its control state",
+        "mending.py",
+        "if len(staying) > max(size, self._factor)",
+        "if len(staying) > size",
+        "test_mending.py",
+    ),
     _unit_fault(
         "living-taken-out-before-lost",
         "the control partition is left with a majority of dead nodes",
