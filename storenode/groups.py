@@ -382,6 +382,9 @@ class Groups:
         """Cuts the log when it is long: behind what the engines have in tables. Flushes what pins it. Returns
         the seconds after which it wants to be called again.
         """
+        for hosted in self.replicas.values():
+            if (error := hosted.machine.engine.out_of_room) is not None:
+                self._die(error)  # it would lead on and refuse all writes, which the others could take
         long = self.log_is_long
         if long:
             for group in self._log.pinned_by():

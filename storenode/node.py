@@ -152,11 +152,14 @@ class StoreNode:
         return plane.groups.replicas
 
     def _on_log_failed(self, error: Exception) -> None:
-        """Nobody can say what is on the disk: this process says nothing more. The others go on."""
+        """Nobody can say what is on the disk, or it has no room: this process says nothing more. The others
+        go on.
+        """
+        log_failed = not isinstance(error, OSError)
         _log.error(
-            "log_failed",
+            "log_failed" if log_failed else "no_room_for_tables",
             error=f"{type(error).__name__}: {error}",
-            directory=str(Path(self._config.data.dir) / "raft"),
+            directory=str(Path(self._config.data.dir) / ("raft" if log_failed else "partitions")),
             consequence="this store ends; start it again when its disk can be written",
         )
         self._failed = True

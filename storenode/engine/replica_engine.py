@@ -20,8 +20,9 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from storenode.engine import install
+from storenode.engine.background import FLUSH
 from storenode.engine.base import EngineBase
-from storenode.engine.errors import EngineFailed
+from storenode.engine.errors import NO_ROOM, EngineFailed
 from storenode.engine.install import Examined
 from storenode.engine.options import Options
 from storenode.engine.recovery import SEQUENCE_MAX, recover_replica
@@ -61,6 +62,17 @@ class ReplicaEngine(EngineBase):
         state = self.tree.flushed_replica
         assert state is not None
         return state
+
+    @property
+    def out_of_room(self) -> OSError | None:
+        """Why writes have to wait until the disk has room for tables; None if it is not for that, or if they
+        need not.
+        """
+        failure = self.background.failures.get(FLUSH)
+        if failure is None or self.pressure() < 2:
+            return None
+        error = failure.error
+        return error if isinstance(error, OSError) and error.errno in NO_ROOM else None
 
     def apply(self, writes: list[bytes], first_sequence: int, now_ms: int) -> list[bytes]:
         """Execute writes of an entry, op streams, in their order; op i of all together gets sequence

@@ -129,6 +129,28 @@ def test_a_failed_sync_is_final(tmp_path: Path) -> None:
     shared.close()
 
 
+def test_a_replica_says_when_its_writes_wait_for_room_on_the_disk(tmp_path: Path) -> None:
+    disk = NoTables()
+    shared = Shared(str(tmp_path), workers=0, vfs=disk)
+    engine = engine_package.open_replica(str(tmp_path / "0"), shared=shared, engine_id=0)
+    engine.on_retire = lambda: b"state"
+    sequence = 1
+    while engine.pressure() < 2:
+        assert engine.out_of_room is None
+        engine.apply([protocol.encode_put(b"key", b"value")], sequence, 0)
+        engine.end_entry()
+        engine.flush(wait=False)
+        shared.run_pending()
+        sequence += 1
+    assert engine.out_of_room is not None
+    assert engine.out_of_room.errno == errno.ENOSPC
+    disk.full = False
+    engine.flush()
+    assert engine.out_of_room is None
+    engine.close()
+    shared.close()
+
+
 def test_a_flush_without_room_loses_nothing_and_is_done_when_there_is_room(tmp_path: Path) -> None:
     disk = NoTables()
     shared = Shared(str(tmp_path), vfs=disk)

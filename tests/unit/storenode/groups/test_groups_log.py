@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import os
+
 import pytest
 
 from kvclient.errors import Corruption
 from storenode.engine.replica_engine import ReplicaEngine
+from storenode.engine.vfs import File, Vfs
 from storenode.groups import MAINTAIN_S, SHORTEN_S
 from storenode.raft import Role
 from storenode.raft.messages import Entry, EntryKind
 from storenode.raftlog import LogFailed, Record
+from storenode.replica.replica import PRESSURE_STOP
 from tests.unit.storenode.groups.writes import fill, first_index, large, propose
 from tests.unit.storenode.replicaworld import Store, World, increment
 
@@ -227,3 +232,28 @@ def test_a_log_that_cannot_be_collected_is_fatal(world: World, monkeypatch: pyte
     monkeypatch.setattr(store.log, "collect", refuse)
     store.groups.maintain()
     assert [str(error) for error in store.fatal] == ["00000001.log: no permission"]
+
+
+def test_a_disk_without_room_for_tables_ends_the_node_when_writes_would_wait(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A leader on a full disk whose log still had room refused all writes with BUSY, for good."""
+    create = Vfs.create
+
+    def no_tables(vfs: Vfs, path: str) -> File:
+        if path.endswith(".sst"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        return create(vfs, path)
+
+    monkeypatch.setattr(Vfs, "create", no_tables)
+    store = world.stores[1]
+    engine = store.engines[3]
+    while engine.pressure() < PRESSURE_STOP:
+        store.groups.maintain()
+        assert not store.fatal
+        propose(store, 3, 1, increment())
+        world.settle()
+        engine.flush(wait=False)
+    store.shared.wait_for(lambda: engine.out_of_room is not None)
+    store.groups.maintain()
+    assert [type(error) for error in store.fatal] == [OSError]
