@@ -36,6 +36,11 @@ from tests.simulation.world import Violation, World
 
 IN_FLIGHT_BYTES = 1 << 20
 
+SLOWEST_S = 2.0
+"""Of one step of a slow disk: what it was told before everything is well must not outlast the time in which
+progress is due. A flush once took 28 s (seed 1770).
+"""
+
 REFUSALS = (KVError, LogRefused, RuntimeError, ValueError)
 """What the product raises on purpose; anything else is a program that does not work."""
 
@@ -220,7 +225,8 @@ class SimulatedStore(Machine):
         self.groups.pinned = self.source.pinned
 
     def _disk_latency(self) -> float:
-        return self._settings.disk * self.slow_disk * (0.3 + self.world.random.expovariate(1.5))
+        slow = self._settings.disk * self.slow_disk * (0.3 + self.world.random.expovariate(1.5))
+        return min(slow, SLOWEST_S)
 
     def _beside(self, work: Callable[[], object], done: Callable[[Any], None]) -> None:
         def run() -> None:
