@@ -22,7 +22,7 @@ from storenode.raftlog import LogFailed, RaftLog, Record, Written
 from storenode.replica.replica import Replica
 
 TICK_S: Final = 0.1
-"""Raft's tick; elections begin after ten to twenty of them without a leader."""
+"""Raft's tick; elections begin after ten to fourteen of them without a leader."""
 
 MAINTAIN_S: Final = 1.0
 SHORTEN_S: Final = 0.2
