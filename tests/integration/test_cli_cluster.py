@@ -55,7 +55,9 @@ def test_a_cluster_shows_itself(cluster: Cluster) -> None:
     assert list(found) == ["store1", "store2", "store3"]
     assert {node["state"] for node in found.values()} == {"up"}
     assert {node["replicas"] for node in found.values()} == {PARTITIONS}
-    assert all(len(node["incarnation"]) == 32 for node in found.values())
+    deadline = time.monotonic() + STEP_SECONDS
+    while not all(len(node["incarnation"]) == 32 for node in nodes(cluster).values()):
+        assert time.monotonic() < deadline, "a founder was not heard"
     shown = document(cluster, "node", "show", "2")
     assert (shown["name"], shown["moves"]) == ("store2", [])
     kv(cluster, "node", "show", "store7", code=Exit.NOT_FOUND)
