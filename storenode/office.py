@@ -25,7 +25,7 @@ from shared.clock import Clock
 from shared.controlmessages import ControlRequest
 from shared.messagefields import DRY_RUN
 from shared.metrics import Counters
-from storenode.control.commands import Refused, execute
+from storenode.control.commands import Refused
 from storenode.control.controller import Controller, Order
 from storenode.control.reports import Report, decode_report
 from storenode.control.state import ControlState
@@ -288,7 +288,7 @@ class Office:
         try:
             given = frames.decode(request.arguments)
             dry_run = bool(request.flags & DRY_RUN)
-            outcome = execute(controller.state, controller.view(now), request.command, given, dry_run)
+            outcome = controller.command(request.command, given, dry_run, now)
             if outcome.state is None:
                 self._reply(asked, Status.OK, pack(outcome.body))
             else:

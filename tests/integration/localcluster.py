@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,18 @@ class Cluster:
 
     def ready(self) -> None:
         self.kvcli("wait", "--ready", "--timeout", "60s")
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """What `kvcli node ls` tells of each store of the map."""
+        told = json.loads(self.kvcli("-o", "json", "node", "ls").stdout)
+        return list(told["nodes"] if isinstance(told, dict) else told)
+
+    def wait_until_missed(self, name: str, seconds: float = 60) -> None:
+        """Until the controller has not heard the store for so long that it may be removed by force."""
+        deadline = time.monotonic() + seconds
+        while next(node["state"] for node in self.nodes() if node["name"] == name) == "up":
+            assert time.monotonic() < deadline, f"nobody misses {name}"
+            time.sleep(0.2)
 
     def processes(self) -> dict[str, int]:
         """Process id by name, from the pid files that kvcli dev keeps."""

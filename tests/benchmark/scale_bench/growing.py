@@ -7,7 +7,6 @@ is a fourth of what all stores hold.
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 import statistics
@@ -98,7 +97,7 @@ def growing(directory: Path, keys: int, seconds: float) -> dict[str, Any]:
             before = clients.of(lambda: time.sleep(seconds))
             cluster.dev("add-store", "store4")
             grow = clients.of(lambda: _await(cluster, "rebalance", "start"))
-            nodes = {node["name"]: int(node["bytes"]) for node in _rows(cluster, "node", "ls")}
+            nodes = {node["name"]: int(node["bytes"]) for node in cluster.nodes()}
             drain = clients.of(lambda: _await(cluster, "node", "drain", "store1"))
             cluster.kvcli("node", "remove", "store1")
             cluster.dev("stop", "store1")
@@ -134,13 +133,9 @@ def _lose(cluster: Cluster, name: str, instead: str) -> None:
     cluster.dev("kill", name)
     shutil.rmtree(cluster.directory / "data" / name)
     cluster.dev("add-store", instead)
+    cluster.wait_until_missed(name)
     cluster.kvcli("--yes", "node", "remove", name, "--force")
     cluster.kvcli("wait", "--healthy", "--timeout", WAIT, timeout=WAIT_SECONDS + 20)
-
-
-def _rows(cluster: Cluster, *command: str) -> list[dict[str, Any]]:
-    told = json.loads(cluster.kvcli("-o", "json", *command).stdout)
-    return list(told if isinstance(told, list) else told["nodes"])
 
 
 def _ratio(meanwhile: dict[str, float], before: dict[str, float]) -> dict[str, float]:

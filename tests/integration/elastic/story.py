@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from tests.integration.elastic.load import Load
 from tests.integration.faults.judgement import judge
@@ -87,7 +86,7 @@ class Story:
             self._cluster.dev("add-store", name)
         self._learn_stores()
         self._kvcli("rebalance", "start")
-        self._settle(f"{len(self._nodes())} stores, data and leaders spread over them")
+        self._settle(f"{len(self._cluster.nodes())} stores, data and leaders spread over them")
 
     def _shrink(self, name: str) -> None:
         self._tell(f"{name} is drained")
@@ -103,7 +102,7 @@ class Story:
         self._tell("another one joins for it")
         self._cluster.dev("add-store", "store6")
         self._learn_stores()
-        self._wait_until_missed(name)
+        self._cluster.wait_until_missed(name)
         self._kvcli("node", "remove", name, "--force", "--yes")
         self._settle(f"{name} was replaced: every partition has all its replicas again")
 
@@ -111,12 +110,6 @@ class Story:
         self._tell("every store and every router is restarted, one at a time")
         self._kvcli("deploy", "--dev", "--dir", str(self._cluster.directory))
         self._settle("everything was restarted")
-
-    def _wait_until_missed(self, name: str) -> None:
-        deadline = time.monotonic() + STEP_SECONDS
-        while next(node["state"] for node in self._nodes() if node["name"] == name) == "up":
-            assert time.monotonic() < deadline, f"nobody misses {name}"
-            time.sleep(0.2)
 
     # -- what has to hold
 
@@ -128,7 +121,7 @@ class Story:
     def _judge_map(self) -> None:
         """Every partition has three replicas, on the nodes that its row names and no others."""
         told = json.loads(self._kvcli("group", "ls", "-o", "json"))
-        nodes = {node["name"] for node in self._nodes()}
+        nodes = {node["name"] for node in self._cluster.nodes()}
         for group in told["groups"] if isinstance(told, dict) else told:
             holders = set(group["voters"])
             assert len(holders) == 3, f"partition {group['partition']} is held by {holders}"
@@ -139,13 +132,9 @@ class Story:
     def _kvcli(self, *arguments: str) -> bytes:
         return bytes(self._cluster.kvcli(*arguments, timeout=STEP_SECONDS + 20).stdout)
 
-    def _nodes(self) -> list[dict[str, Any]]:
-        told = json.loads(self._kvcli("node", "ls", "-o", "json"))
-        return list(told["nodes"] if isinstance(told, dict) else told)
-
     def _learn_stores(self) -> None:
         """Who has been a store once is asked to the end, whether it answers or not."""
-        self._endpoints = {**self._endpoints, **{node["name"]: node["rpc"] for node in self._nodes()}}
+        self._endpoints = {**self._endpoints, **{node["name"]: node["rpc"] for node in self._cluster.nodes()}}
 
     def _tell(self, what: str) -> None:
         self._say(f"{time.monotonic() - self._began:6.1f} s  {what}")
