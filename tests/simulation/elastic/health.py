@@ -26,6 +26,9 @@ REST_S = 60.0
 commands that got lost are given again after two, and there are up to thirty replicas to move.
 """
 
+AGAIN_S = 1.0
+"""After a refusal."""
+
 LOOK_S = 0.1
 """Between two looks: they cost more than what happens meanwhile."""
 
@@ -84,16 +87,23 @@ class Health:
                     self._world.note(f"{move}: {view.moves.get(move.id)}")
 
     def _command(self, what: str, command: ControlCommand, arguments: dict[str, Any]) -> None:
-        """Given until it is carried out."""
+        """Given until it is carried out: a refusal names what has to be waited for, such as a lost node that a
+        controller that stood still takes to be alive.
+        """
         self._asked.add(what)
+
+        def ask() -> None:
+            self._cluster.operator.ask(command, arguments, REST_S, told)
 
         def told(status: int, body: dict[str, Any]) -> None:
             if status == Status.OUTCOME_UNKNOWN:
-                self._cluster.operator.ask(command, arguments, REST_S, told)
+                ask()
+            elif status == Status.CONDITION_FAILED:
+                self._world.after(AGAIN_S, ask)
             else:
                 self._asked.discard(what)
 
-        self._cluster.operator.ask(command, arguments, REST_S, told)
+        ask()
 
     # -- what is there
 
