@@ -24,6 +24,10 @@ from storenode.replica.replica import Replica
 TICK_S: Final = 0.1
 """Raft's tick; elections begin after ten to fourteen of them without a leader."""
 
+HAND_BACK_TICKS: Final = 20
+"""For which leadership stays before it goes to whom the map prefers: twice as long as a store that stops may
+take. It was given back to one that had just given it away, and that then was gone.
+"""
 MAINTAIN_S: Final = 1.0
 SHORTEN_S: Final = 0.2
 """While the log is too long: flush, cut and the batch that frees segments are a step each, and a store that
@@ -112,15 +116,16 @@ class Groups:
 
     @property
     def leading(self) -> bool:
-        """Whether this node leads a group that others could lead, or has handed one over and does not know
-        yet to whom: then it holds writes, which are to be told.
+        """Whether this node leads a group that others could lead, or is about to: leadership was on its way
+        here, and without us its voters would wait for a whole timeout. Or it has handed one over and does not
+        know yet to whom: then it holds writes, which are to be told.
         """
         return any(
             replica.failure is None
             and (
                 len(replica.raft.configuration.voters) > 1
                 if replica.raft.role is Role.LEADER
-                else replica in self._handed_over and replica.raft.leader == NOBODY
+                else replica.raft.standing or (replica in self._handed_over and replica.raft.leader == NOBODY)
             )
             for replica in self.replicas.values()
         )
@@ -437,7 +442,7 @@ class Groups:
         wants it here, or members are about to change: who leads meanwhile was chosen for that.
         """
         raft, leadership = replica.raft, replica.raft.leadership
-        if leadership is None or replica.kept_term == raft.term:
+        if leadership is None or replica.kept_term == raft.term or leadership.ticks < HAND_BACK_TICKS:
             return
         configuration = raft.configuration
         if configuration.joint or configuration.learners or leadership.change_under_way:

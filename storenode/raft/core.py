@@ -100,6 +100,11 @@ class Raft(GroupState):
         return self._leadership
 
     @property
+    def standing(self) -> bool:
+        """Whether this node stands for election, or will by order once it has applied what is committed."""
+        return self.role is Role.CANDIDATE or 0 < self._ordered_term == self.term
+
+    @property
     def progress(self) -> dict[int, Progress]:
         """Every member's progress; empty if this node does not lead."""
         return self._leadership.replication.progress if self._leadership else {}

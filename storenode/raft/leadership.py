@@ -47,6 +47,8 @@ class Leadership:
         self.replication = Replication(state)
         self.ready_reads: list[tuple[int, list[object]]] = []
         self.transferee = NOBODY
+        self.ticks = 0
+        """For which this term is led."""
         self._first_index = state.log.last_index + 1  # of the own term
         self._pending_change = state.log.last_index  # what came before may hold one that is not applied
         self._reads = LeaderReads()
@@ -190,6 +192,7 @@ class Leadership:
     def tick(self) -> bool:
         """Whether we still lead: false when no quorum was heard of for `election_ticks`."""
         settings = self._state.settings
+        self.ticks += 1
         self.replication.tick()
         self._heartbeat_ticks += 1
         if self._heartbeat_ticks >= settings.heartbeat_ticks:

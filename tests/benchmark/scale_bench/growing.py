@@ -97,7 +97,7 @@ def growing(directory: Path, keys: int, seconds: float) -> dict[str, Any]:
             before = clients.of(lambda: time.sleep(seconds))
             cluster.dev("add-store", "store4")
             grow = clients.of(lambda: _await(cluster, "rebalance", "start"))
-            nodes = {node["name"]: int(node["bytes"]) for node in cluster.nodes()}
+            nodes = _sizes(cluster)
             drain = clients.of(lambda: _await(cluster, "node", "drain", "store1"))
             cluster.kvcli("node", "remove", "store1")
             cluster.dev("stop", "store1")
@@ -123,6 +123,15 @@ def key_of(number: int) -> bytes:
 
 def value_of(dice: random.Random) -> bytes:
     return dice.randbytes(VALUE_BYTES // 2) + bytes(VALUE_BYTES - VALUE_BYTES // 2)
+
+
+def _sizes(cluster: Cluster) -> dict[str, int]:
+    """Bytes by store; a controller that is new knows them with the first report of each."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while any(node["bytes"] is None for node in cluster.nodes()):
+        assert time.monotonic() < deadline, "a store does not report"
+        time.sleep(0.2)
+    return {node["name"]: int(node["bytes"]) for node in cluster.nodes()}
 
 
 def _await(cluster: Cluster, *command: str) -> None:

@@ -87,8 +87,8 @@ class Health:
                     self._world.note(f"{move}: {view.moves.get(move.id)}")
 
     def _command(self, what: str, command: ControlCommand, arguments: dict[str, Any]) -> None:
-        """Given until it is carried out: a refusal names what has to be waited for, such as a lost node that a
-        controller that stood still takes to be alive.
+        """Given until it is carried out: a refusal names what has to be waited for, such as a lost node that
+        a controller that stood still takes to be alive.
         """
         self._asked.add(what)
 

@@ -12,7 +12,7 @@ from kvclient import protocol
 from kvclient.errors import Status
 from shared.groupmessages import GroupCommand
 from storenode.groupcommands import ASKERS_MAX
-from storenode.groups import TICK_S
+from storenode.groups import HAND_BACK_TICKS, TICK_S
 from storenode.raft import Role
 from storenode.replica.statemachine import JOINING
 from tests.unit.storenode.grouphouse import ASKER, House, founded
@@ -139,8 +139,9 @@ def test_leadership_is_not_handed_back_while_members_change(house: House) -> Non
     house.transfer(1, 2)
     house.tick(2)
     for _ in range(3):
+        house.tick(HAND_BACK_TICKS)
         house.nodes[2].groups.maintain()
-        house.tick(3)
+    house.tick(3)
     assert house.leader() == 2, "a learner is on its way in"
     assert house.run(2, REMOVE, 4)[0] == Status.OK
     house.nodes[2].groups.maintain()

@@ -9,6 +9,7 @@ import pytest
 
 from kvclient.errors import Status
 from shared.groupmessages import GroupCommand
+from storenode.groups import HAND_BACK_TICKS
 from tests.unit.storenode.grouphouse import House, founded
 
 SHOW, TRANSFER = GroupCommand.SHOW, GroupCommand.TRANSFER_LEADER
@@ -29,14 +30,14 @@ def test_a_transfer_ends_at_the_new_leader_who_keeps_it_against_the_preferred_on
     assert (status, answer["leader"]) == (Status.OK, 2)
     house.tick(2)
     for _ in range(3):
+        house.tick(HAND_BACK_TICKS)
         house.nodes[2].groups.maintain()
-        house.tick(5)
     assert house.leader() == 2
 
 
 def test_without_an_order_the_leadership_goes_back_to_the_preferred_one(house: House) -> None:
     house.transfer(1, 2)
-    house.tick(3)
+    house.tick(HAND_BACK_TICKS + 2)
     assert house.leader() == 2
     house.nodes[2].groups.maintain()
     house.tick(3)
@@ -48,6 +49,7 @@ def test_an_order_holds_for_one_term_only(house: House) -> None:
     house.run(2, TRANSFER, 2)
     house.elect(3)
     house.elect(2)
+    house.tick(HAND_BACK_TICKS + 2)
     house.nodes[2].groups.maintain()
     house.tick(3)
     assert house.leader() == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kvclient.errors import Status
+from storenode.groups import HAND_BACK_TICKS
 from storenode.raft import Role
 from tests.unit.storenode.groups.writes import PARTITIONS, propose
 from tests.unit.storenode.replicaworld import World, increment
@@ -68,11 +69,46 @@ def test_leadership_goes_back_to_whom_the_map_prefers_once_that_one_has_everythi
     world.settle()
     first.groups._handing_over = False
     assert 1 not in leaders(world).values()
-    world.tick(2)
+    world.tick(HAND_BACK_TICKS)
     for store in world.stores.values():
         store.groups.maintain()
     world.settle()
     assert leaders(world) == dict.fromkeys(PARTITIONS, 1)
+
+
+def test_a_node_that_stops_is_not_given_back_what_it_has_just_given_away(world: World) -> None:
+    """The new leader preferred it, and it was gone with the election: an outage of a whole timeout."""
+    first = world.stores[1]
+    first.groups.hand_over()
+    world.settle()
+    world.tick(2)
+    for store in world.stores.values():
+        store.groups.maintain()
+    world.settle()
+    assert 1 not in leaders(world).values()
+
+
+def test_a_node_that_stops_while_leadership_is_on_its_way_to_it_stays_until_another_has_it(
+    world: World,
+) -> None:
+    first = world.stores[1]
+    first.groups.hand_over()
+    world.settle()
+    first.groups._handing_over = False
+    first.groups._handed_over.clear()
+    group, leader = next(iter(leaders(world).items()))
+    replica = world.stores[leader].groups.replicas[group]
+    replica.raft.transfer(1)
+    world.stores[leader].groups.dirty(replica)
+    while not (ordered := first.groups.replicas[group].raft).standing:
+        world.turn()
+    first.groups.hand_over()
+    assert ordered.role is not Role.LEADER
+    assert first.groups.leading
+    world.settle()
+    world.tick(2)
+    assert not first.groups.leading
+    assert leaders(world)[group] in (2, 3)
 
 
 def test_a_node_that_hands_over_does_not_hand_back(world: World) -> None:
