@@ -23,10 +23,11 @@ import msgpack
 
 from kvclient.errors import InvalidRequest, Status, Unsupported
 from kvclient.protocol import KEY_BYTES_MAX, Kind, encode_error
-from router import controlcommands, groupcommands, groups, health
+from router import controlcommands, groupcommands, health
 from router.errands import NOBODY, Asker, Respond, Then
-from router.health import Figures, View
 from router.topology import Topology, ranges
+from shared import groups
+from shared.controlview import NO_VIEW, Figures, View, read_view, state
 from shared.hashing import hashed_part, partition_of
 
 BODY_BYTES_MAX = KEY_BYTES_MAX + 256  # `route` with the longest key; `control` has a few texts
@@ -49,8 +50,8 @@ class _Round:
     deadline: float
     waiting: set[int]  # nodes, and NOBODY for the controller, whoever that is
     then: Callable[[_Round, float], None]  # what follows, and when it ended
-    figures: Figures = attrs.field(factory=dict)
-    view: View = health.NO_VIEW
+    figures: dict[int, dict[str, Any]] = attrs.field(factory=dict)
+    view: View = NO_VIEW
 
 
 def decode_command(body: bytes) -> Command | groupcommands.Command | controlcommands.Command:
@@ -62,20 +63,20 @@ def decode_command(body: bytes) -> Command | groupcommands.Command | controlcomm
     except Exception:  # noqa: BLE001 - msgpack raises many types on hostile bytes; all mean the same here
         raise InvalidRequest("an admin command is a MessagePack array") from None
     match fields:
-        case ["status" | "ready" | "healthy" as name]:
+        case ["status" | "ready" | "healthy" | "figures" as name]:
             return Command(name, b"")
         case ["route", bytes(key)] if 0 < len(key) <= KEY_BYTES_MAX:
             return Command("route", key)
         case ["route", *_]:
             raise InvalidRequest(f"route takes one key of 1 to {KEY_BYTES_MAX} bytes")
-        case ["status" | "ready" | "healthy" as name, *_]:
+        case ["status" | "ready" | "healthy" | "figures" as name, *_]:
             raise InvalidRequest(f"{name} takes no arguments")
         case ["group", *_]:
             return groupcommands.decode_group(fields)
         case ["control", *_]:
             return controlcommands.decode_control(fields)
         case [str(name), *_]:
-            known = "status, route, ready, healthy, group, control"
+            known = "status, route, ready, healthy, figures, group, control"
             raise Unsupported(f"unknown admin command {name[:40]!r}; known: {known}")
     raise InvalidRequest("an admin command begins with its name")
 
@@ -145,7 +146,7 @@ class StatusRounds:
     def _on_control(self, token: int, status: int, body: bytes, now: float) -> None:
         asked = self._rounds.get(token)
         if asked is not None:
-            asked.view = health.read_view(status, body)
+            asked.view = read_view(status, body)
             self._said(token, asked, NOBODY, now)
 
     def _said(self, token: int, asked: _Round, node: int, now: float) -> None:
@@ -219,7 +220,7 @@ class StatusRounds:
             "control_text": view.text,
             **{name: view.said.get(name) for name in ("moves", "paused", "settings")},
         }
-        views = health.views(figures)
+        views = groups.views(figures)
         if views:
             answer["groups"] = table = groups.table(known, views)
             _add_totals(answer["nodes"], table)
@@ -252,7 +253,7 @@ class StatusRounds:
                 "name": node.name,
                 "rpc": node.rpc,
                 "zone": node.zone,
-                "state": health.state(node, figures, view),
+                "state": state(node, figures, view),
                 "reachable": node.id in figures,
                 "partitions": held[node.id],
             }
@@ -264,7 +265,7 @@ class StatusRounds:
         known = self._topology.map
         assert known is not None
         partition = partition_of(key, known.bits)
-        views = health.views(heard.figures, partition)
+        views = groups.views(heard.figures, partition)
         row = groups.row(known, partition, views) if views else None
         leader = row["leader"] if row else self._topology.reachable_leader(partition)
         answer: dict[str, Any] = {
@@ -284,7 +285,7 @@ class StatusRounds:
         self._give(asker, Status.OK, _pack(answer))
 
     def _end_ready(self, asker: Asker, proceed: Callable[[float], None], heard: _Round, now: float) -> None:
-        known, views = self._topology.map, health.views(heard.figures)
+        known, views = self._topology.map, groups.views(heard.figures)
         assert known is not None
         missing = health.unled(groups.table(known, views)) if views else {}
         if not missing:

@@ -31,6 +31,7 @@ from shared.versions import SPOKEN, mismatch
 
 CHECK_SECONDS = 1.0
 SILENT_MAX = 3
+GREET_EVERY = 5  # checks: stores forget a router after three times as long
 # A frame that takes longer to transfer than a heartbeat timeout would cut its own link; larger single items
 # travel alone.
 BATCH_BYTES_MAX = 4 << 20
@@ -56,6 +57,8 @@ class Backend:
         self.heard = False
         self.silent = 0
         self.broken = False
+        self.hears_routers = False
+        """It takes ROUTER."""
         self.terse = False
         """It runs the software version before: a PING must not say which versions this router speaks."""
         self.socket = sockets.backend_dealer(context, endpoint)
@@ -81,6 +84,7 @@ class Backends:
         context: zmq.Context[zmq.Socket[bytes]],
         core: Router,
         endpoints: Iterable[str],
+        hello: bytes | None = None,
     ) -> None:
         self._reactor = reactor
         self._context = context
@@ -92,6 +96,8 @@ class Backends:
         self._leaving: list[Backend] = []
         self._epoch = 0
         self._asked = 0
+        self._hello = hello  # a ROUTER message; None: this router has no address to tell
+        self._checks = 0
         self._check()
 
     # -- the end of a turn
@@ -258,6 +264,7 @@ class Backends:
         if pong.node_id != backend.node:
             self._set_up(backend, False)
             raise ProtocolError(f"node {pong.node_id} answers where the map has node {backend.node}")
+        backend.hears_routers = pong.versions is not None and "router" in pong.versions
         if backend.linked:  # else it was said before the link went, and answers may be behind it
             self._set_up(backend, True)
 
@@ -285,6 +292,10 @@ class Backends:
         if backend.linked:
             backend.send(messages.encode_ping(0, None if backend.terse else SPOKEN))
 
+    def _greet(self, backend: Backend) -> None:
+        if self._hello is not None and backend.up and backend.hears_routers:
+            backend.send(self._hello)
+
     def _check(self) -> None:
         """Ask those that said nothing or are not up; give up on the silent; start broken links afresh."""
         self._reactor.call_later(CHECK_SECONDS, self._check)  # first: whatever fails below, the checks go on
@@ -301,6 +312,9 @@ class Backends:
             if not backend.heard or not backend.up:
                 self._ping(backend)
             backend.heard = False
+            if self._checks % GREET_EVERY == 0:
+                self._greet(backend)
+        self._checks += 1
         self._let_go()
         self._seek()
 
@@ -310,6 +324,7 @@ class Backends:
         backend.up = up
         if up:
             _log.info("store_up", store=backend.endpoint, node=backend.node)
+            self._greet(backend)
         else:
             _log.warning("store_down", store=backend.endpoint, node=backend.node, reason=reason)
         self._core.on_backend(backend.node, up)

@@ -8,7 +8,7 @@ import attrs
 
 from kvclient.protocol import REQUEST_BYTES_MAX, VALUE_BYTES_MAX, VALUE_BYTES_MAX_CONFIGURABLE
 from shared.config import LogSection
-from shared.fields import between, connectable, name_like, size_between
+from shared.fields import address_or_none, between, connectable, name_like, size_between
 from shared.units import Endpoint, Size
 
 
@@ -18,6 +18,7 @@ class RouterSection:
 
     name: str = attrs.field(validator=name_like)
     listen: Endpoint = attrs.field(default=Endpoint("tcp://127.0.0.1:7100"))
+    advertise: str = attrs.field(default="", validator=address_or_none)
 
 
 @attrs.frozen

@@ -193,7 +193,7 @@ class Dispatch:
             self._refuse_part(part, part.gather, refusal, now)
             return
         self._flight.bytes_held -= part.size
-        self._figures.observe(now - part.arrived)
+        self._figures.observe(part.op, now - part.arrived, status=refusal.status)
         results = refusal_results(part, refusal)
         self._responses.outbox.append(
             (part.client, encode_response(Kind.OPS, part.request_id, Status.OK, results))
@@ -201,6 +201,7 @@ class Dispatch:
 
     def _refuse_part(self, part: Part, gather: Gather, refusal: Refusal, now: float) -> None:
         if gather.remaining:
+            gather.worst = max(gather.worst, refusal.status)
             try:
                 response = gather.refuse(part, refusal)
             except ProtocolError as error:
@@ -217,8 +218,9 @@ class Dispatch:
     def _end_gather(self, gather: Gather, response: Response | None, now: float) -> None:
         if response is not None:
             self._flight.bytes_held -= gather.size
-            self._figures.observe(now - gather.arrived)
-            self._responses.give(gather.client, gather.kind, gather.request_id, *response)
+            status = max(gather.worst, response.status)
+            self._figures.observe(gather.op, now - gather.arrived, status=status)
+            self._responses.finish(gather.client, gather.kind, gather.request_id, *response)
 
 
 def _decode_refusal(status: int, body: bytes) -> Refusal:

@@ -1,14 +1,15 @@
 """What a router counts: one list of names, and the index constants that the hot paths use.
 
-Names are for operators (`kvcli status`, later Prometheus) and stay what they are.
+Names are for operators (`kvcli status`, the monitor) and stay what they are.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from kvclient.errors import Status
-from shared.metrics import BUCKETS, Counters, Histogram
+from shared.metrics import BUCKETS, Counters, Histogram, percentile
 
 REQUESTS_OPS = 0
 REQUESTS_ADMIN = 1
@@ -47,22 +48,43 @@ _NAMES = (
 )
 
 
-class Figures:
-    """The counters of one router and the time its requests take, from arrival to answer."""
+OP_READ, OP_WRITE, OP_SCAN, OP_BARRIER, OP_ADMIN, OP_MAP, OP_PING, OP_UNKNOWN = range(8)
+"""What a request asked for. False and True of `Split.writes` are OP_READ and OP_WRITE."""
 
-    __slots__ = ("_started", "_statuses", "counters", "latency")
+OPS = ("read", "write", "scan", "barrier", "admin", "map", "ping", "unknown")
+_TIMED = OPS[: OP_BARRIER + 1]
+
+
+class Figures:
+    """The counters of one router, and how its requests ended after how long, from arrival to answer."""
+
+    __slots__ = ("_answered", "_durations", "_started", "_statuses", "counters", "ops", "process")
 
     def __init__(self) -> None:
         self._started = time.monotonic()
         self.counters = Counters(_NAMES)
-        self.latency = Histogram()
+        self.ops = [0, 0]
+        """Single ops in the op streams taken, by OP_READ and OP_WRITE of their stream; scans left out."""
+        self._answered = [[0] * (max(Status) + 1) for _ in OPS]  # by op, then by status
+        self.process: Callable[[], dict[str, object]] = dict
+        """Figures of the process, where there is one."""
+        self._durations = [Histogram() for _ in _TIMED]
         self._statuses = {int(status): 0 for status in Status}
 
-    def observe(self, seconds: float, count: int = 1) -> None:
-        """`count` requests took this long each."""
+    def observe(self, op: int, seconds: float, count: int = 1, status: int = 0) -> None:
+        """`count` requests took this long each, and had this status at worst."""
         nanoseconds = int(seconds * 1e9)
-        self.latency.total_ns += nanoseconds * count
-        self.latency.buckets[min(nanoseconds.bit_length(), BUCKETS - 1)] += count
+        durations = self._durations[op]
+        durations.total_ns += nanoseconds * count
+        durations.buckets[min(nanoseconds.bit_length(), BUCKETS - 1)] += count
+        self.count_answer(op, status, count)
+
+    def count_answer(self, op: int, status: int, count: int = 1) -> None:
+        """A request of that op was answered; statuses of stores may be any number."""
+        self._answered[op][self._known(status)] += count
+
+    def _known(self, status: int) -> int:
+        return status if status in self._statuses else int(Status.INTERNAL)
 
     def count_defect(self) -> int:
         """The number of a new defect."""
@@ -71,13 +93,13 @@ class Figures:
 
     def count_status(self, status: int) -> None:
         """A request, or one part of a request, was answered with this error."""
-        known = status if status in self._statuses else int(Status.INTERNAL)
-        self._statuses[known] += 1
+        self._statuses[self._known(status)] += 1
 
     def snapshot(self) -> dict[str, object]:
-        """Everything by name: uptime, counters, errors by status, latency percentiles in microseconds."""
+        """Numbers by name: uptime, counters, errors by status, latency percentiles in microseconds."""
+        together = [sum(counts) for counts in zip(*(one.buckets for one in self._durations), strict=True)]
         percentiles = {
-            f"latency_p{percent:g}_us": round(self.latency.percentile(percent) / 1000)
+            f"latency_p{percent:g}_us": round(percentile(together, percent) / 1000)
             for percent in (50, 99, 99.9)
         }
         errors = {
@@ -87,6 +109,19 @@ class Figures:
         }
         uptime = {"uptime_s": round(time.monotonic() - self._started, 3)}
         return {**uptime, **self.counters.snapshot(), **errors, **percentiles}
+
+    def everything(self) -> dict[str, object]:
+        """The same, and `requests`: op -> status -> how many; `durations`: op -> `count`, `total_ns`,
+        `buckets`; `ops`; the process's own.
+        """
+        requests = {
+            op: {status.name.lower(): counts[status] for status in Status if counts[status]}
+            for op, counts in zip(OPS, self._answered, strict=True)
+            if any(counts)
+        }
+        durations = {op: histogram.snapshot() for op, histogram in zip(_TIMED, self._durations, strict=True)}
+        ops = {"read": self.ops[OP_READ], "write": self.ops[OP_WRITE]}
+        return {**self.snapshot(), "requests": requests, "durations": durations, "ops": ops, **self.process()}
 
 
 def worth_logging(count: int) -> bool:

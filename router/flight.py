@@ -61,6 +61,7 @@ class Part:
         "item",
         "lost",
         "node",
+        "op",
         "refusal",
         "request_id",
         "size",
@@ -76,6 +77,7 @@ class Part:
         deadline: float,
         size: int,
         item: Item,
+        op: int,
         node: int = NOT_SENT,
         gather: Gather | None = None,
         index: int = 0,
@@ -87,6 +89,7 @@ class Part:
         self.deadline = deadline
         self.size = size  # bytes charged to the in-flight budget; 0 when the gather is charged
         self.item = item  # as last sent; what has not been sent has no token and no timeout in it
+        self.op = op  # of the request, as figures count it
         self.node = node  # the store that has this attempt, or NOT_SENT
         self.gather = gather
         self.index = index  # position among the gather's parts

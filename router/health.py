@@ -1,81 +1,22 @@
 """Whether anything in the cluster is degraded, by what its stores and its controller say (docs/protocol.md
 section 6).
 
-Owns the reading of the controller's `show`, and the words for what is wrong. Must not know rounds or
-requests. What a controller says is checked as far as it is used: the rest is passed on.
+Owns the words for what is wrong. Must not know rounds or requests.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterator
+from typing import Any, Final
 
-from kvclient.errors import ProtocolError, Status
-from kvclient.protocol import decode_error
-from router import groups
 from router.topology import ranges
-from shared import frames
-from shared.clustermap import STATES, ClusterMap, Node
-from shared.messagefields import UINT16_MAX
+from shared import groups
+from shared.clustermap import ClusterMap
+from shared.controlview import Figures, View, state
 
 LAG_MAX: Final = 1000
 """Entries that a healthy replica may be behind: to none that lacks more is leadership handed over."""
-
-Figures = dict[int, dict[str, Any]]
-"""Figures by node, of those that have answered."""
-
-FOREIGN: Final = "foreign"
-"""The controller's word for a node that a store of another identity runs as; no map has it."""
-
-_OF_A_NODE: Final = ("heard_ms", "share", "incarnation", "disk_free")
-
-
-class View(NamedTuple):
-    """What the controller says; without one that answers, `controller` is 0 and `text` says why."""
-
-    controller: int
-    text: str
-    said: Mapping[str, Any]
-    nodes: Mapping[int, Mapping[str, Any]]
-
-    def figures(self, node: int) -> dict[str, Any]:
-        """What it adds to a node's own figures."""
-        said = self.nodes.get(node, {})
-        return {name: said[name] for name in _OF_A_NODE if name in said}
-
-
-NO_VIEW: Final = View(groups.NOBODY, "the controller did not answer in time", {}, {})
-
-
-def read_view(status: int, body: bytes) -> View:
-    """The answer to `show`, or why there is none."""
-    try:
-        if status != Status.OK:
-            return NO_VIEW._replace(text=decode_error(body)["message"])
-        said = frames.decode(body)
-        nodes = {row["id"]: row for row in said["nodes"] if type(row["id"]) is int}
-        controller, moves = said["controller"], said["moves"]
-        if type(controller) is int and 0 < controller <= UINT16_MAX and type(moves) is tuple:
-            return View(controller, "", said, nodes)
-    except (ProtocolError, TypeError, KeyError, IndexError):
-        pass
-    return NO_VIEW._replace(text="what the controller answered is not understood")
-
-
-def state(node: Node, figures: Figures, view: View) -> str:
-    """The word for a node: the controller's, or `down` if this router cannot reach it and it is not meant to
-    go anyway.
-    """
-    known = view.nodes.get(node.id, {}).get("state")
-    said = known if known in (*STATES, FOREIGN) else node.state
-    return said if node.id in figures or said == "draining" else "down"
-
-
-def views(figures: Figures, partition: int | None = None) -> dict[int, dict[int, groups.Group]]:
-    """What the nodes that know groups say of them, or of one of them."""
-    read = {node: groups.read(said, partition) for node, said in figures.items()}
-    return {node: view for node, view in read.items() if view is not None}
 
 
 def unled(table: list[dict[str, Any]]) -> dict[int, list[int]]:
@@ -89,7 +30,7 @@ def unled(table: list[dict[str, Any]]) -> dict[int, list[int]]:
 
 def problems(known: ClusterMap, figures: Figures, view: View) -> list[str]:
     """One text for each thing that is not as it should be; none: the cluster is healthy."""
-    seen = views(figures)
+    seen = groups.views(figures)
     table = groups.table(known, seen)
     if any(groups.CONTROL in said for said in seen.values()):
         table.append(groups.row(known, groups.CONTROL, seen))

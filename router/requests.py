@@ -52,6 +52,9 @@ BUSY_RETRY_MS = 50
 
 _KIND_UNKNOWN = 0
 
+FIGURES = pack(("figures",))
+"""The one ADMIN command that is answered without a map."""
+
 
 class Budget(NamedTuple):
     """What may be under way at once; beyond, BUSY."""
@@ -103,6 +106,7 @@ class Intake:
         self._groups = groups
         self._control = control
         self._responses = responses
+        self._figures = figures
         self._counters = figures.counters.values
 
     def accept(self, message: list[bytes], now: float) -> None:
@@ -139,7 +143,7 @@ class Intake:
         elif deadline <= now:
             reason = "the deadline had passed already; nothing was applied"
             self._responses.refuse(client, kind, request_id, Status.TIMEOUT, reason)
-        elif self._topology.map is None:
+        elif self._topology.map is None and not (kind == Kind.ADMIN and request.body == FIGURES):
             self.early.append(caller)
             self._flight.bytes_held += size
             self.early_due = min(self.early_due, deadline)
@@ -230,12 +234,12 @@ class Intake:
 
     def _start_pieces(self, caller: Caller, pieces: Split, now: float) -> None:
         client, request, size, arrived, deadline = caller
+        self._figures.ops[pieces.writes] += pieces.count
         if len(pieces.parts) == 1:
             item = _item(request, *pieces.parts[0])
             self._flight.bytes_held += size
-            self._dispatch.place(
-                Part(NOT_SENT, client, request.request_id, arrived, deadline, size, item), now
-            )
+            part = Part(NOT_SENT, client, request.request_id, arrived, deadline, size, item, pieces.writes)
+            self._dispatch.place(part, now)
         else:
             gather = OpsGather(client, request.kind, request.request_id, arrived, size, pieces)
             self._scatter(gather, caller, pieces.parts, now)
@@ -271,8 +275,23 @@ class Intake:
             self._status.status(asker, now)
         elif command.name == "healthy":
             self._status.healthy(asker, now)
+        elif command.name == "figures":
+            self._answer(caller, pack(self._all_figures()))
         else:
             self._status.ready(asker, now, partial(self._prove_ready, caller))
+
+    def _all_figures(self) -> dict[str, object]:
+        """What the monitor asks once a second."""
+        topology, flight = self._topology, self._flight
+        return {
+            "name": self._name,
+            "version": self._version,
+            "epoch": topology.epoch,
+            "stores_up": sorted(topology.queues),
+            "in_flight_parts": len(flight.parts),
+            "in_flight_bytes": flight.bytes_held,
+            **self._figures.everything(),
+        }
 
     def _prove_ready(self, caller: Caller, now: float) -> None:
         if self._is_full():
@@ -288,7 +307,8 @@ class Intake:
         self._flight.bytes_held += gather.size
         for index, (partition, ops) in enumerate(pieces):
             item = _item(caller.request, partition, ops)
-            part = Part(NOT_SENT, b"", 0, caller.arrived, caller.deadline, 0, item, NOT_SENT, gather, index)
+            until, op = caller.deadline, gather.op
+            part = Part(NOT_SENT, b"", 0, caller.arrived, until, 0, item, op, NOT_SENT, gather, index)
             self._dispatch.place(part, now)
 
 

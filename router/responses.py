@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from kvclient.errors import KVError, Status
-from kvclient.protocol import encode_error, encode_response
-from router.figures import Figures, worth_logging
+from kvclient.protocol import Kind, encode_error, encode_response
+from router.figures import OP_ADMIN, OP_MAP, OP_PING, OP_UNKNOWN, Figures, worth_logging
 from shared import logs
+
+_OPS = {int(Kind.ADMIN): OP_ADMIN, int(Kind.MAP): OP_MAP, int(Kind.PING): OP_PING}
 
 _log = logs.get("router")
 
@@ -20,7 +22,12 @@ class Responses:
         self._figures = figures
 
     def give(self, client: bytes, kind: int, request_id: int, status: int, body: bytes) -> None:
-        """One response; any status but OK is counted."""
+        """One response, counted."""
+        self._figures.count_answer(_OPS.get(kind, OP_UNKNOWN), status)
+        self.finish(client, kind, request_id, status, body)
+
+    def finish(self, client: bytes, kind: int, request_id: int, status: int, body: bytes) -> None:
+        """The response of a request that `Figures.observe` has counted."""
         if status != Status.OK:
             self._figures.count_status(status)
         self.outbox.append((client, encode_response(kind, request_id, status, body)))

@@ -160,7 +160,7 @@ class Router:
         parts, leaders, queues, bits = flight.parts, topology.leaders, topology.queues, topology.bits
         parts_max, bytes_max = self._budget
         ordinary = topology.map is not None and now >= intake.stale_until
-        straight = 0
+        straight, ops_taken = 0, self.figures.ops
         for message in messages:
             pieces = None
             try:
@@ -199,12 +199,15 @@ class Router:
                                 Item,
                                 (token, partition, left, read_mode, flags, session, sequence, acked, ops),
                             )
-                            parts[token] = Part(token, client, number, now, deadline, size, item, node)
+                            parts[token] = Part(
+                                token, client, number, now, deadline, size, item, pieces.writes, node
+                            )
                             flight.bytes_held += size
                             if deadline < flight.deadline_floor:
                                 flight.deadline_floor = deadline
                             queue.append(item)
                             straight += 1
+                            ops_taken[pieces.writes] += pieces.count
                             continue
             except Exception:  # noqa: BLE001 - whatever is wrong, the intake finds it again and the words for it
                 pieces = None
@@ -227,7 +230,8 @@ class Router:
         now = self._clock.monotonic()
         flight, outbox, counters = self.flight, self._responses.outbox, self.figures.counters.values
         parts, observe, guessed = flight.parts, self.figures.observe, self.topology.guessed
-        arrived, together = now, 0  # most answers of a batch are to requests that arrived together
+        # Most answers of a batch are to requests that arrived together, and are all reads or all writes.
+        arrived, op, together = now, figure.OP_READ, 0
         self.on_epoch(epoch, node)
         for token, status, body in answers:
             part = parts.get(token)
@@ -242,13 +246,13 @@ class Router:
             elif part.gather is None:
                 flight.bytes_held -= part.size
                 outbox.append((part.client, pack((VERSION, _OPS, part.request_id, 0, body))))
-                if part.arrived != arrived:
-                    observe(now - arrived, together)
-                    arrived, together = part.arrived, 0
+                if part.arrived != arrived or part.op != op:
+                    observe(op, now - arrived, together)
+                    arrived, op, together = part.arrived, part.op, 0
                 together += 1
             else:
                 self._dispatch.results(part, part.gather, body, now)
-        observe(now - arrived, together)
+        observe(op, now - arrived, together)
 
     def on_status_reply(self, node: int, token: int, figures: dict[str, Any]) -> None:
         """A store's figures."""

@@ -24,6 +24,7 @@ from kvclient.protocol import (
     encode_scan,
     pack,
 )
+from router.figures import OP_BARRIER, OP_SCAN
 from router.flight import Part, Refusal
 from router.topology import ranges
 from shared.opstream import Limits, Split, inspect, merge_scans, repeat_error, scan_fields
@@ -48,16 +49,18 @@ class Gather:
     Subclasses say what results and refusals mean, and what the whole is.
     """
 
-    __slots__ = ("arrived", "client", "kind", "remaining", "request_id", "results", "size")
+    __slots__ = ("arrived", "client", "kind", "op", "remaining", "request_id", "results", "size", "worst")
 
     def __init__(
-        self, client: bytes, kind: int, request_id: int, arrived: float, size: int, parts: int
+        self, client: bytes, kind: int, request_id: int, arrived: float, size: int, parts: int, op: int
     ) -> None:
         self.client = client
         self.kind = kind
         self.request_id = request_id
         self.arrived = arrived
         self.size = size  # bytes charged to the in-flight budget: the request, and results held
+        self.op = op  # as figures count it
+        self.worst = int(Status.OK)  # status of any part that was refused
         self.remaining = parts  # 0 when the response has been given
         self.results: list[bytes] = [b""] * parts
 
@@ -88,7 +91,7 @@ class OpsGather(Gather):
     def __init__(
         self, client: bytes, kind: int, request_id: int, arrived: float, size: int, split: Split
     ) -> None:
-        super().__init__(client, kind, request_id, arrived, size, len(split.parts))
+        super().__init__(client, kind, request_id, arrived, size, len(split.parts), split.writes)
         self.split = split
 
     def refuse(self, part: Part, refusal: Refusal) -> Response | None:
@@ -109,7 +112,7 @@ class ScanGather(Gather):
     def __init__(
         self, client: bytes, kind: int, request_id: int, arrived: float, size: int, parts: int, scan: bytes
     ) -> None:
-        super().__init__(client, kind, request_id, arrived, size, parts)
+        super().__init__(client, kind, request_id, arrived, size, parts, OP_SCAN)
         _, _, self.limit, self.flags = scan_fields(scan)
 
     def refuse(self, part: Part, refusal: Refusal) -> Response | None:
@@ -162,7 +165,7 @@ class BarrierGather(Gather):
         parts: int,
         body_when_ok: bytes,
     ) -> None:
-        super().__init__(client, kind, request_id, arrived, size, parts)
+        super().__init__(client, kind, request_id, arrived, size, parts, OP_BARRIER)
         self.body_when_ok = body_when_ok
         self.refusals: list[tuple[int, str]] = []
 

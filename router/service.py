@@ -20,12 +20,15 @@ from router.config import RouterConfig
 from router.events import Events
 from router.requests import Budget
 from router.routing import Router
-from shared import logs, sockets
+from shared import logs, process, sockets
 from shared.clock import Clock, SystemClock
+from shared.fields import connectable
 from shared.memory import Trimmer, settle
+from shared.messages import encode_router_hello
 from shared.opstream import Limits
 from shared.reactor import Reactor
 from shared.timers import Timer
+from shared.units import Endpoint
 
 # Requests under way at SIGTERM have this long; most supervisors wait 10 s before they kill.
 STOP_SECONDS = 3.0
@@ -62,7 +65,8 @@ class Service:
             in_flight=config.limits.in_flight,
             insecure=config.insecure,
         )
-        self._backends = Backends(reactor, context, self.core, config.stores)
+        self.core.figures.process = process.figures
+        self._backends = Backends(reactor, context, self.core, config.stores, self._hello(config))
         self._events = Events(reactor, context, self.core)
         self._stopping = False
         self._timer: Timer | None = None
@@ -75,6 +79,16 @@ class Service:
     def endpoint(self) -> str:
         """Where clients connect."""
         return sockets.bound_endpoint(self._front)
+
+    def _hello(self, config: RouterConfig) -> bytes | None:
+        """What stores are told, for whoever looks for routers; None: nobody could connect to any address
+        that this router knows of itself.
+        """
+        router = config.router
+        for front in (router.advertise, router.listen, self.endpoint):
+            if front.startswith("tcp://") and connectable(Endpoint(front)):
+                return encode_router_hello(router.name, front)
+        return None
 
     def stop(self) -> None:
         """Take no more requests; end the loop when those under way are answered."""

@@ -68,6 +68,12 @@ def connectable(endpoint: Endpoint) -> bool:
     return port != 0 and host not in ("*", "0.0.0.0", "::")
 
 
+def address_or_none(_: object, __: attrs.Attribute[str], value: str) -> None:
+    """Field validator: "", or an endpoint that others can connect to."""
+    if value and not connectable(Endpoint(value)):
+        raise ValueError(f"{value} is no address to connect to: name host and port")
+
+
 class Text(str):
     """A value from the environment or the command line: its type is still to be read from the text."""
 

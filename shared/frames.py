@@ -28,8 +28,8 @@ UNCOUNTED_BYTES: Final = 64 << 10
 TEXT_BYTES_MAX: Final = 64 << 10
 """Of one str, which may grow to four times its bytes: what is large travels as bin, which does not."""
 
-MAP_PAIRS_MAX: Final = 4096
-"""Of one map: a figure for each partition of a cluster."""
+MAP_PAIRS_MAX: Final = 4096 + 1
+"""Of one map: a figure for each partition of a cluster, the control partition among them."""
 
 
 def decode(frame: bytes) -> Any:

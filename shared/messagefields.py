@@ -29,6 +29,7 @@ class Kind(enum.IntEnum):
     BULK = 5
     GROUP = 6
     CONTROL = 7
+    ROUTER = 8
     BATCH_REPLY = 65
     MAP_REPLY = 66
     STATUS_REPLY = 67
@@ -62,4 +63,11 @@ def binary(value: object, name: str) -> bytes:
     """`value` if it is bin."""
     if type(value) is not bytes:
         raise ProtocolError(f"{name} must be bin")
+    return value
+
+
+def text(value: object, limit: int, name: str) -> str:
+    """`value` if it is printable str of 1 to `limit` characters."""
+    if type(value) is not str or not 0 < len(value) <= limit or not value.isprintable():
+        raise ProtocolError(f"{name} must be printable str of 1 to {limit} characters")
     return value

@@ -17,12 +17,26 @@ from kvclient.errors import ProtocolError
 from shared import frames
 from shared.controlmessages import ControlReply, ControlRequest, decode_control_reply, decode_control_request
 from shared.groupmessages import GroupReply, GroupRequest, decode_group_reply, decode_group_request
-from shared.messagefields import UINT16_MAX, UINT64_MAX, VERSION, Kind, arity, binary, pack, unsigned
+from shared.messagefields import (
+    UINT16_MAX,
+    UINT64_MAX,
+    VERSION,
+    Kind,
+    arity,
+    binary,
+    pack,
+    text,
+    unsigned,
+)
+from shared.shapes import TEXT_MAX
 from shared.versions import Versions
 from shared.versions import decode as decode_versions
 
 MAP_TOPIC = b"map\0"
 """A message on an `events` endpoint that begins so is an encoded ClusterMap from there on: one frame."""
+
+FIGURES_TOPIC = b"figures\0"
+"""And so a store's figures: `shared.figuresmessage`."""
 
 
 class Item(NamedTuple):
@@ -105,6 +119,14 @@ class Pong(NamedTuple):
     versions: Versions | None = None
 
 
+class RouterHello(NamedTuple):
+    """Router to store: my name, and the endpoint of my front. Not answered."""
+
+    token: int
+    name: str
+    front: str
+
+
 class BulkRequest(NamedTuple):
     """Store to store: a request for a snapshot or a part of one (docs/raft.md section 6)."""
 
@@ -123,7 +145,17 @@ class Fault(NamedTuple):
     message: str
 
 
-ToStore = Batch | MapRequest | StatusRequest | Ping | BulkRequest | GroupRequest | ControlRequest | Fault
+ToStore = (
+    Batch
+    | MapRequest
+    | StatusRequest
+    | Ping
+    | RouterHello
+    | BulkRequest
+    | GroupRequest
+    | ControlRequest
+    | Fault
+)
 ToRouter = BatchReply | MapReply | StatusReply | Pong | GroupReply | ControlReply | Fault
 ToPeer = BulkReply | GroupReply | ControlReply | MapReply | Fault
 
@@ -153,6 +185,11 @@ def encode_status_request(token: int) -> bytes:
 def encode_ping(token: int, versions: Versions | None = None) -> bytes:
     """PING; without `versions` as software of the version before understands it."""
     return pack((VERSION, Kind.PING, token) if versions is None else (VERSION, Kind.PING, token, versions))
+
+
+def encode_router_hello(name: str, front: str) -> bytes:
+    """ROUTER."""
+    return pack((VERSION, Kind.ROUTER, 0, name, front))
 
 
 def encode_batch_reply(epoch: int, answers: Sequence[Answer] | Sequence[tuple[int, int, bytes]]) -> bytes:
@@ -301,6 +338,15 @@ def _pong(fields: Sequence[Any]) -> Pong:
     )
 
 
+def _router_hello(fields: Sequence[Any]) -> RouterHello:
+    arity(fields, 5, "ROUTER")
+    return RouterHello(
+        unsigned(fields[2], UINT64_MAX, "token"),
+        text(fields[3], TEXT_MAX, "the name of a ROUTER"),
+        text(fields[4], TEXT_MAX, "the front of a ROUTER"),
+    )
+
+
 def _body_only(make: Callable[[bytes], Any], fields: Sequence[Any]) -> Any:
     arity(fields, 3, "the message")
     return make(binary(fields[2], "the body of the message"))
@@ -318,6 +364,7 @@ _TO_STORE: Decoders = {
     Kind.MAP: partial(_token_only, MapRequest),
     Kind.STATUS: partial(_token_only, StatusRequest),
     Kind.PING: _ping,
+    Kind.ROUTER: _router_hello,
     Kind.BULK: partial(_body_only, BulkRequest),
     Kind.GROUP: decode_group_request,
     Kind.CONTROL: decode_control_request,

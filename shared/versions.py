@@ -16,7 +16,11 @@ from shared.messagefields import UINT16_MAX, VERSION, unsigned
 Versions = Mapping[str, tuple[int, int]]
 """By name: the oldest that is understood, and the newest."""
 
-SPOKEN: Final[Versions] = {"messages": (VERSION, VERSION), "map": (OLD_FORMAT, FORMAT)}
+SPOKEN: Final[Versions] = {
+    "messages": (VERSION, VERSION),
+    "map": (OLD_FORMAT, FORMAT),
+    "router": (1, 1),  # the message ROUTER
+}
 
 NAMES_MAX: Final = 32
 

@@ -10,8 +10,8 @@ import attrs
 
 from kvclient.protocol import REQUEST_BYTES_MAX, VALUE_BYTES_MAX, VALUE_BYTES_MAX_CONFIGURABLE
 from shared.config import LogSection
-from shared.fields import between, connectable, matching, name_like, size_between
-from shared.units import Endpoint, Size, next_port, split_endpoint
+from shared.fields import address_or_none, between, connectable, matching, name_like, size_between
+from shared.units import Endpoint, Size, next_port
 
 NODE_IDS = between(1, 65534)  # 0 is nobody, 65535 everybody: the two-byte topics of the bus
 WEIGHTS = between(1, 1000)
@@ -20,13 +20,6 @@ WEIGHTS = between(1, 1000)
 def _node_id_or_none(instance: object, field: attrs.Attribute[int], value: int) -> None:
     if value != 0:
         NODE_IDS(instance, field, value)
-
-
-def _address_or_none(_: object, __: attrs.Attribute[str], value: str) -> None:
-    if value:
-        split_endpoint(value)
-        if not connectable(Endpoint(value)):
-            raise ValueError(f"{value} is no address to connect to: name host and port")
 
 
 @attrs.frozen
@@ -39,9 +32,9 @@ class NodeSection:
     id: int = attrs.field(default=0, validator=_node_id_or_none)
     zone: str = attrs.field(default="default", validator=name_like)
     weight: int = attrs.field(default=1, validator=WEIGHTS)
-    rpc: str = attrs.field(default="", validator=_address_or_none)
-    bus: str = attrs.field(default="", validator=_address_or_none)
-    events: str = attrs.field(default="", validator=_address_or_none)
+    rpc: str = attrs.field(default="", validator=address_or_none)
+    bus: str = attrs.field(default="", validator=address_or_none)
+    events: str = attrs.field(default="", validator=address_or_none)
 
 
 class Addresses(NamedTuple):

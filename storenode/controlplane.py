@@ -83,6 +83,7 @@ class ControlPlane:
         )
         stack.callback(self._events.close)
         service.on_control = self.office.on_request
+        self.say_figures = self._events.say_figures
 
     def start(self) -> None:
         """All replicas live."""

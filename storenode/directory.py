@@ -79,8 +79,12 @@ class DataDirectory:
 
     def free_bytes(self) -> int:
         """What this process may still write on the directory's file system."""
+        return self.room()[0]
+
+    def room(self) -> tuple[int, int]:
+        """The same, and the size of that file system."""
         figures = os.statvfs(self.path)
-        return figures.f_bavail * figures.f_frsize
+        return figures.f_bavail * figures.f_frsize, figures.f_blocks * figures.f_frsize
 
     def close(self) -> None:
         os.close(self._lock)

@@ -20,7 +20,7 @@ from typing import Final
 from kvclient.errors import ProtocolError
 from shared import logs, sockets
 from shared.config import ConfigError
-from shared.messages import MAP_TOPIC
+from shared.messages import FIGURES_TOPIC, MAP_TOPIC
 from shared.metrics import Counters
 from shared.reactor import Reactor
 from storenode.control.reports import Heading, decode_heading
@@ -35,12 +35,12 @@ SILENT_S: Final = 10.0
 
 _COUNTERS: Final = (
     "maps_sent", "reports_sent", "send_failed", "maps_received", "reports_received", "bytes_received",
-    "frames_bad", "reports_foreign", "reports_stranger",
+    "frames_bad", "reports_foreign", "reports_stranger", "figures_sent",
 )  # fmt: skip
 (
     MAPS_SENT, REPORTS_SENT, SEND_FAILED, MAPS_RECEIVED, REPORTS_RECEIVED, BYTES_RECEIVED, FRAMES_BAD,
-    REPORTS_FOREIGN, REPORTS_STRANGER,
-) = range(9)  # fmt: skip
+    REPORTS_FOREIGN, REPORTS_STRANGER, FIGURES_SENT,
+) = range(10)  # fmt: skip
 
 _log = logs.get("events")
 
@@ -114,6 +114,10 @@ class Events:
     def say_report(self, encoded: bytes) -> None:
         """Tell everybody who listens."""
         self._say(REPORT_TOPIC + encoded, REPORTS_SENT)
+
+    def say_figures(self, encoded: bytes) -> None:
+        """Tell everybody who listens."""
+        self._say(FIGURES_TOPIC + encoded, FIGURES_SENT)
 
     def close(self) -> None:
         """Stop listening and hearing; what waits is dropped."""

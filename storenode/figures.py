@@ -1,19 +1,19 @@
-"""What a store tells about itself: the answer to STATUS. Reads the other parts' counters; makes nothing
-happen.
+"""What a store tells about itself: the answer to STATUS, and what it publishes. Reads the other parts'
+counters; makes nothing happen.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from shared import process
 from shared.metrics import Histogram
 from storenode.bus import Bus
 from storenode.directory import DataDirectory
+from storenode.enginefigures import AT_ONCE, EngineFigures
 from storenode.logthread import LogThread
 from storenode.maps import Maps
 from storenode.raft import Role
@@ -24,16 +24,9 @@ from storenode.replica.replica import Replica
 from storenode.service import Service
 from storenode.snapshots import Snapshots
 
-_PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _VERSION: Final = version("ringkv")
 
 _ROLES: Final = {Role.FOLLOWER: "follower", Role.LEADER: "leader"}
-
-_TOTALS: Final = (
-    "tables", "flushes", "flush_bytes", "compactions", "compaction_bytes_read", "compaction_bytes_written",
-    "jobs_failed",
-)  # fmt: skip
-"""Figures of the engines that add up to the node's."""
 
 
 class Parts(NamedTuple):
@@ -60,17 +53,27 @@ class Figures:
         self._maps = maps
         self._service = service
         self._started = time.monotonic()
+        self._engines = EngineFigures()
 
     def snapshot(self) -> dict[str, Any]:
         """Numbers, strings, lists and maps of them; bytes, seconds and counts, as the names say."""
+        self._engines.look(self.replicas.values(), len(self.replicas))
+        return self._gather()
+
+    def published(self) -> dict[str, Any]:
+        """The same, where what the engines say may be some seconds old when there are many."""
+        self._engines.look(self.replicas.values(), AT_ONCE)
+        return self._gather()
+
+    def _gather(self) -> dict[str, Any]:
         return {
             "node_id": self._node,
             "name": self._name,
             "version": _VERSION,
-            "pid": os.getpid(),
             "epoch": self._maps.map.epoch,
             "uptime_s": round(time.monotonic() - self._started, 3),
-            "memory_bytes": _resident_bytes(),
+            **process.figures(),
+            "routers": self._service.routers.figures(),
             "partitions": sorted(self.replicas.keys() - {CONTROL})
             or list(self._maps.map.partitions_of(self._node)),
             "failed": {
@@ -86,29 +89,18 @@ class Figures:
         }
 
     def _data(self, parts: Parts) -> dict[str, Any]:
-        stats = [replica.machine.engine.stats() for replica in self.replicas.values()]
+        engines = self._engines.snapshot()
         sessions = [replica.machine.sessions for replica in self.replicas.values()]
+        free, size = parts.directory.room()
         return {
             "data_dir": str(parts.directory.path),
-            "disk_free_bytes": parts.directory.free_bytes(),
-            "keys": sum(
-                _keys(figures)
-                for partition, figures in zip(self.replicas, stats, strict=True)
-                if partition != CONTROL
-            ),
-            "disk_bytes": sum(figures["table_bytes"] for figures in stats) + parts.log.bytes_held,
-            "memtable_bytes": sum(
-                figures["memtable_bytes"] + figures["memtables_retired_bytes"] for figures in stats
-            ),
+            "disk_free_bytes": free,
+            "disk_size_bytes": size,
+            "disk_bytes": engines["table_bytes"] + parts.log.bytes_held,
             "in_flight_bytes": parts.budget.used,
-            "cache": stats[0]["cache"] if stats else {},  # one for all engines
-            **{name: sum(figures[name] for figures in stats) for name in _TOTALS},
-            "pressure": max((figures["pressure"] for figures in stats), default=0),
-            "failing_jobs": sorted({text for figures in stats for text in _failing(figures)}),
-            "damage": [figures["damage"] for figures in stats if figures["damage"]],
+            **engines,
             "sessions": sum(map(len, sessions)),
             "session_bytes": sum(table.bytes for table in sessions),
-            "sessions_evicted": sum(table.evicted for table in sessions),
         }
 
 
@@ -147,25 +139,10 @@ def _log(parts: Parts) -> dict[str, Any]:
     }
 
 
-def _keys(stats: Mapping[str, Any]) -> int:
-    """An estimate: a key counts once for each of its versions that compaction has not merged yet."""
-    entries: int = stats["memtable_entries"] + stats["table_entries"] - 2 * stats["table_deletions"]
-    return max(0, entries)
-
-
-def _failing(stats: Mapping[str, Any]) -> list[str]:
-    """What keeps flushes and compactions from getting done: writes end when it lasts."""
-    return [f"{kind}: {failure['error']}" for kind, failure in stats["failures"].items()]
-
-
-def _summary(histogram: Histogram) -> dict[str, int]:
-    """A histogram as people read it; in microseconds."""
+def _summary(histogram: Histogram) -> dict[str, int | list[int]]:
+    """A histogram as people read it, in microseconds, and as it is."""
     return {
-        "count": histogram.count,
+        **histogram.snapshot(),
         "p50_us": round(histogram.percentile(50) / 1000),
         "p99_us": round(histogram.percentile(99) / 1000),
     }
-
-
-def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE_BYTES

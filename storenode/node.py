@@ -16,6 +16,7 @@ from shared import logs, sockets
 from shared.clock import SystemClock
 from shared.commandline import FAILED, REFUSED, CannotStart
 from shared.cuts import CutFile, Cuts
+from shared.hashing import xxh64
 from shared.memory import Trimmer, settle
 from shared.opstream import Limits
 from shared.reactor import Reactor
@@ -27,6 +28,7 @@ from storenode.figures import Figures
 from storenode.logthread import LogThread
 from storenode.maps import Maps
 from storenode.noop import NoopReplica
+from storenode.publishing import Publishing
 from storenode.raftlog import LogCorrupt, LogFailed, LogRefused
 from storenode.replica.replica import Replica
 from storenode.service import BATCH_BYTES_MAX, Service
@@ -147,6 +149,9 @@ class StoreNode:
         plane = DataPlane(self._config, start, home, process, self._maps, self._service, stack)
         self._figures.replicas, self._figures.parts = plane.groups.replicas, plane.parts
         self._figures.control = plane.control.figures
+        cluster = xxh64(start.map.cluster_id.encode())
+        say, tell = plane.control.say_figures, self._figures.published
+        Publishing(self._reactor.call_later, cluster, start.node, tell, say)
         self._log_thread = plane.parts.log_thread
         home.registry.write_beside(plane.beside)
         return plane.groups.replicas

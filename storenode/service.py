@@ -32,6 +32,7 @@ from shared.sockets import send_or_drop
 from shared.versions import SPOKEN, mismatch
 from storenode.maps import Maps
 from storenode.outbox import Outbox
+from storenode.routers import Routers
 
 BATCH_BYTES_MAX: Final = 64 << 20
 """Largest frame a router may send: four of the largest requests. Routers cut their batches far below."""
@@ -126,6 +127,7 @@ class Service:
         self._limits = limits
         self._clock = clock
         self.driver: Driver = NoDriver()
+        self.routers = Routers(clock)
         self.on_bulk: Callable[[bytes, bytes], object] | None = None
         """(peer, body) of a request for a snapshot; None: this store has none to give."""
         self.on_group: Callable[[bytes, GroupRequest], object] | None = None
@@ -216,6 +218,8 @@ class Service:
             self._send(router, messages.encode_status_reply(request.token, self._figures()))
         elif isinstance(request, messages.Ping):
             self._answer_ping(router, request)
+        elif isinstance(request, messages.RouterHello):
+            self.routers.hear(request.name, request.front)
         elif isinstance(request, messages.BulkRequest):
             if self.on_bulk is None:
                 raise ProtocolError("this store has no snapshots to give")

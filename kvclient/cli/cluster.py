@@ -10,12 +10,12 @@ import click
 from kvclient.cli.app import App, current, quit_with
 from kvclient.cli.command import command
 from kvclient.cli.failure import Failure, what_now
-from kvclient.cli.health import is_led, problems
 from kvclient.cli.output import Cell
 from kvclient.cli.progress import Progress
 from kvclient.cli.retrying import is_transient
 from kvclient.cli.units import DURATION, show_bytes, show_latency, show_seconds
 from kvclient.errors import ConnectError, Exit, InvalidRequest, KVError
+from kvclient.health import is_led, problems
 
 _NODE_COLUMNS = ("node", "state", "partitions", "entries", "disk", "memory", "uptime", "address")
 _REPLICATED_COLUMNS = ("node", "state", "leads", "partitions", "lag", *_NODE_COLUMNS[3:])

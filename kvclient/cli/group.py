@@ -14,10 +14,10 @@ import click
 from kvclient.cli.app import App, current
 from kvclient.cli.command import KvCommand, command
 from kvclient.cli.failure import Failure
-from kvclient.cli.health import LAG_ENTRIES_MAX, is_led
 from kvclient.cli.output import Cell
 from kvclient.cli.units import show_seconds
 from kvclient.errors import Conflict, Exit, OutcomeUnknown, Unavailable
+from kvclient.health import LAG_ENTRIES_MAX, is_led
 
 _LIST_COLUMNS = ("partition", "leader", "term", "voters", "learners", "commit", "applied_lag", "problem")
 _MEMBER_COLUMNS = ("node", "role", "match", "lag", "state", "last_heard")

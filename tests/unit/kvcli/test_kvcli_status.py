@@ -13,10 +13,10 @@ from click import UsageError
 from kvclient.cli.app import App
 from kvclient.cli.cluster import show_route, show_status
 from kvclient.cli.failure import Quit
-from kvclient.cli.health import LAG_ENTRIES_MAX, problems
 from kvclient.cli.main import cli
 from kvclient.cli.output import Output
 from kvclient.errors import ConnectError, Exit, KVError, Unavailable
+from kvclient.health import CRITICAL, LAG_ENTRIES_MAX, WARNING, judge, problems
 
 ROUTE = {
     "partition": 2,
@@ -103,8 +103,9 @@ def test_what_a_store_says_of_its_own_trouble_is_a_problem() -> None:
     }
     assert problems(answer) == [
         "store2 does not serve 1 of its replicas: "
-        "partition 2 is out of service on this store: Corruption: 000007.sst",
-        "store2 cannot flush or compact: flush: No space left on device",
+        "partition 2 is out of service on this store: Corruption: 000007.sst. See: kvcli group ls --problems",
+        "store2 cannot flush or compact: flush: No space left on device. "
+        "Writes end when it lasts: look at its disk and its log",
     ]
     assert printed(answer)[1] == Exit.DEGRADED
 
@@ -181,7 +182,7 @@ def test_a_cluster_without_a_controller_has_a_problem() -> None:
     answer = healthy() | CONTROLLED | nothing | {"control_text": "store1, store2 do not answer"}
     assert problems(answer) == [
         "no controller: store1, store2 do not answer. Reads and writes go on; stores are neither drained nor "
-        "replaced"
+        "replaced. Start the stores that do not run"
     ]
     text, code = printed(answer)
     assert "controller - · via" in text
@@ -219,11 +220,37 @@ def test_of_a_lost_store_status_says_how_to_start_and_how_to_remove_it() -> None
 
 def test_a_replica_that_a_node_does_not_tell_of_is_a_problem_of_its_own() -> None:
     answer = cluster(row(0, replica(1), replica(2), away(3)), row(1, replica(1), replica(2), replica(3)))
-    assert problems(answer) == ["partition 0 has 2 of 3 replicas reachable: store3 is missing"]
+    assert problems(answer) == [
+        "partition 0 has 2 of 3 replicas reachable: store3 is missing. See: kvcli group ls --problems"
+    ]
 
 
 def test_a_lag_within_the_bound_is_no_problem() -> None:
     assert problems(cluster(row(0, replica(1), replica(2, lag=LAG_ENTRIES_MAX)))) == []
+
+
+def test_what_stops_reads_or_writes_is_critical_and_the_rest_a_warning() -> None:
+    found = judge(degraded())
+    assert [problem.level for problem in found] == [WARNING, CRITICAL, CRITICAL, WARNING, WARNING]
+    assert all(problem.remedy for problem in found)
+
+
+@pytest.mark.parametrize(
+    ("free", "size", "told"),
+    [
+        (1 << 29, 100 << 30, True),
+        (2 << 30, 100 << 30, False),
+        (1 << 20, 10 << 20, False),
+        (1 << 18, 10 << 20, True),
+    ],
+)
+def test_a_disk_that_is_nearly_full_is_critical(free: int, size: int, told: bool) -> None:
+    """Of a small disk less than 5 %, of a large one less than 1 GiB."""
+    answer = healthy()
+    answer["nodes"][0] |= {"disk_free_bytes": free, "disk_size_bytes": size}
+    found = judge(answer)
+    assert [problem.level for problem in found] == [CRITICAL] * told
+    assert all(problem.text.startswith("store1 has") for problem in found)
 
 
 class Asked:

@@ -9,7 +9,7 @@ from kvclient.errors import Status
 from kvclient.protocol import FLAG_BARRIER, Kind
 from router.admin import CONTROL_SECONDS_MAX, ROUNDS_MAX
 from shared.hashing import partition_of
-from tests.unit.router.conftest import PARTITIONS, THREE_STORES, Harness
+from tests.unit.router.conftest import PARTITIONS, THREE_STORES, Harness, ok, put
 from tests.unit.router.operators import answer, ask, group, questions, replicated, reply, show
 
 
@@ -52,6 +52,57 @@ class TestRoute:
         found = answer(three)
         assert found["state"] == "down"
         assert [replica["id"] for replica in found["replicas"] if replica["leader"]] == [2]
+
+
+class TestFigures:
+    def requests(self, harness: Harness) -> dict[str, dict[str, int]]:
+        ask(harness, "figures")
+        found: dict[str, dict[str, int]] = answer(harness)["requests"]
+        return found
+
+    def test_are_answered_without_a_map_and_without_asking_anybody(self) -> None:
+        harness = Harness(with_map=False)
+        ask(harness, "figures")
+        found = answer(harness)
+        assert (found["name"], found["epoch"], found["stores_up"]) == ("router1", 0, [])
+
+    def test_count_requests_by_what_they_ask_for_and_how_they_end(self, harness: Harness) -> None:
+        here, there = harness.keys(1, 1)[0], harness.keys(2, 1)[0]
+        harness.send(put(here))
+        harness.answer(*harness.item(), ok(1))
+        harness.send(protocol.encode_get(here))
+        harness.refuse(*harness.item(), Status.CORRUPTION)
+        harness.send(protocol.encode_get(here) + protocol.encode_get(there))
+        first, second = harness.items()
+        harness.answer(*first, ok(1))
+        harness.refuse(*second, Status.CORRUPTION)
+        harness.send(b"\xc1")
+        harness.responses()
+        assert self.requests(harness) == {
+            "read": {"corruption": 2},
+            "write": {"ok": 1},
+            "unknown": {"invalid_request": 1},
+        }
+        assert self.requests(harness)["admin"] == {"ok": 1}
+
+    def test_how_long_requests_took_is_kept_by_what_they_ask_for(self, harness: Harness) -> None:
+        key = harness.keys(1, 1)[0]
+        harness.send(put(key))
+        harness.send(protocol.encode_get(key))
+        items = harness.items()
+        harness.clock.advance(0.25)
+        for node, item in items:
+            harness.answer(node, item, ok(1))
+        harness.responses()
+        ask(harness, "figures")
+        durations = answer(harness)["durations"]
+        assert {op: sum(one["buckets"]) for op, one in durations.items()} == {
+            "read": 1,
+            "write": 1,
+            "scan": 0,
+            "barrier": 0,
+        }
+        assert durations["read"]["total_ns"] == durations["write"]["total_ns"] == 250_000_000
 
 
 class TestStatus:

@@ -45,7 +45,9 @@ class Socket:
 class House:
     """One router's backends: its sockets by number, in the order in which they were made."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, endpoints: Sequence[str] = ()) -> None:
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, endpoints: Sequence[str] = (), hello: bytes | None = None
+    ) -> None:
         self.harness = Harness()
         for store in STORES:
             self.harness.router.on_backend(store.id, not endpoints)
@@ -70,7 +72,7 @@ class House:
         )
         context: Any = None
         seeds = endpoints or [node.rpc for node in STORES]
-        self.backends = Backends(reactor, context, self.harness.router, seeds)
+        self.backends = Backends(reactor, context, self.harness.router, seeds, hello)
         self.backends.flush()
 
     def _dealer(self, context: object, endpoint: str) -> Socket:
@@ -166,6 +168,40 @@ class TestVersions:
         house.link(0, False)
         house.link(0, True)
         assert self.pinged(house) == messages.Ping(0, SPOKEN)
+
+
+class TestWhoThisRouterIs:
+    """It tells the stores that it is up with, again and again; not those that would not understand it."""
+
+    HELLO = messages.encode_router_hello("router1", "tcp://127.0.0.1:7100")
+
+    def told(self, house: House) -> list[int]:
+        found = [index for index, frame in house.sent if frame == self.HELLO]
+        house.sent.clear()
+        return found
+
+    @pytest.fixture
+    def house(self, monkeypatch: pytest.MonkeyPatch) -> House:
+        return House(monkeypatch, hello=self.HELLO)
+
+    def test_a_store_is_told_when_it_is_up_and_every_five_checks(self, house: House) -> None:
+        house.link(0, True)
+        assert self.told(house) == []
+        house.hear(0, messages.encode_pong(0, STORES[0].id, 1, SPOKEN))
+        assert self.told(house) == [0]
+        for _ in range(10):
+            house.hear(0, messages.encode_pong(0, STORES[0].id, 1, SPOKEN))
+            house.timers.pop()()
+        assert self.told(house) == [0, 0]
+
+    def test_one_that_does_not_know_the_message_is_not_told(self, house: House) -> None:
+        house.link(0, True)
+        before = {name: span for name, span in SPOKEN.items() if name != "router"}
+        for versions in (before, None):
+            house.hear(0, messages.encode_pong(0, STORES[0].id, 1, versions))
+            for _ in range(5):
+                house.timers.pop()()
+        assert self.told(house) == []
 
 
 class TestTheMapChanges:

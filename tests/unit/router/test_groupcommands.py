@@ -312,7 +312,7 @@ def test_a_new_map_keeps_a_leader_outside_of_it_but_not_a_node_that_has_gone(gro
 
 def test_the_table_names_the_members_that_the_leader_has(group: Group) -> None:
     """Not those of the map; without a leader there is only the map."""
-    from router import groups
+    from shared import groups
 
     first = group.replicas[0]
     voters = [first, group.replicas[1], group.outside]

@@ -49,6 +49,10 @@ TO_STORE = [
     (messages.encode_status_request(9), StatusRequest(9)),
     (messages.encode_ping(0), Ping(0)),
     (messages.encode_ping(7, {"map": (2, 3)}), Ping(7, {"map": (2, 3)})),
+    (
+        messages.encode_router_hello("router1", "tcp://127.0.0.1:7100"),
+        messages.RouterHello(0, "router1", "tcp://127.0.0.1:7100"),
+    ),
     *(
         (
             encode_group_request(GroupRequest(9, U64, 3, 5000, 1, command, 2, U64)),
@@ -214,7 +218,11 @@ def test_malformed_items_are_refused(row: Any) -> None:
         ([True, 4, 0], "begins with version and kind"),
         ([1, "4", 0], "begins with version and kind"),
         ([2, 4, 0], "message version 2 is not understood, this side speaks 1"),
-        ([1, 8, 0], "kind 8"),
+        ([1, 9, 0], "kind 9"),
+        ([1, 8, 0, "r1"], "ROUTER is an array of 5, not 4"),
+        ([1, 8, 0, "", "tcp://h:1"], "name of a ROUTER"),
+        ([1, 8, 0, "r1", "h\n"], "front of a ROUTER"),
+        ([1, 8, 0, "r1", "x" * 256], "front of a ROUTER"),
         ([1, -1, 0], "kind -1"),
         ([1, 1, 4], "BATCH is an array of 4, not 3"),
         ([1, 1, 4, [], 0], "BATCH is an array of 4, not 5"),

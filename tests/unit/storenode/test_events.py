@@ -14,7 +14,7 @@ import zmq
 from kvclient.errors import ProtocolError
 from shared import sockets
 from shared.config import ConfigError
-from shared.messages import MAP_TOPIC
+from shared.messages import FIGURES_TOPIC, MAP_TOPIC
 from shared.reactor import Reactor
 from storenode import events as events_module
 from storenode.control.reports import Heading, Report, encode_report
@@ -217,3 +217,20 @@ def test_a_subscriber_that_leaves_in_the_middle_costs_the_publisher_nothing(node
             leaver.communicate()
     nodes.reports[2].clear()
     nodes.until(said(nodes, 1, 2))
+
+
+def test_figures_reach_who_listens_for_them_and_no_store(nodes: Nodes) -> None:
+    speaker, peer = nodes.add(1), nodes.add(2)
+    peer.set_peers({1: speaker.endpoint})
+    listener = sockets.bus_subscriber(nodes.context, [FIGURES_TOPIC])
+    sockets.connect(listener, speaker.endpoint)
+
+    def heard() -> bool:
+        speaker.say_figures(b"payload")
+        return bool(listener.poll(5))
+
+    nodes.until(heard)
+    nodes.until(said(nodes, 1, 2))
+    assert listener.recv_multipart() == [FIGURES_TOPIC + b"payload"]
+    assert peer.counters.snapshot()["frames_bad"] == 0
+    listener.close(0)

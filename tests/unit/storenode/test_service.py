@@ -407,3 +407,12 @@ def test_a_store_that_cannot_finish_ends_after_its_grace(
     assert not shell.store.replica.idle
     shell.frozen = False
     shell.world.settle()
+
+
+def test_routers_that_say_who_they_are_are_told_of_and_nonsense_is_a_fault(shell: Shell) -> None:
+    shell.router.send(messages.encode_router_hello("router1", "tcp://127.0.0.1:7100"))
+    shell.until(shell.service.routers.figures)
+    assert shell.service.routers.figures() == [{"name": "router1", "front": "tcp://127.0.0.1:7100"}]
+    shell.router.send(messages.encode_router_hello("router2", "tcp://0.0.0.0:7100"))
+    assert isinstance(shell.receive(), Fault)
+    assert len(shell.service.routers.figures()) == 1

@@ -68,6 +68,14 @@ def _group(field: Callable[[str], Any]) -> Group:
     )
 
 
+def views(
+    figures: Mapping[int, Mapping[str, Any]], partition: int | None = None
+) -> dict[int, dict[int, Group]]:
+    """What the nodes that know groups say of them, or of one of them."""
+    found = {node: read(said, partition) for node, said in figures.items()}
+    return {node: view for node, view in found.items() if view is not None}
+
+
 def leader_of(views: Mapping[int, Group]) -> tuple[int, int]:
     """The leader of one partition and its term by what its replicas say; leader 0: nobody leads, or nobody
     that answers knows who does.

@@ -7,8 +7,8 @@ from typing import Any
 import msgpack
 import pytest
 
-from router.groups import leader_of, read, table
 from shared.clustermap import ClusterMap
+from shared.groups import leader_of, read, table
 from tests.unit.router.conftest import THREE_STORES
 
 MAP = ClusterMap.bootstrap("test", 2, 3, THREE_STORES)
