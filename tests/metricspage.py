@@ -19,7 +19,7 @@ ALERTS = ROOT / "compose" / "prometheus" / "alerts.yml"
 DASHBOARD = ROOT / "compose" / "grafana" / "dashboards" / "ringkv.json"
 
 # What the chapters of the page say of all their families.
-_COMMON = {
+_COMMON: dict[str, dict[str, set[str]]] = {
     "Processes": {"process": set(), "role": {"store", "router", "monitor"}},
     "Requests, at the routers": {"router": set()},
     "Stores": {"node": set()},

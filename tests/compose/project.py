@@ -1,0 +1,141 @@
+"""The composed cluster on a real Docker engine: a Compose project of its own, with ports that are free.
+
+Containers are looked at, killed, paused and cut off by the Docker SDK; Compose starts them as a user would.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import docker
+
+import kvclient
+
+ROOT = Path(__file__).resolve().parents[2]
+COMPOSE_FILE = ROOT / "compose" / "docker-compose.yml"
+IMAGE = "ringkv:test"
+PATIENCE_S = 120
+
+
+def wait_for(what: str, condition: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{seconds} s, and not yet: {what}"
+        time.sleep(0.25)
+
+
+def compose_command() -> list[str]:
+    """The oldest Compose that is there: what it accepts, later ones do."""
+    if shutil.which("docker-compose"):
+        return ["docker-compose"]
+    done = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False)
+    assert done.returncode == 0, "an engine answers, but there is no Compose: apt-get install docker-compose"
+    return ["docker", "compose"]
+
+
+class Project:
+    """One composed cluster, from nothing to `down`."""
+
+    def __init__(self, engine: docker.DockerClient, name: str) -> None:
+        self.engine = engine
+        self.name = name
+        self._command = [*compose_command(), "-p", name, "-f", str(COMPOSE_FILE)]
+        self._environment = {
+            **os.environ,
+            "RINGKV_IMAGE": IMAGE,
+            "RINGKV_BUILD_NETWORK": "host",
+            "RINGKV_PORT1": "",
+            "RINGKV_PORT2": "",
+        }
+
+    def compose(self, *arguments: str, seconds: float = 1200) -> str:
+        done = subprocess.run(
+            [*self._command, *arguments],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+        assert done.returncode == 0, f"{arguments}: {done.stdout[-4000:]}{done.stderr[-4000:]}"
+        return done.stdout
+
+    def kvcli(self, *arguments: str) -> str:
+        """What `kvcli` says in a container of its own."""
+        return self.compose("run", "--rm", "-T", "cli", *arguments, seconds=PATIENCE_S)
+
+    def container(self, service: str) -> Any:
+        label = [f"com.docker.compose.project={self.name}", f"com.docker.compose.service={service}"]
+        (found,) = self.engine.containers.list(all=True, filters={"label": label})
+        return found
+
+    def network(self) -> Any:
+        (found,) = self.engine.networks.list(names=[f"{self.name}_internal"])
+        return found
+
+    def wait_until_healthy(self, *services: str) -> None:
+        def all_are() -> bool:
+            states = (self.container(service).attrs["State"] for service in services)
+            return all(state.get("Health", {}).get("Status") == "healthy" for state in states)
+
+        wait_for(f"{', '.join(services)} healthy", all_are)
+
+    @property
+    def url(self) -> str:
+        """Where this machine's clients find the routers."""
+        ports = [self.container(router).ports["7100/tcp"][0]["HostPort"] for router in ("router1", "router2")]
+        return "kv://" + ",".join(f"127.0.0.1:{port}" for port in ports)
+
+    def down(self) -> None:
+        self.compose("down", "-v", "--remove-orphans")
+
+
+class Writer:
+    """Writes keys that nobody else writes, one after the other, until it is stopped; knows which were
+    acknowledged.
+    """
+
+    def __init__(self, url: str, prefix: str) -> None:
+        self.acknowledged: list[str] = []
+        self.failed = 0
+        self._url = url
+        self._prefix = prefix
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._work)
+        self._thread.start()
+
+    def _work(self) -> None:
+        number = 0
+        with kvclient.connect(self._url, codec="str") as db:
+            while not self._done.is_set():
+                number += 1
+                key = f"{self._prefix}:{number}"
+                try:
+                    db.put(key, key)
+                except kvclient.KVError:
+                    self.failed += 1
+                else:
+                    self.acknowledged.append(key)
+
+    def go_on(self, count: int = 200) -> None:
+        """Until so many more writes were acknowledged."""
+        goal = len(self.acknowledged) + count
+        wait_for(f"{count} more writes", lambda: len(self.acknowledged) >= goal)
+
+    def stop(self) -> None:
+        self._done.set()
+        self._thread.join(PATIENCE_S)
+        assert not self._thread.is_alive()
+
+    def lost(self) -> list[str]:
+        """Acknowledged writes that are not there any more."""
+        with kvclient.connect(self._url, codec="str") as db:
+            return [key for key in self.acknowledged if db.get(key) != key]
