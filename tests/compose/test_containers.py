@@ -1,5 +1,5 @@
-"""The composed cluster is killed, paused, cut off and replaced under load: no acknowledged write is lost, writes
-go on, and it is whole again afterwards.
+"""The composed cluster is killed, paused, cut off and replaced under load: no acknowledged write is lost,
+writes go on, and it is whole again afterwards.
 """
 
 from __future__ import annotations
