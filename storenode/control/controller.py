@@ -51,7 +51,7 @@ class Controller:
         self.state = state
         self.ignored: Counter[str] = Counter()
         self._cluster = xxh64(state.map.cluster_id.encode())
-        self._failures = Failures(now)
+        self._failures = Failures(now, [node.id for node in state.map.nodes])
         self._sightings = Sightings()
         self._tracking = Tracking(state, self._sightings, self._failures)
         self._ordering = Ordering(state, self._sightings, self._tracking, self._failures)
@@ -98,7 +98,7 @@ class Controller:
         for node in self.state.map.nodes:
             if node not in state.map.nodes and all(node.id != other.id for other in state.map.nodes):
                 self._sightings.forget(node.id)
-                self._failures.heard_at.pop(node.id, None)
+                self._failures.forget(node.id)
                 self._foreign.pop(node.id, None)
         self.state = state
         self._incarnations = {
@@ -124,7 +124,9 @@ class Controller:
             leaders=self._sightings.leaders(),
             moves={move.id: self._move_view(move, now, busy) for move in self.state.moves},
             waits=waits,
-            age_ms=round((now - self._failures.began) * 1000),
+            silence_ms={
+                node.id: round(self._failures.silence(node.id, now) * 1000) for node in self.state.map.nodes
+            },
             lost=lost,
         )
 

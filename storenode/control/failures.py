@@ -6,6 +6,7 @@ What it says are hints for people and routers, and the ground for replacing a no
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from shared.clustermap import Node
@@ -17,19 +18,29 @@ DOWN_S: Final = DOWN_MS / 1000
 
 
 class Failures:
-    """Counts from when this controller began: the silence before it is not known to it."""
+    """Counts from when this controller began, the silence before it is not known to it; a node that has
+    joined since then is as new as the first look at it.
+    """
 
-    def __init__(self, began: float) -> None:
+    def __init__(self, began: float, nodes: Iterable[int]) -> None:
+        """`nodes`: those of the map with which it began."""
         self.began = began
         self.heard_at: dict[int, float] = {}
+        self._since = dict.fromkeys(nodes, began)
 
     def heard(self, node: int, now: float) -> None:
         """A report of that node has come."""
         self.heard_at[node] = now
 
+    def forget(self, node: int) -> None:
+        """It has left the cluster."""
+        self.heard_at.pop(node, None)
+        self._since.pop(node, None)
+
     def silence(self, node: int, now: float) -> float:
         """Seconds."""
-        return now - self.heard_at.get(node, self.began)
+        heard = self.heard_at.get(node)
+        return now - (self._since.setdefault(node, now) if heard is None else heard)
 
     def liveness(self, node: Node, now: float) -> str:
         """up, suspect or down. Who was suspect or down when this controller began stays so until heard."""

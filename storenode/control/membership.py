@@ -108,7 +108,7 @@ def undrain(state: ControlState, view: View, given: Arguments) -> Outcome:
     given.end()
     if node.state != "draining":
         return Outcome(None, {"node": node.id, "changed": False})
-    silence = view.silence_ms(node.id)
+    silence = view.silence_ms[node.id]
     seen = "down" if silence >= DOWN_MS else "suspect" if silence >= SUSPECT_MS else "up"
     after = _with(state, attrs.evolve(node, state=seen))
     members = tuple(
@@ -151,8 +151,8 @@ def _refuse_too_few(state: ControlState, view: View, node: Node, what: str) -> N
 def remove(state: ControlState, view: View, given: Arguments) -> Outcome:
     node, force = given.node(state), given.flag("force")
     given.end()
-    if node.id not in view.heard_ms and view.age_ms < SUSPECT_MS:
-        raise Busy(f"the controller is new and has not heard of {node.name} yet")
+    if node.id not in view.heard_ms and not view.silent(node.id):
+        raise Busy(f"the controller has not heard of {node.name} yet")
     lost = force and view.silent(node.id)
     holds = node.id in loads(state.map.replicas) or node.id in state.map.control
     if holds or (lost and _votes(view, node.id)):
@@ -228,7 +228,7 @@ def _remove_holder(state: ControlState, view: View, node: Node, force: bool) -> 
         return Outcome(None, {"node": node.id, "changed": False, "pending": True})
     if not view.silent(node.id):
         raise Refused(
-            f"{node.name} lives, it was heard {view.silence_ms(node.id)} ms ago: drain it instead "
+            f"{node.name} lives, it was heard {view.silence_ms[node.id]} ms ago: drain it instead "
             f"(kvcli node drain {node.name}), or stop it and wait {SUSPECT_MS // 1000} s"
         )
     _refuse_lost_quorum(state, view, node)

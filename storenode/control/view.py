@@ -43,8 +43,9 @@ class View:
     ago, for those. `states`: of every node of the map, as of now (the map's own may be a step behind).
     `foreign`: nodes whose store is another one than the state knows, by incarnation. `leaders`: of each
     partition, the control partition among them, where a leader is known. `moves`: by id. `waits`: what the
-    controller does not do though it should, and why, for people. `age_ms`: how long this controller has been
-    one. `lost`: nodes that were down for so long that they are being replaced.
+    controller does not do though it should, and why, for people. `silence_ms`: for how long each node of the
+    map is known to be silent, heard or not. `lost`: nodes that were down for so long that they are being
+    replaced.
     """
 
     controller: int
@@ -55,15 +56,11 @@ class View:
     leaders: Mapping[int, int]
     moves: Mapping[int, MoveView]
     waits: tuple[str, ...]
-    age_ms: int = 0
+    silence_ms: Mapping[int, int]
     lost: frozenset[int] = frozenset()
 
-    def silence_ms(self, node: int) -> int:
-        """How long a node is known to be silent."""
-        return self.heard_ms.get(node, self.age_ms)
-
     def silent(self, node: int) -> bool:
-        return self.silence_ms(node) >= SUSPECT_MS
+        return self.silence_ms[node] >= SUSPECT_MS
 
     def group(self, partition: int) -> GroupReport | None:
         """What the partition's leader says of it."""

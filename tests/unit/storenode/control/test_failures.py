@@ -10,11 +10,12 @@ from storenode.control.state import ControlState, Settings
 from tests.unit.storenode.control.worlds import make_state, with_nodes
 
 BEGAN = 100.0
+NODES = (1, 2, 3, 4, 5, 6)
 MINUTE = Settings(replace_after_ms=60_000)
 
 
 def heard(state: ControlState, now: float, *silent: int) -> Failures:
-    failures = Failures(BEGAN)
+    failures = Failures(BEGAN, NODES)
     for node in state.map.nodes:
         if node.id not in silent:
             failures.heard(node.id, now)
@@ -26,21 +27,33 @@ def heard(state: ControlState, now: float, *silent: int) -> Failures:
 )
 def test_silence_makes_a_node_suspect_and_then_down(silence: float, state: str) -> None:
     node = make_state().map.node(2)
-    failures = Failures(BEGAN)
+    failures = Failures(BEGAN, NODES)
     failures.heard(2, BEGAN + 50)
     assert failures.liveness(node, BEGAN + 50 + silence) == state
 
 
 def test_silence_counts_from_when_this_controller_began() -> None:
     node = make_state().map.node(2)
-    assert Failures(BEGAN).liveness(node, BEGAN + 2.9) == "up"
-    assert Failures(BEGAN).liveness(node, BEGAN + 10) == "down"
+    assert Failures(BEGAN, NODES).liveness(node, BEGAN + 2.9) == "up"
+    assert Failures(BEGAN, NODES).liveness(node, BEGAN + 10) == "down"
+
+
+def test_a_node_that_joins_an_old_controller_is_not_down_before_it_was_heard() -> None:
+    """It was, so that a rebalancing right after the join moved nothing to it."""
+    failures = Failures(BEGAN, NODES)
+    node = attrs.evolve(make_state().map.node(2), id=7)
+    assert failures.liveness(node, BEGAN + 50) == "up"
+    assert failures.liveness(node, BEGAN + 53) == "suspect"
+    assert failures.liveness(node, BEGAN + 60) == "down"
+    failures.heard(7, BEGAN + 61)
+    failures.forget(7)
+    assert failures.liveness(node, BEGAN + 90) == "up"
 
 
 @pytest.mark.parametrize("told", ["suspect", "down"])
 def test_who_was_silent_before_this_controller_stays_so_until_heard(told: str) -> None:
     node = with_nodes(make_state(), {2: {"state": told}}).map.node(2)
-    failures = Failures(BEGAN)
+    failures = Failures(BEGAN, NODES)
     assert failures.liveness(node, BEGAN) == told
     failures.heard(2, BEGAN + 1)
     assert failures.liveness(node, BEGAN + 1) == "up"

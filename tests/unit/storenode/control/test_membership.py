@@ -242,7 +242,7 @@ def test_force_replaces_a_silent_node_first() -> None:
 def test_a_new_controller_does_not_know_yet_who_lives() -> None:
     state = make_state()
     for force in (False, True):
-        with pytest.raises(Busy, match="the controller is new and has not heard of store1 yet") as caught:
+        with pytest.raises(Busy, match="the controller has not heard of store1 yet") as caught:
             run(state, "node-remove", make_view(state, {1: None}, age_ms=2999), node=1, force=force)
         assert caught.value.status is Status.BUSY
         assert caught.value.details["retry_after_ms"] == 500
@@ -253,7 +253,7 @@ def test_a_new_controller_does_not_know_yet_who_lives() -> None:
 def test_a_new_controller_does_not_say_that_the_moves_of_a_lost_node_are_under_way() -> None:
     state = emptied(make_state(), 1).queue([(0, 2, 1, "rebalance")])
     begun = {move.id: MoveView("learner", 1000, None, "") for move in state.moves}
-    with pytest.raises(Busy, match="the controller is new and has not heard of store1 yet"):
+    with pytest.raises(Busy, match="the controller has not heard of store1 yet"):
         run(state, "node-remove", make_view(state, {1: None}, age_ms=2999, moves=begun), node=1, force=True)
     never = make_view(state, {1: None}, age_ms=3000, moves=begun)
     assert changed(run(state, "node-remove", never, node=1, force=True)).moves == ()
@@ -303,7 +303,7 @@ def test_an_empty_node_that_a_group_still_names() -> None:
         run(state, "node-remove", unknown, node=1)
     with pytest.raises(Busy, match="of 17 partitions"):
         run(state, "node-remove", unknown, node=1, force=True)
-    silent = attrs.evolve(unknown, heard_ms={**view.heard_ms, 1: 3000})
+    silent = attrs.evolve(unknown, silence_ms={**view.silence_ms, 1: 3000})
     assert run(state, "node-remove", silent, node=1, force=True).body["changed"]
 
 

@@ -56,8 +56,12 @@ def removing(state: ControlState, *nodes: int) -> ControlState:
     )
 
 
-def make_view(state: ControlState, silent: Mapping[int, int | None] = {}, **fields: Any) -> View:
-    """All were heard 100 ms ago and report what the map says, but `silent` (ms, None: never heard)."""
+def make_view(
+    state: ControlState, silent: Mapping[int, int | None] = {}, age_ms: int = 60_000, **fields: Any
+) -> View:
+    """All were heard 100 ms ago and report what the map says, but `silent` (ms, None: never heard, by a
+    controller of that age).
+    """
     rows = {**dict(enumerate(state.map.replicas)), CONTROL: state.map.control}
     reports = {
         node.id: Report(
@@ -68,6 +72,7 @@ def make_view(state: ControlState, silent: Mapping[int, int | None] = {}, **fiel
         if silent.get(node.id, 0) is not None
     }  # fmt: skip
     heard = {node: silent.get(node, 100) for node in reports}
+    silence = {node.id: heard.get(node.id, age_ms) for node in state.map.nodes}
     known: dict[str, Any] = {
         "controller": 1,
         "reports": reports,
@@ -77,7 +82,7 @@ def make_view(state: ControlState, silent: Mapping[int, int | None] = {}, **fiel
         "leaders": {partition: row[0] for partition, row in rows.items() if row[0] in reports},
         "moves": {},
         "waits": (),
-        "age_ms": 60_000,
+        "silence_ms": silence,
     }
     return View(**(known | fields))
 
