@@ -46,6 +46,7 @@ def judge(answer: Row) -> list[Problem]:
     table: list[Row] = answer.get("groups", [])
     return [
         *_control(answer),
+        *_pause(answer),
         *(problem for node in nodes for problem in _of_node(node)),
         *_versions(nodes),
         *_leaders(table, names),
@@ -86,6 +87,16 @@ def _control(answer: Row) -> list[Problem]:
     reason = answer.get("control_text") or "none answers"
     text = f"no controller: {reason}. Reads and writes go on; stores are neither drained nor replaced"
     return [Problem(WARNING, text, "Start the stores that do not run")]
+
+
+def _pause(answer: Row) -> list[Problem]:
+    """Somebody wanted it, and may have forgotten it since."""
+    if not answer.get("paused"):
+        return []
+    waiting = len(answer.get("moves") or ())
+    text = "moves are paused" + (f", {waiting} wait" if waiting else "")
+    lack = "nothing is drained, rebalanced or replaced, not even a store that is lost"
+    return [Problem(WARNING, f"{text}: {lack}", "Go on: kvcli rebalance resume")]
 
 
 def _away(node: Row) -> Problem:

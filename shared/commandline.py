@@ -1,4 +1,4 @@
-"""The command line that every server process has: --config, --set, --print-config, and how it ends.
+"""The command line that every server process has: --config, --set, --print-config, --check, and how it ends.
 
 Knows no server. Exit codes: 0 stopped by SIGTERM or SIGINT, 1 cannot run (one line on standard error says
 why), 2 wrong usage or configuration, 78 (EX_CONFIG) cannot run, and no later attempt could: who restarts
@@ -7,6 +7,7 @@ processes should not restart this one, somebody has to mend what the lines on st
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -22,6 +23,7 @@ C = TypeVar("C", bound=attrs.AttrsInstance)
 
 
 FAILED: Final = 1
+WRONG: Final = 2
 REFUSED: Final = 78
 
 
@@ -58,7 +60,16 @@ def server_command(program: str, config_class: type[C]) -> Callable[[Callable[..
             "Stronger than RINGKV_SECTION__KEY, which is stronger than the file.",
         )
         @click.option("--print-config", is_flag=True, help="Print the configuration in force and exit.")
-        def main(path: Path, overrides: dict[str, str], print_config: bool, **options: Any) -> None:
+        @click.option(
+            "--check",
+            is_flag=True,
+            help="Print what is wrong with the configuration, a JSON object a line, and exit.",
+        )
+        def main(
+            path: Path, overrides: dict[str, str], print_config: bool, check: bool, **options: Any
+        ) -> None:
+            if check:
+                sys.exit(_check(config_class, path, overrides))
             try:
                 config = load(config_class, path, os.environ, overrides)
                 if print_config:
@@ -66,7 +77,7 @@ def server_command(program: str, config_class: type[C]) -> Callable[[Callable[..
                     return
                 code = run(config, **options)
             except ConfigError as error:
-                code = _say(program, error, 2)
+                code = _say(program, error, WRONG)
             except CannotStart as error:
                 code = _say(program, error, error.code)
             sys.exit(code)
@@ -74,6 +85,17 @@ def server_command(program: str, config_class: type[C]) -> Callable[[Callable[..
         return main
 
     return decorate
+
+
+def _check(config_class: type[C], path: Path, overrides: dict[str, str]) -> int:
+    """All that is wrong, for programs: `source`, `path`, `text` and `suggestion` of each problem."""
+    try:
+        load(config_class, path, os.environ, overrides)
+    except ConfigError as error:
+        for problem in error.errors:
+            click.echo(json.dumps(problem._asdict()))
+        return WRONG
+    return 0
 
 
 def _overrides(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:

@@ -11,10 +11,11 @@ import attrs
 from kvclient.protocol import REQUEST_BYTES_MAX, VALUE_BYTES_MAX, VALUE_BYTES_MAX_CONFIGURABLE
 from shared.config import LogSection
 from shared.fields import address_or_none, between, connectable, matching, name_like, size_between
+from shared.ring import WEIGHT_MAX
 from shared.units import Endpoint, Size, next_port
 
 NODE_IDS = between(1, 65534)  # 0 is nobody, 65535 everybody: the two-byte topics of the bus
-WEIGHTS = between(1, 1000)
+WEIGHTS = between(0, WEIGHT_MAX)
 
 
 def _node_id_or_none(instance: object, field: attrs.Attribute[int], value: int) -> None:
@@ -125,6 +126,11 @@ class ClusterSection:
             yield (
                 "replicas",
                 f"{self.replicas} replicas need as many nodes; cluster.nodes has {len(self.nodes)}",
+            )
+        elif self.nodes and (holding := sum(node.weight > 0 for node in self.nodes)) < self.replicas:
+            yield (
+                "replicas",
+                f"{self.replicas} replicas need as many nodes with weight; cluster.nodes has {holding}",
             )
         yield from self._repeated("id", (str(node.id) for node in self.nodes))
         yield from self._repeated("name", (node.name for node in self.nodes))

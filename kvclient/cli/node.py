@@ -24,6 +24,8 @@ _COLUMNS = (
     "node", "id", "state", "zone", "weight", "replicas", "share", "leads", "bytes", "disk_free", "heard",
     "software", "address",
 )  # fmt: skip
+_WEIGHT = click.IntRange(0, 1_000_000)
+"""Of a new store and of one that is there: what a cluster map takes (docs/protocol.md section 6)."""
 _MOVE_COLUMNS = ("partition", "source", "target", "reason", "stage", "waits")
 
 Row = dict[str, Any]
@@ -134,7 +136,7 @@ def _moves_of(shown: Row, number: int) -> list[Row]:
 @click.argument("name")
 @click.option("--rpc", required=True, help="Where the new store will listen: tcp://host:port.")
 @click.option("--zone", help="What fails together with it: replicas of a partition are spread over zones.")
-@click.option("--weight", type=click.IntRange(1, 1000), help="Its share of the data, relative to the others.")
+@click.option("--weight", type=_WEIGHT, help="Its share of the data, relative to the others; 0: none.")
 @click.option("--data-dir", default="data", show_default=True, help="Its data directory, empty or not there.")
 def add(name: str, rpc: str, zone: str | None, weight: int | None, data_dir: str) -> None:
     """Print the configuration with which a new store joins the cluster.
@@ -252,7 +254,7 @@ def _until_gone(shown: Row, number: int) -> Left:
 
 @command("set-weight")
 @click.argument("node")
-@click.argument("weight", type=click.IntRange(0, 1_000_000))
+@click.argument("weight", type=_WEIGHT)
 @_dry_run
 def set_weight(node: str, weight: int, dry_run: bool) -> None:
     """Set a store's share of the data, relative to the others; `kvcli rebalance start` moves it."""

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import click
 import msgpack
 import pytest
 import yaml
@@ -17,6 +18,8 @@ from kvclient.cli.failure import Failure
 from kvclient.cli.main import cli
 from kvclient.cli.output import Output
 from kvclient.errors import Conflict, ConnectError, Exit, InvalidRequest, KVError, OutcomeUnknown, Unavailable
+from shared.ring import WEIGHT_MAX
+from storenode.config import NodeSection
 
 
 def node(number: int, **fields: Any) -> dict[str, Any]:
@@ -128,6 +131,25 @@ def words(text: str) -> list[str]:
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "_POLL_SECONDS", 0.0)
+
+
+def test_weights_have_one_range_everywhere() -> None:
+    """On the command line of both commands, in the configuration, at the controller and in the map."""
+    for weight in (0, WEIGHT_MAX):
+        _, client = run(
+            {"cluster": "dev", "join": []}, "node", "add", "s", "--rpc", "tcp://h:1", "--weight", f"{weight}"
+        )
+        assert client.asked[0][1]["weight"] == weight
+        _, client = run({"changed": True}, "node", "set-weight", "4", f"{weight}")
+        assert client.asked[0][1]["weight"] == weight
+        assert NodeSection(name="s", weight=weight).weight == weight
+    for weight in (-1, WEIGHT_MAX + 1):
+        with pytest.raises(click.BadParameter, match=f"0<=x<={WEIGHT_MAX}"):
+            run({}, "node", "add", "s", "--rpc", "tcp://h:1", "--weight", f"{weight}")
+        with pytest.raises(click.BadParameter, match=f"0<=x<={WEIGHT_MAX}"):
+            run({}, "node", "set-weight", "4", f"{weight}")
+        with pytest.raises(ValueError, match="must be between 0 and 1000000"):
+            NodeSection(name="s", weight=weight)
 
 
 def test_node_ls_has_a_row_for_each_store() -> None:

@@ -143,6 +143,18 @@ def test_json_carries_all() -> None:
     assert code == Exit.DEGRADED
 
 
+def test_a_forgotten_pause_is_a_problem() -> None:
+    answer = healthy() | {"controller": 1, "moves": [{"id": 1}, {"id": 2}], "paused": True}
+    assert problems(answer) == [
+        "moves are paused, 2 wait: nothing is drained, rebalanced or replaced, not even a store that is lost. "
+        "Go on: kvcli rebalance resume"
+    ]
+    assert printed(answer)[1] == Exit.DEGRADED
+    assert problems(answer | {"moves": []})[0].startswith("moves are paused: nothing is drained")
+    assert problems(answer | {"paused": False}) == []
+    assert problems(answer | {"paused": None, "moves": None}) == []
+
+
 def test_stores_without_groups_have_the_columns_that_they_had() -> None:
     answer = healthy()
     del answer["groups"]

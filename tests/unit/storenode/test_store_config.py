@@ -145,11 +145,18 @@ def test_one_that_listens_everywhere_says_where_it_is_reached(path: Path) -> Non
     [
         ({"id": 4}, "node.id: does not go with cluster.join: the cluster gives the id"),
         ({"rpc": "tcp://*:7200"}, "node.rpc: tcp://*:7200 is no address to connect to: name host and port"),
-        ({"weight": 0}, "node.weight: must be between 1 and 1000, not 0"),
+        ({"weight": 1_000_001}, "node.weight: must be between 0 and 1000000, not 1000001"),
     ],
 )
 def test_what_one_that_joins_may_say_of_itself(path: Path, more: Tree, words: str) -> None:
     assert problems(joining(**more), path) == [words]
+
+
+def test_a_cluster_is_founded_with_enough_nodes_that_have_weight(path: Path) -> None:
+    tree = smallest(node(1, weight=0))
+    assert problems(tree, path) == [
+        "cluster.replicas: 1 replicas need as many nodes with weight; cluster.nodes has 0"
+    ]
 
 
 def test_a_seed_can_be_connected_to(path: Path) -> None:
