@@ -29,6 +29,7 @@ class _Seen(NamedTuple):
     pressure: int
     failing: tuple[str, ...]
     damage: str | None
+    compaction_debt_bytes: int
     counted: Mapping[str, int]
 
 
@@ -37,7 +38,7 @@ class EngineFigures:
 
     def __init__(self) -> None:
         self._seen: dict[Replica, _Seen] = {}
-        self._totals = dict.fromkeys((*_COUNTED, "sessions_evicted"), 0)
+        self._totals = dict.fromkeys((*_COUNTED, "stall_ms", "sessions_evicted"), 0)
         self._cache: Mapping[str, int] = {}
         self._turn = 0
 
@@ -55,6 +56,7 @@ class EngineFigures:
         stats = replica.machine.engine.stats()
         counted = {name: stats[name] for name in _COUNTED}
         counted["sessions_evicted"] = replica.machine.sessions.evicted
+        counted["stall_ms"] = _stall_ms(stats)
         seen = self._seen.get(replica)
         before = {} if seen is None else seen.counted
         for name, count in counted.items():
@@ -69,6 +71,7 @@ class EngineFigures:
             stats["pressure"],
             tuple(f"{kind}: {failure['error']}" for kind, failure in stats["failures"].items()),
             stats["damage"],
+            _debt_bytes(stats),
             counted,
         )
 
@@ -84,6 +87,7 @@ class EngineFigures:
             "memtable_bytes": sum(one.memtable_bytes for one in seen),
             "cache": dict(self._cache),
             **self._totals,
+            "compaction_debt_bytes": sum(one.compaction_debt_bytes for one in seen),
             "pressure": max((one.pressure for one in seen), default=0),
             "failing_jobs": sorted({text for one in seen for text in one.failing}),
             "damage": [one.damage for one in seen if one.damage],
@@ -94,3 +98,15 @@ def _keys(stats: Mapping[str, Any]) -> int:
     """An estimate: a key counts once for each of its versions that compaction has not merged yet."""
     entries: int = stats["memtable_entries"] + stats["table_entries"] - 2 * stats["table_deletions"]
     return max(0, entries)
+
+
+def _stall_ms(stats: Mapping[str, Any]) -> int:
+    """How long writers were asked to slow down or to stop."""
+    reasons = [reason for degree in stats["backlog"].values() for reason in degree.values()]
+    return round(1000 * sum(reason["seconds"] for reason in reasons))
+
+
+def _debt_bytes(stats: Mapping[str, Any]) -> int:
+    """What levels hold over the size from which on they are compacted."""
+    over = [level for level in stats["levels"] if level["score"] > 1]
+    return sum(round(level["bytes"] * (1 - 1 / level["score"])) for level in over)

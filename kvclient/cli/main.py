@@ -48,6 +48,7 @@ COMMANDS = {
     "ping": Lazy(_CLUSTER, "kvclient.cli.cluster:ping", "Measure round trips to the routers."),
     "wait": Lazy(_CLUSTER, "kvclient.cli.cluster:wait", "Wait until the cluster serves writes."),
     "deploy": Lazy(_CLUSTER, "kvclient.cli.deploy:deploy", "Restart stores and routers one at a time."),
+    "check": Lazy(_CLUSTER, "kvclient.cli.check:check", "Judge health, disks, latencies and data."),
     "config": Lazy(_CLUSTER, "kvclient.cli.config:config", "Check configuration files."),
     "version": Lazy(_CLUSTER, "kvclient.cli.cluster:version", "Print the versions of client and cluster."),
     "bench": Lazy(_CLUSTER, "kvclient.cli.bench:bench", "Load the cluster and print rates and latencies."),
