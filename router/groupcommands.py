@@ -36,8 +36,8 @@ class _Order(NamedTuple):
 def decode_group(fields: list[object]) -> Command:
     """The command `group` from the fields of an ADMIN body; InvalidRequest says what is wrong with it."""
     match fields:
-        case ["group", "show", int(partition)] if _is_partition(partition):
-            return Command(GroupCommand.SHOW, partition, NOBODY, False)
+        case ["group", "show" | "checksum" as verb, int(partition)] if _is_partition(partition):
+            return Command(GroupCommand(verb), partition, NOBODY, False)
         case ["group", "transfer-leader" | "add-learner" | "promote" | "remove" as verb, *rest]:
             match rest:
                 case [int(partition), (int() | str()) as node, bool(dry_run)] if _is_partition(partition):
@@ -47,8 +47,8 @@ def decode_group(fields: list[object]) -> Command:
                 f"group {verb} takes a partition, a node's id or name, and whether it is a dry run"
             )
     raise InvalidRequest(
-        "group takes show with a partition, or transfer-leader, add-learner, promote or remove with a "
-        "partition, a node and whether it is a dry run"
+        "group takes show or checksum with a partition, or transfer-leader, add-learner, promote or remove "
+        "with a partition, a node and whether it is a dry run"
     )
 
 
@@ -68,7 +68,7 @@ class GroupCommands(Errands[_Order, GroupRequest]):
                 f"there is no partition {what.partition}: the last one is {known.partition_count - 1}"
             )
         order = _Order(what.command, what.partition, self._node_id(what.node), what.dry_run)
-        harmless = what.command == GroupCommand.SHOW or what.dry_run
+        harmless = what.command in (GroupCommand.SHOW, GroupCommand.CHECKSUM) or what.dry_run
         command = errands.Command(what.command, harmless)
         self._start(order, command, asker.deadline, partial(self._give, asker), now)
 

@@ -38,13 +38,18 @@ class GroupCommand(enum.StrEnum):
     """Of the leader's store to another: be ready to become a member."""
     REPLACE = "replace"
     """`node`, a learner, becomes a voter in place of `other`."""
+    CHECKSUM = "checksum"
+    """Do all members hold the same (docs/raft.md section 10)."""
+    DIGEST = "digest"
+    """Of the leader's store to another: the checksum of the cut at the index `other`."""
     ERASE = "erase"
     """Of this store itself: forget a replica that left its group with the configuration of index `other`."""
 
 
 class GroupRequest(NamedTuple):
     """Router to store, or store to store: a command for one partition. `node` is whom it is about, 0 for
-    nobody; `other` is what REPLACE and ERASE say of it, otherwise 0; `cluster` is XXH64 of the cluster id.
+    nobody; `other` is what REPLACE, ERASE and DIGEST say of it, otherwise 0; `cluster` is XXH64 of the
+    cluster id.
     """
 
     token: int

@@ -16,11 +16,13 @@ from shared import sockets
 from shared.clock import Clock
 from shared.clustermap import ClusterMap
 from shared.hashing import xxh64
+from shared.messages import Fault
 from shared.reactor import Reactor
 from storenode import engine, founding, mapfile
 from storenode.beside import Beside, beside
 from storenode.bulk import BulkClient
 from storenode.bus import Bus
+from storenode.checksums import Checksums
 from storenode.config import StoreConfig
 from storenode.controlplane import ControlPlane, Listening
 from storenode.engine.vfs import Vfs
@@ -40,7 +42,7 @@ from storenode.service import Service
 from storenode.snapshots import Snapshots
 from storenode.snapshotsource import BulkSource
 from storenode.starting import Home, Start
-from storenode.storerequests import Reply, StoreRequests, refusal, to_host
+from storenode.storerequests import Encode, OnReply, Reply, StoreRequests, refusal, to_host
 
 
 class Process(NamedTuple):
@@ -251,6 +253,26 @@ class DataPlane:
             ask_host,
             Hosting(self._founder, self._engines.open, self._random).host,
             Erasing(self.groups, self._engines, self.beside),
+            self._open_checksums(),
+        )
+
+    def _open_checksums(self) -> Checksums:
+        def ask(node: int, encode: Encode, deadline: float, done: OnReply) -> None:
+            endpoint = self._endpoint(node)
+            if endpoint is None:
+                done(Fault(f"node {node} is not in the cluster map"))
+            else:
+                self._stores.ask(endpoint, encode, deadline, done, once=True)
+
+        return Checksums(
+            self._start.node,
+            self._cluster,
+            self.groups,
+            self._process.clock,
+            self.beside,
+            self._service.answer_group,
+            ask,
+            lambda: self._maps.map.bytes_per_second,
         )
 
     def _endpoint(self, node: int) -> str | None:

@@ -25,6 +25,7 @@ from shared import logs
 from shared.clock import Clock
 from shared.groupmessages import GroupCommand, GroupRequest
 from shared.messagefields import DRY_RUN
+from storenode.checksums import Checksums
 from storenode.erasing import Erasing
 from storenode.groups import Groups
 from storenode.maps import Maps
@@ -80,6 +81,7 @@ class GroupCommands:
         ask_host: AskHost,
         host: Host,
         erasing: Erasing,
+        checksums: Checksums,
     ) -> None:
         self._node = node
         self._cluster = cluster
@@ -90,6 +92,7 @@ class GroupCommands:
         self._ask_host = ask_host
         self._host = host
         self._erasing = erasing
+        self._checksums = checksums
         self._under_way: dict[int, _UnderWay] = {}
 
     def on_request(self, peer: bytes, request: GroupRequest) -> None:
@@ -106,6 +109,8 @@ class GroupCommands:
             self._erase(asker, request, replica)
         elif request.command == GroupCommand.HOST:
             self._be_host(asker, request, replica)
+        elif request.command == GroupCommand.DIGEST:
+            self._checksums.digest(asker, request)
         elif replica is None:
             text = f"partition {request.partition} is not on this store"
             self._refuse(asker, Status.WRONG_REPLICA, text)
@@ -114,11 +119,14 @@ class GroupCommands:
         elif request.command == GroupCommand.SHOW:
             now = self._clock.monotonic()
             self._give(asker, {"partition": request.partition, **membership.picture(replica.raft, now)})
+        elif request.command == GroupCommand.CHECKSUM:
+            self._checksums.compare(asker, request, replica)
         else:
             self._begin(asker, replica, request)
 
     def end_turn(self) -> None:
         """Answers what has come to its end."""
+        self._checksums.end_turn()
         if self._under_way:
             now = self._clock.monotonic()
             for partition, command in list(self._under_way.items()):

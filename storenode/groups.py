@@ -79,6 +79,8 @@ class Groups:
         """The lowest index that a snapshot under way still needs of a group; None: there is no such."""
         self.on_wanted: Callable[[Replica], None] = lambda replica: None
         """Called when a replica needs a snapshot."""
+        self.on_cut: Callable[[Replica], None] = lambda replica: None
+        """Called when a replica has a cut to take."""
         self.preferred: Callable[[int], int] = lambda group: NOBODY
         """The node that should lead a group when it can."""
         self.strangers = 0
@@ -197,6 +199,8 @@ class Groups:
         elif (unstable := raft.take_unstable()) is not None:
             batch.append((replica, unstable))
         replica.apply(now, share)
+        if replica.machine.cut is not None:
+            self.on_cut(replica)
         self._send_all(replica)
         if raft.snapshot_wanted is not None:
             self.on_wanted(replica)

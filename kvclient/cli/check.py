@@ -6,7 +6,7 @@ cannot be asked is critical.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final
 
 import click
@@ -26,6 +26,9 @@ _FREE_WARNING, _FREE_CRITICAL = 15.0, 5.0
 
 # Levels that are so far over their size cost every read more tables, and owe the disk that much work.
 _DEBT_WARNING: Final = 4 << 30
+
+# The routers keep no request for longer.
+_SUM_SECONDS_MAX: Final = 60.0
 
 _PRESSURE_TEXTS = {
     1: "writes are slowed down: its disk or its processor is too slow for them",
@@ -234,10 +237,35 @@ def _quantile(ordered: list[float], share: float) -> float:
     return ordered[max(0, -(-len(ordered) * round(share * 100) // 100) - 1)]
 
 
-def commands() -> Iterable[click.Command]:
-    """All checks."""
-    return (health, perf, disk)
+# -- data
 
 
-for _command in commands():
+@command("data")
+@_format
+@click.option(
+    "--partition",
+    "partitions",
+    type=click.IntRange(0, 4095),
+    multiple=True,
+    help="Only these. [default: all]",
+)
+@click.option(
+    "--within",
+    type=DURATION,
+    default=_SUM_SECONDS_MAX,
+    show_default="60s",
+    help="For one partition, at most.",
+)
+def data(form: str | None, partitions: tuple[int, ...], within: float) -> None:
+    """Compare what the replicas of each partition hold, by checksums at one and the same entry.
+
+    Stores read all of their data for it, no faster than `kvcli rebalance set --bandwidth`, beside their work.
+    A replica that differs from the others is named; clients go on meanwhile.
+    """
+    from kvclient.cli.checkdata import ask_sums, data_of
+
+    run(form, "data", lambda app: data_of(*ask_sums(app, partitions, min(within, _SUM_SECONDS_MAX))))
+
+
+for _command in (health, perf, disk, data):
     check.add_command(_command)

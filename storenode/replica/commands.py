@@ -7,7 +7,7 @@ Owns the bytes. Knows neither Raft nor the engine.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgpack
 
@@ -15,6 +15,9 @@ from kvclient.errors import Corruption
 from storenode.replica.proposal import Proposal
 
 _pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+
+FLAG_CUT: Final = 1 << 8
+"""Of a write without ops: every replica keeps a cut of what it holds then (docs/raft.md section 10)."""
 
 Write = tuple[int, int, int, int, bytes]
 """(client_id, sequence, acked_below, flags, ops)."""
@@ -33,6 +36,18 @@ def encode(stamp_ms: int, session_ms: int, proposals: Sequence[Proposal]) -> byt
     writes = [(one.client_id, one.sequence, one.acked_below, one.flags, one.ops) for one in proposals]
     packed: bytes = _pack((stamp_ms, session_ms, writes))
     return packed
+
+
+def encode_cut(stamp_ms: int, session_ms: int) -> bytes:
+    """The data of an entry that asks for a cut."""
+    packed: bytes = _pack((stamp_ms, session_ms, [(0, 0, 0, FLAG_CUT, b"")]))
+    return packed
+
+
+def asks_for_cut(command: Command) -> bool:
+    """Whether replicas keep a cut when this is applied."""
+    writes = command.writes
+    return len(writes) == 1 and not writes[0][4] and bool(writes[0][3] & FLAG_CUT)
 
 
 def decode(data: bytes) -> Command:

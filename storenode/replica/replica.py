@@ -239,11 +239,27 @@ class Replica:
             return
         if leadership.transferee or self.raft.term != self._led_term:
             return  # and until what other leaders left is applied, nobody knows the partition's time
-        self._stamp = max(self._clock.wall_ms(), self._stamp)
-        session_ms = self._session_base + int((now - self._led_since) * 1000)
+        times = self._times(now)
         pending, self._pending = self._pending, []
         for some in entries_of(pending):
-            self._log(some, commands.encode(self._stamp, session_ms, some))
+            self._log(some, commands.encode(*times, some))
+
+    def cut(self, now: float) -> int:
+        """Proposes an entry at which all members keep a cut; its index. 0: there can be none now."""
+        leads = self.raft.leadership is not None and self.raft.term == self._led_term
+        if self.failure is not None or not leads:
+            return 0
+        try:
+            index = self.raft.propose(commands.encode_cut(*self._times(now)))
+        except (NotLeader, Dropped):
+            return 0
+        self._on_dirty(self)
+        return index
+
+    def _times(self, now: float) -> tuple[int, int]:
+        """The stamp of an entry that is proposed now, and its time of sessions."""
+        self._stamp = max(self._clock.wall_ms(), self._stamp)
+        return self._stamp, self._session_base + int((now - self._led_since) * 1000)
 
     def _refuse_pending(self) -> None:
         pending, self._pending = self._pending, []

@@ -66,6 +66,7 @@ class EngineFace(Protocol):
     def install(self, checkpoint: Any) -> None: ...
     def checkpoint(self, directory: str) -> None: ...
     def stats(self) -> dict[str, Any]: ...
+    def snapshot(self) -> Snapshot: ...
 
 
 @attrs.frozen
@@ -81,6 +82,20 @@ FOUNDED: Final = Position(1, 0)
 
 JOINING: Final = Position(0, 0)
 """Where a replica is that knows nothing of its group yet: a snapshot brings it in."""
+
+
+class Snapshot(Protocol):
+    """What is needed of a `storenode.engine.snapshot.Snapshot`; any thread."""
+
+    def read(self, ops: bytes) -> bytes: ...
+    def close(self) -> None: ...
+
+
+class Cut(NamedTuple):
+    """What a replica held when it had applied everything up to `index`."""
+
+    index: int
+    snapshot: Snapshot
 
 
 class StateMachine:
@@ -101,6 +116,8 @@ class StateMachine:
         """
         self.session_ms = 0
         self.stamp_ms = 0
+        self.cut: Cut | None = None
+        """The newest that an entry has asked for, until somebody takes it."""
         if engine.state:
             self._become(_decode(engine.state))
         engine.on_retire = self.dump
@@ -115,6 +132,8 @@ class StateMachine:
             command = commands.decode(data)
             self.stamp_ms, self.session_ms = command.stamp_ms, command.session_ms
             outcomes = self._execute(command.writes)
+            if commands.asks_for_cut(command):
+                self.cut = Cut(index, self.engine.snapshot())
         self.position = Position(index, term)
         self.engine.end_entry()
         return outcomes

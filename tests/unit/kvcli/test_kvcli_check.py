@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from kvclient.cli import check
 from kvclient.cli.app import App
+from kvclient.cli.checkdata import data_of
 from kvclient.cli.failure import Quit
 from kvclient.cli.main import cli
 from kvclient.cli.output import Output
@@ -215,3 +216,46 @@ def test_rows_without_voters_are_no_shortage() -> None:
     answer = healthy()
     answer["groups"][0] = row(0, leader=0) | {"voters": []}
     assert check._short_of_voters(answer) == []
+
+
+def told(partition: int, *sums: str | None) -> dict[str, Any]:
+    """An answer of `group checksum`; None: the member has none."""
+    members: list[dict[str, Any]] = [
+        {"id": number, "error": "it did not answer in time"}
+        if digest is None
+        else {"id": number, "entries": 10, "bytes": 1 << 20, "digest": digest}
+        for number, digest in enumerate(sums, 1)
+    ]
+    return {"partition": partition, "leader": 1, "index": 1234, "members": members}
+
+
+def test_replicas_that_hold_the_same_are_ok() -> None:
+    report = data_of(healthy(), [told(0, "aa", "aa", "aa"), told(1, "bb", "bb", "bb")])
+    assert (report.level, report.findings) == (Level.OK, [])
+    assert report.summary == "2 of 2 partitions compared, 20 entries, 6.0 MiB read"
+
+
+def test_a_replica_that_differs_is_named_with_partition_and_store() -> None:
+    report = data_of(healthy(), [told(0, "aa", "aa", "aa"), told(7, "bb", "bb", "xx")])
+    (finding,) = report.findings
+    assert finding.level == Level.CRITICAL
+    assert finding.text.startswith(
+        "partition 7: the replica on store3 differs from the others at entry 1,234. "
+    )
+    assert {one.name: one.value for one in report.figures}["replicas_differing"] == 1
+
+
+def test_without_a_majority_nobody_is_blamed() -> None:
+    report = data_of(healthy(), [told(7, "aa", "xx")])
+    assert "partition 7: the replicas on store1, store2 all differ" in report.findings[0].text
+    assert report.level == Level.CRITICAL
+
+
+def test_a_replica_that_was_not_compared_is_unknown_and_no_difference() -> None:
+    report = data_of(healthy(), [told(7, "aa", "aa", None), {"partition": 8, "error": "nobody leads it"}])
+    assert report.level == Level.UNKNOWN
+    assert [finding.text for finding in report.findings] == [
+        "partition 7: the replica on store3 was not compared: it did not answer in time",
+        "partition 8 was not compared: nobody leads it",
+    ]
+    assert data_of(healthy(), [told(7, "aa", "xx", None)]).level == Level.CRITICAL

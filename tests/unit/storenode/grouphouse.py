@@ -19,9 +19,11 @@ from kvclient import protocol
 from kvclient.errors import Status
 from shared.clock import ManualClock
 from shared.clustermap import ClusterMap, Node
-from shared.groupmessages import GroupCommand, GroupRequest
+from shared.groupmessages import GroupCommand, GroupReply, GroupRequest
 from shared.messagefields import DRY_RUN
+from shared.messages import decode_to_store
 from storenode import engine
+from storenode.checksums import Checksums
 from storenode.engine.vfs import Vfs
 from storenode.engines import Engines
 from storenode.erasing import Erasing
@@ -35,6 +37,8 @@ from storenode.raft.messages import EVERYBODY, Message
 from storenode.raftlog import RaftLog, Record, Written
 from storenode.replica.budget import Budget
 from storenode.replica.replica import Replica
+from storenode.storerequests import Encode
+from storenode.storerequests import Reply as StoreReply
 
 CLUSTER = 0xC1
 PARTITIONS = 8
@@ -85,6 +89,7 @@ class StoreNode:
         self.number = number
         self.path = path
         self.group_replies: dict[int, Reply] = {}
+        self.group_bodies: dict[int, tuple[int, bytes]] = {}
         self.answers: dict[int, tuple[Status, bytes]] = {}
         self._pulled = False
         self.log = RaftLog(Vfs(), str(path / "raft"), number, segment_bytes=1 << 20)
@@ -108,6 +113,16 @@ class StoreNode:
             house.ask_host,
             Hosting(founder, self.engines.open).host,
             Erasing(self.groups, self.engines, lambda work, done: self.beside.append((work, done))),
+            Checksums(
+                number,
+                CLUSTER,
+                self.groups,
+                house.clock,
+                lambda work, done: self.beside.append((work, done)),
+                self._reply,
+                house.ask,
+                lambda: 0,
+            ),
         )
 
     def _send(self, group: int, message: Message) -> None:
@@ -121,6 +136,7 @@ class StoreNode:
         assert token not in self.group_replies, "answered twice"
         answer = msgpack.unpackb(body) if status == 0 else protocol.decode_error(body)
         self.group_replies[token] = (Status(status), answer)
+        self.group_bodies[token] = (status, body)
 
     def _answer(self, router: bytes, token: int, status: int, body: bytes) -> None:
         self.answers[token] = (Status(status), body)
@@ -183,6 +199,8 @@ class House:
         self.host_asked: list[tuple[int, int]] = []
         self.host_hook: Callable[[int], bool] = lambda node: True
         self._hosts: dict[tuple[int, int], Callable[[str | None], object]] = {}
+        self._asked: dict[tuple[int, int], Callable[[StoreReply | None], object]] = {}
+        self._late_asked: list[tuple[float, Callable[[StoreReply | None], object]]] = []
         self._late_hosts: list[tuple[float, Callable[[str | None], object]]] = []
         self._token = 0
         for number in self.numbers:
@@ -216,6 +234,34 @@ class House:
             return
         token = self.tell(node, GroupCommand.HOST, node, partition=partition)
         self._hosts[node, token] = done
+
+    def ask(
+        self, node: int, encode: Encode, deadline: float, done: Callable[[StoreReply | None], object]
+    ) -> None:
+        """Asks the other store's commands; nothing comes from one that is away."""
+        self._token += 1
+        if node in self.nodes:
+            request = decode_to_store(encode(self._token))
+            assert isinstance(request, GroupRequest)
+            self._asked[node, self._token] = done
+            self.nodes[node].commands.on_request(ASKER, request)
+        else:
+            self._late_asked.append((deadline, done))
+
+    def _tell_askers(self) -> bool:
+        """Whether anybody was told what another store has answered."""
+        told = False
+        for (node, token), done in list(self._asked.items()):
+            if node in self.nodes and token in self.nodes[node].group_bodies:
+                del self._asked[node, token]
+                told = True
+                done(GroupReply(token, *self.nodes[node].group_bodies[token]))
+        now = self.clock.monotonic()
+        for late in [late for late in self._late_asked if late[0] <= now]:
+            self._late_asked.remove(late)
+            told = True
+            late[1](None)
+        return told
 
     def tell(
         self,
@@ -254,7 +300,7 @@ class House:
         """Turns and deliveries until nothing happens any more."""
         for _ in range(500):
             busy = [node.turn() for node in list(self.nodes.values())]
-            told = self._tell_hosts()
+            told = self._tell_hosts() | self._tell_askers()
             queue, self.queue = self.queue, []
             for group, message in queue:
                 for number, node in self.nodes.items():
