@@ -68,7 +68,7 @@ class _Wanted(NamedTuple):
     """A sum that waits for its entry."""
 
     partition: int
-    index: int
+    at: int
     deadline: float
     done: Callable[[Outcome], object]
 
@@ -126,7 +126,7 @@ class Checksums:
             self._drop(next(iter(self._cuts)))
         self._cuts[replica.partition] = cut, self._clock.monotonic()
         for wanted in [one for one in self._wanted if one.partition == replica.partition]:
-            if wanted.index <= cut.index:
+            if wanted.at <= cut.at:
                 self._wanted.remove(wanted)
                 self._look(wanted)
 
@@ -152,7 +152,7 @@ class Checksums:
     def _look(self, wanted: _Wanted) -> None:
         """Has it summed up, or lets it wait for its entry."""
         held = self._cuts.get(wanted.partition)
-        if held is not None and held[0].index == wanted.index:
+        if held is not None and held[0].at == wanted.at:
             if len(self._jobs) >= WAITING_MAX:
                 wanted.done(_refused(Status.BUSY, "too many sums wait on this store", BUSY_RETRY_MS))
             else:
@@ -163,8 +163,8 @@ class Checksums:
         if replica is None or replica.failure is not None:
             text = "this store has no replica of it" if replica is None else str(replica.failure)
             wanted.done(_refused(Status.UNAVAILABLE, text))
-        elif replica.machine.position.index >= wanted.index:
-            text = f"entry {wanted.index:,} is applied, and there is no cut of it any more"
+        elif replica.machine.position.index >= wanted.at:
+            text = f"entry {wanted.at:,} is applied, and there is no cut of it any more"
             wanted.done(_refused(Status.CONDITION_FAILED, text))
         elif len(self._wanted) >= WAITING_MAX:
             wanted.done(_refused(Status.BUSY, "too many wait for entries on this store", BUSY_RETRY_MS))
@@ -184,7 +184,7 @@ class Checksums:
     def _summed(self, wanted: _Wanted, found: object) -> None:
         self._summing = False
         if isinstance(found, Digest):
-            answer = {"partition": wanted.partition, "index": wanted.index, **found._asdict()}
+            answer = {"partition": wanted.partition, "index": wanted.at, **found._asdict()}
             wanted.done((Status.OK, msgpack.packb(answer)))
         elif isinstance(found, TimeoutError):
             wanted.done(_refused(Status.TIMEOUT, str(found)))
@@ -251,7 +251,7 @@ class Checksums:
             self._drop(partition)
         for wanted in [one for one in self._wanted if now >= one.deadline]:
             self._wanted.remove(wanted)
-            text = f"entry {wanted.index:,} was not applied in time"
+            text = f"entry {wanted.at:,} was not applied in time"
             wanted.done(_refused(Status.TIMEOUT, text))
         for comparison in list(self._comparisons.values()):
             self._look_who_leads(comparison)

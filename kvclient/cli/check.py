@@ -14,12 +14,14 @@ import click
 from kvclient.cli.app import App, current, quit_with
 from kvclient.cli.command import command
 from kvclient.cli.failure import code_name, what_now
-from kvclient.cli.health import is_led, problems, ranges, warnings
 from kvclient.cli.report import FORMATS, Figure, Finding, Level, Report, judge, show
 from kvclient.cli.units import DURATION, show_bytes, show_latency
+from kvclient import health as judgement
 from kvclient.errors import Exit, InvalidRequest, KVError
 
 Row = dict[str, Any]
+
+_LEVELS: Final = {judgement.WARNING: Level.WARNING, judgement.CRITICAL: Level.CRITICAL}
 
 # Below the first a disk has to be looked after, below the second it fills up before somebody has.
 _FREE_WARNING, _FREE_CRITICAL = 15.0, 5.0
@@ -40,7 +42,7 @@ _PRESSURE_TEXTS = {
 def check() -> None:
     """Judge the cluster: text, json, nagios, or prometheus for the textfile collector.
 
-    Exit code 0, or 11 if anything is critical; with --format nagios 0 ok, 1 warning, 2 critical, 3 unknown.
+    Exit code 0, or 11 if anything is not as it should be; with --format nagios 0 ok, 1 warning, 2 critical, 3 unknown.
     With --format prometheus 0: the level is a metric.
     """
 
@@ -81,9 +83,9 @@ def health_of(answer: Row) -> Report:
     """By an answer of the ADMIN command `status`."""
     nodes: list[Row] = answer["nodes"]
     groups: list[Row] = answer.get("groups", [])
-    critical, minded = problems(answer), [*warnings(answer), *_short_of_voters(answer)]
+    found = judgement.judge(answer)
     up = sum(node["state"] in ("up", "draining") for node in nodes)
-    led = sum(map(is_led, groups))
+    led = sum(map(judgement.is_led, groups))
     lag = max((replica["lag"] or 0 for row in groups for replica in row["replicas"]), default=0)
     figures = [
         Figure("nodes", len(nodes), "Stores of the cluster map."),
@@ -92,10 +94,10 @@ def health_of(answer: Row) -> Report:
         Figure("partitions_led", led, "Partitions with a leader that answers."),
         Figure("lag_entries", lag, "Most entries that a replica is behind its leader."),
         Figure("moves", len(answer.get("moves") or ()), "Moves of replicas, queued and under way."),
-        Figure("problems", len(critical), "Problems of `kvcli status`."),
+        Figure("problems", len(found), "Problems of `kvcli status`."),
     ]
-    findings = [Finding(Level.CRITICAL, text) for text in critical]
-    findings += [Finding(Level.WARNING, text) for text in minded]
+    findings = [Finding(_LEVELS[problem.level], problem.sentence) for problem in found]
+    findings += [Finding(Level.WARNING, text) for text in _short_of_voters(answer)]
     summary = f"{up} of {len(nodes)} nodes up, {led} of {answer['partitions']} partitions led"
     return Report("health", summary, findings, figures)
 
@@ -107,7 +109,7 @@ def _short_of_voters(answer: Row) -> list[str]:
         if 0 < len(row["voters"]) < answer["replicas"]:
             short.setdefault(len(row["voters"]), []).append(row["partition"])
     return [
-        f"partition {ranges(found)}: {voters} of {answer['replicas']} voters. See: kvcli group ls --problems"
+        f"partition {judgement.ranges(found)}: {voters} of {answer['replicas']} voters. See: kvcli group ls --problems"
         for voters, found in sorted(short.items())
     ]
 
@@ -144,13 +146,15 @@ def disk_of(answer: Row, warning: float, critical: float) -> Report:
 def _figures_of_disk(node: Row, warning: float, critical: float) -> list[Figure]:
     of = (("node", node["name"]),)
     size = node.get("disk_size_bytes") or 0
-    bounds = (size * warning / 100, size * critical / 100) if size else (None, None)
-    found = [Figure("free_bytes", node["disk_free_bytes"], "Free for the store.", of, *bounds, below=True)]
+    least = Figure("free_bytes", node["disk_free_bytes"], "Free for the store.", of, below=True)
+    if size:
+        least = least._replace(warning=size * warning / 100, critical=size * critical / 100)
+    found = [least]
     if size:
         found.append(Figure("size_bytes", size, "Of the file system.", of))
     for name, help_ in (
         ("pressure", "0 fine, 1 writes are slowed down, 2 stopped."),
-        ("stall_seconds", "How long writes were slowed down or stopped since the store began."),
+        ("stall_ms", "How long writes were slowed down or stopped since the store began."),
         ("compaction_debt_bytes", "What levels hold over their size."),
     ):
         if name in node:

@@ -1,7 +1,7 @@
 """What a check found, in the words of people, programs, Nagios and Prometheus.
 
 Owns the four formats and the exit codes that go with them. Knows no check. `text` and `json` end with 11 if
-anything is critical; `nagios` is one line and ends with 0, 1, 2 or 3; `prometheus` is a file for the textfile
+anything is not as it should be; `nagios` is one line and ends with 0, 1, 2 or 3; `prometheus` is a file for the textfile
 collector, which carries the level itself, so it ends with 0.
 """
 
@@ -87,7 +87,7 @@ def show(output: Output, form: str, report: Report) -> Exit:
         output.line(f"{report.check}: {report.level.name}: {report.summary}")
         for finding in report.findings:
             output.line(f"{finding.level.name.lower()}: {finding.text}")
-    return Exit.DEGRADED if report.level >= Level.CRITICAL else Exit.OK
+    return Exit.DEGRADED if report.level else Exit.OK
 
 
 def _document(report: Report) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def _bound(bound: float | None, below: bool) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
+    return f"{value:.6f}".rstrip("0").rstrip(".")
 
 
 def _prometheus(report: Report) -> str:

@@ -92,9 +92,9 @@ class Snapshot(Protocol):
 
 
 class Cut(NamedTuple):
-    """What a replica held when it had applied everything up to `index`."""
+    """What a replica held when it had applied everything up to entry `at`."""
 
-    index: int
+    at: int
     snapshot: Snapshot
 
 

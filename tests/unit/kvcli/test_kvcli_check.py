@@ -25,7 +25,7 @@ def disks(**fields: Any) -> dict[str, Any]:
     answer = healthy()
     for node in answer["nodes"]:
         node |= {"disk_free_bytes": 50 << 30, "disk_size_bytes": 100 << 30, "data_dir": "/data"}
-        node |= {"pressure": 0, "stall_seconds": 0.0, "compaction_debt_bytes": 0, "failing_jobs": []}
+        node |= {"pressure": 0, "stall_ms": 0, "compaction_debt_bytes": 0, "failing_jobs": []}
     answer["nodes"][1] |= fields
     return answer
 
@@ -85,14 +85,14 @@ def test_a_healthy_cluster_is_ok_in_every_format() -> None:
 def test_what_status_and_group_ls_know_is_found() -> None:
     text, code = run(degraded(), "health")
     assert code == Exit.DEGRADED
-    assert "critical: store3 is down" in text
+    assert "warning: store3 is down" in text
     assert "critical: partition 3 has no leader" in text
     one_voter_gone = healthy()
     one_voter_gone["groups"][2]["voters"] = [1, 2]
     assert run(one_voter_gone, "health") == (
         "health: WARNING: 3 of 3 nodes up, 4 of 4 partitions led\n"
         "warning: partition 2: 2 of 3 voters. See: kvcli group ls --problems\n",
-        0,
+        Exit.DEGRADED,
     )
     paused = healthy() | {"paused": True, "moves": [], "controller": 1}
     line, code = run(paused, "health", "--format", "nagios")
