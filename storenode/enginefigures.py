@@ -103,7 +103,8 @@ def _keys(stats: Mapping[str, Any]) -> int:
 def _stall_ms(stats: Mapping[str, Any]) -> int:
     """How long writers were asked to slow down or to stop."""
     reasons = [reason for degree in stats["backlog"].values() for reason in degree.values()]
-    return round(1000 * sum(reason["seconds"] for reason in reasons))
+    seconds: float = sum(reason["seconds"] for reason in reasons)
+    return round(1000 * seconds)
 
 
 def _debt_bytes(stats: Mapping[str, Any]) -> int:

@@ -11,12 +11,12 @@ from typing import Any, Final
 
 import click
 
+from kvclient import health as judgement
 from kvclient.cli.app import App, current, quit_with
 from kvclient.cli.command import command
 from kvclient.cli.failure import code_name, what_now
 from kvclient.cli.report import FORMATS, Figure, Finding, Level, Report, judge, show
 from kvclient.cli.units import DURATION, show_bytes, show_latency
-from kvclient import health as judgement
 from kvclient.errors import Exit, InvalidRequest, KVError
 
 Row = dict[str, Any]
@@ -42,8 +42,8 @@ _PRESSURE_TEXTS = {
 def check() -> None:
     """Judge the cluster: text, json, nagios, or prometheus for the textfile collector.
 
-    Exit code 0, or 11 if anything is not as it should be; with --format nagios 0 ok, 1 warning, 2 critical, 3 unknown.
-    With --format prometheus 0: the level is a metric.
+    Exit code 0, or 11 if anything is not as it should be; with --format nagios 0 ok, 1 warning, 2 critical,
+    3 unknown. With --format prometheus 0: the level is a metric.
     """
 
 
@@ -109,7 +109,8 @@ def _short_of_voters(answer: Row) -> list[str]:
         if 0 < len(row["voters"]) < answer["replicas"]:
             short.setdefault(len(row["voters"]), []).append(row["partition"])
     return [
-        f"partition {judgement.ranges(found)}: {voters} of {answer['replicas']} voters. See: kvcli group ls --problems"
+        f"partition {judgement.ranges(found)}: {voters} of {answer['replicas']} voters. "
+        "See: kvcli group ls --problems"
         for voters, found in sorted(short.items())
     ]
 
@@ -152,14 +153,15 @@ def _figures_of_disk(node: Row, warning: float, critical: float) -> list[Figure]
     found = [least]
     if size:
         found.append(Figure("size_bytes", size, "Of the file system.", of))
-    for name, help_ in (
-        ("pressure", "0 fine, 1 writes are slowed down, 2 stopped."),
-        ("stall_ms", "How long writes were slowed down or stopped since the store began."),
-        ("compaction_debt_bytes", "What levels hold over their size."),
+    for figure, name, help_ in (
+        ("pressure", "pressure", "0 fine, 1 writes are slowed down, 2 stopped."),
+        ("stall_seconds", "stall_ms", "How long writes were slowed down or stopped since the store began."),
+        ("compaction_debt_bytes", "compaction_debt_bytes", "What levels hold over their size."),
     ):
         if name in node:
-            bound = _DEBT_WARNING if name == "compaction_debt_bytes" else None
-            found.append(Figure(name, node[name], help_, of, bound))
+            value = node[name] / 1000 if name == "stall_ms" else node[name]
+            bound = _DEBT_WARNING if figure == "compaction_debt_bytes" else None
+            found.append(Figure(figure, value, help_, of, bound))
     return found
 
 

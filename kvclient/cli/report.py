@@ -1,8 +1,8 @@
 """What a check found, in the words of people, programs, Nagios and Prometheus.
 
 Owns the four formats and the exit codes that go with them. Knows no check. `text` and `json` end with 11 if
-anything is not as it should be; `nagios` is one line and ends with 0, 1, 2 or 3; `prometheus` is a file for the textfile
-collector, which carries the level itself, so it ends with 0.
+anything is not as it should be; `nagios` is one line and ends with 0, 1, 2 or 3; `prometheus` is a file for
+the textfile collector, which carries the level itself, so it ends with 0.
 """
 
 from __future__ import annotations

@@ -118,7 +118,10 @@ def test_a_wrong_address_is_wrong_usage_and_no_outcome() -> None:
 def test_disks_are_judged_by_what_is_free_and_what_waits() -> None:
     assert run(disks(), "disk") == ("disk: OK: 3 disks, at least 50.0 GiB free\n", 0)
     text, code = run(disks(disk_free_bytes=10 << 30), "disk")
-    assert (code, "warning: store2: 10.0 GiB of 100.0 GiB free (10.0 %) at /data" in text) == (0, True)
+    assert (code, "warning: store2: 10.0 GiB of 100.0 GiB free (10.0 %) at /data" in text) == (
+        Exit.DEGRADED,
+        True,
+    )
     text, code = run(disks(disk_free_bytes=4 << 30), "disk")
     assert (code, "critical: store2: 4.0 GiB" in text) == (Exit.DEGRADED, True)
     assert run(disks(disk_free_bytes=4 << 30), "disk", "--critical", "2", "--warning", "3")[1] == 0

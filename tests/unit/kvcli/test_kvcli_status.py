@@ -146,8 +146,8 @@ def test_json_carries_all() -> None:
 def test_a_forgotten_pause_is_a_problem() -> None:
     answer = healthy() | {"controller": 1, "moves": [{"id": 1}, {"id": 2}], "paused": True}
     assert problems(answer) == [
-        "moves are paused, 2 wait: nothing is drained, rebalanced or replaced, not even a store that is lost. "
-        "Go on: kvcli rebalance resume"
+        "moves are paused, 2 wait: nothing is drained, rebalanced or replaced, not even a store that is "
+        "lost. Go on: kvcli rebalance resume"
     ]
     assert printed(answer)[1] == Exit.DEGRADED
     assert problems(answer | {"moves": []})[0].startswith("moves are paused: nothing is drained")
