@@ -151,7 +151,14 @@ def _load_or_make(
 def _tell(app: App, cluster: DevCluster, started: int, detached: bool) -> None:
     shape = cluster.shape
     if app.settings.output in ("json", "jsonl"):
-        app.output.document({"url": cluster.url, "directory": str(cluster.directory), "started": started})
+        app.output.document(
+            {
+                "url": cluster.url,
+                "monitor": cluster.monitor_url,
+                "directory": str(cluster.directory),
+                "started": started,
+            }
+        )
         app.output.stdout.flush()
         return
     lines = [
@@ -168,6 +175,7 @@ def _tell(app: App, cluster: DevCluster, started: int, detached: bool) -> None:
         "  kvcli status",
         f"  kvcli dev kill store1{cluster.option}",
         "",
+        f"the cluster at a glance:  {cluster.monitor_url}",
     ]
     lines.append(f"stop it with:  kvcli dev down{cluster.option}" if detached else "stop it with Ctrl-C")
     app.output.line("\n".join(lines))
@@ -203,7 +211,10 @@ def down(purge: bool, directory: Path) -> None:
 @click.argument("names", nargs=-1, required=True, metavar="NAME...|all")
 @_directory
 def kill(names: tuple[str, ...], directory: Path) -> None:
-    """Kill processes with SIGKILL, as a crash would. NAME: store1, router1, stores, routers or all."""
+    """Kill processes with SIGKILL, as a crash would.
+
+    NAME: store1, router1, monitor, stores, routers or all.
+    """
     app = current()
     cluster = _load(directory)
     with devrun.locked(cluster.directory):

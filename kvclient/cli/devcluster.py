@@ -4,8 +4,8 @@
     added.json            the stores that came later (`devmembers`)
     config/store1.yaml    one file per process      data/store1/    log/store1.log    run/store1.pid
 
-Router i listens on P+i-1; store i has P+100+10(i-1) and the two ports behind it, P being the port base. Knows
-nothing of processes.
+Router i listens on P+i-1; store i has P+100+10(i-1) and the two ports behind it, from the eleventh on ten
+more; the monitor has P+200. P is the port base. Knows nothing of processes.
 """
 
 from __future__ import annotations
@@ -37,10 +37,13 @@ _SUBDIRECTORIES = ("config", "data", "log", "run")
 _GROUPS = ("all", "stores", "routers")
 PORT_BASE_DEFAULT = 7100
 
-# The layout of ports: routers below +100, ten ports per store above. The limits keep both inside.
+# The layout of ports: routers below +100, ten ports per store above, but for the monitor's ten. The limits
+# keep all inside.
 ROUTERS_MAX = 20
 STORES_MAX = 50
 _STORE_PORTS = 100
+_MONITOR_PORT = 200
+_PORTS = _STORE_PORTS + 10 * (STORES_MAX + 1)
 PORT_BASE_MAX = 65_000 - 10 * STORES_MAX
 
 # Below the kernel's usual range for outgoing connections (from 32768), so that no reconnecting client sits on
@@ -111,6 +114,7 @@ class DevCluster:
         self.founders = [self._store(f"store{number}", number) for number in range(1, shape.stores + 1)]
         self.added = {one.name: one for one in added}
         self.routers = [self._router(number) for number in range(1, shape.routers + 1)]
+        self.monitor = Member("monitor", "monitor", "monitor", (shape.port_base + _MONITOR_PORT,), directory)
 
     @property
     def stores(self) -> list[Member]:
@@ -119,7 +123,12 @@ class DevCluster:
 
     @property
     def members(self) -> list[Member]:
-        """In the order in which they start: stores, then routers."""
+        """In the order in which they start: stores, then routers, then the monitor."""
+        return [*self.servers, self.monitor]
+
+    @property
+    def servers(self) -> list[Member]:
+        """What serves clients: stores, then routers."""
         return self.stores + self.routers
 
     @property
@@ -133,6 +142,11 @@ class DevCluster:
         return "kv://" + ",".join(f"{HOST}:{router.ports[0]}" for router in self.routers)
 
     @property
+    def monitor_url(self) -> str:
+        """What a browser opens."""
+        return f"http://{HOST}:{self.monitor.ports[0]}"
+
+    @property
     def option(self) -> str:
         """What a `kvcli dev` command must be given to find this cluster, with a blank in front; nothing for
         the default directory.
@@ -141,6 +155,8 @@ class DevCluster:
 
     def _store(self, name: str, number: int) -> Member:
         first = self.shape.port_base + _STORE_PORTS + 10 * (number - 1)
+        if first >= self.shape.port_base + _MONITOR_PORT:
+            first += 10
         return Member(name, "store", "storenode", (first, first + 1, first + 2), self.directory)
 
     def _router(self, number: int) -> Member:
@@ -174,7 +190,7 @@ class DevCluster:
             raise Failure(Exit.USAGE, f"a local cluster has had at most {STORES_MAX} stores", "USAGE")
         self.added[name] = Added(name, number, zone or f"zone{number}")
         member = self.stores[-1]
-        for one in (member, *self.routers):  # routers that start later may find no other store
+        for one in (member, *self.routers, self.monitor):  # those that start later may find no other store
             replace_file(one.config_file, to_yaml(self._config(one)).encode())
         devmembers.save(self.directory, self.added.values())
         return member
@@ -207,11 +223,11 @@ class DevCluster:
             self.directory.rmdir()
 
     def _config(self, member: Member) -> dict[str, Any]:
+        stores = [endpoint(store.ports[0]) for store in self.stores]
         if member.role == "router":
-            return {
-                "router": {"name": member.name, "listen": endpoint(member.ports[0])},
-                "stores": [endpoint(store.ports[0]) for store in self.stores],
-            }
+            return {"router": {"name": member.name, "listen": endpoint(member.ports[0])}, "stores": stores}
+        if member.role == "monitor":
+            return {"http": {"listen": endpoint(member.ports[0])}, "stores": stores}
         added = self.added.get(member.name)
         if added is None:
             node: dict[str, Any] = {"id": self.founders.index(member) + 1, "name": member.name}
@@ -322,7 +338,7 @@ def find_port_base(stores: int, routers: int, partitions: int) -> int:
     meet.
     """
     for _ in range(_FREE_TRIES):
-        base = random.randrange(_FREE_PORTS.start, _FREE_PORTS.stop - _STORE_PORTS - 10 * STORES_MAX)
+        base = random.randrange(_FREE_PORTS.start, _FREE_PORTS.stop - _PORTS)
         if all(map(is_free, _ports(Shape(stores, routers, partitions, base)))):
             return base
     raise Failure(Exit.ERROR, "no free block of ports was found. Name one: --port-base 20000", "PORT_IN_USE")

@@ -1,7 +1,7 @@
 """Starting, watching and stopping the processes of a local cluster.
 
 Every change is made under a lock on the directory, so that two `kvcli dev` at once do not start a process
-twice. Servers are started as `python -m router` and `python -m storenode`: this package never imports them.
+twice. Servers are started as `python -m router`, `storenode` and `monitor`: this package never imports them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kvclient.cli import processes
-from kvclient.cli.devcluster import LOCK_FILE, DevCluster, Member, require_free
+from kvclient.cli.devcluster import LOCK_FILE, DevCluster, Member, is_free, require_free
 from kvclient.cli.failure import Failure
 from kvclient.errors import Exit, KVError
 
@@ -96,6 +96,21 @@ def wait_ready(cluster: DevCluster, members: list[Member], children: Children) -
                     "NOT_READY",
                 )
             time.sleep(_POLL_SECONDS)
+    if cluster.monitor in members:
+        wait_listening(cluster.monitor, children)
+
+
+def wait_listening(member: Member, children: Children) -> None:
+    """Until its first port takes connections; Failure with the log when it ends instead."""
+    deadline = time.monotonic() + READY_SECONDS
+    while is_free(member.ports[0]) and time.monotonic() <= deadline:
+        if ended(member, children):
+            raise Failure(
+                Exit.ERROR,
+                f"{member.name} ended while starting. Its log says:\n{log_tail(member)}",
+                "START_FAILED",
+            )
+        time.sleep(_POLL_SECONDS)
 
 
 def _not_ready(router: Member, stores: set[str]) -> str | None:
@@ -126,9 +141,11 @@ def ended(member: Member, children: Children) -> bool:
 
 
 def stop(members: list[Member], say: Callable[[str], None]) -> int:
-    """Routers first, then stores: SIGTERM, and SIGKILL for whoever is slow. Gives how many ran."""
+    """Routers first, then stores, the monitor last: SIGTERM, and SIGKILL for whoever is slow. Gives how many
+    ran.
+    """
     count = 0
-    for role in ("router", "store"):
+    for role in ("router", "store", "monitor"):
         signalled = [
             member
             for member in members

@@ -106,5 +106,5 @@ def local(cluster: DevCluster, say: Callable[[str], None]) -> list[Process]:
         Process(
             member.role, member.name, "here", command.replace("NAME", member.name), restarting(member.name)
         )
-        for member in cluster.members
+        for member in cluster.servers
     ]

@@ -31,6 +31,9 @@ _FILES: Final = {
     "/page/uplot.js": ("uplot/uPlot.iife.min.js", "text/javascript"),
 }
 
+PATHS: Final = ("/", *_FILES)
+"""All that `respond` answers."""
+
 
 class Answer(NamedTuple):
     """What is sent with status 200; Content-Length is the server's."""

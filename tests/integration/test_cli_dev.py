@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -67,7 +68,11 @@ def test_a_whole_life(kv: Run, directory: Path) -> None:
     said = kv(*UP).stdout
     assert f"export RINGKV_URL={url(directory)}" in said
     assert "kvcli dev down" in said
-    assert list(processes(kv)) == ["store1", "store2", "store3", "router1", "router2"]
+    assert list(processes(kv)) == ["store1", "store2", "store3", "router1", "router2", "monitor"]
+    monitor = f"http://127.0.0.1:{shape(directory)['port_base'] + 200}"
+    assert f"at a glance:  {monitor}" in said
+    with urlopen(f"{monitor}/healthz", timeout=10) as answer:
+        assert answer.status == 200
     kv("wait", "--ready", "--timeout", "5s")
     kv("mput", *[item for number in range(200) for item in (f"k{number}", f"v{number}")])
     before = processes(kv)
@@ -110,7 +115,7 @@ def test_a_whole_life(kv: Run, directory: Path) -> None:
     assert len(kv("mget", *[f"k{number}" for number in range(200)]).stdout.splitlines()) == 200
 
     # An orderly stop keeps the data.
-    assert "stopped 5 processes" in kv("dev", "down").stderr
+    assert "stopped 6 processes" in kv("dev", "down").stderr
     kv("dev", "up", "--detach")
     assert kv("get", "k199").stdout == "v199\n"
 
@@ -147,7 +152,7 @@ def test_a_server_that_cannot_start_shows_its_log(kv: Run, directory: Path) -> N
 def test_logs(kv: Run) -> None:
     kv(*UP, "--stores", "1", "--routers", "1")
     lines = kv("dev", "logs", "-n", "1").stdout.splitlines()
-    assert [line.split(" | ")[0].strip() for line in lines] == ["store1", "router1"]
+    assert [line.split(" | ")[0].strip() for line in lines] == ["store1", "router1", "monitor"]
     assert len(kv("dev", "logs", "store1", "-n", "1000").stdout.splitlines()) >= 1
     kv("dev", "logs", "store7", code=Exit.USAGE)
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from monitor.config import MonitorConfig
 from router.config import RouterConfig
 from shared.config import dump, load
 from storenode.config import StoreConfig
@@ -24,6 +25,7 @@ STORE = {
     "cluster": {"name": "c", "nodes": NODES},
 }
 ROUTER = {"router": {"name": "router1"}, "stores": ["tcp://127.0.0.1:7200"]}
+MONITOR = {"stores": ["tcp://127.0.0.1:7200"]}
 
 
 def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -35,7 +37,12 @@ def leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("chapter", "cls", "given"), [("## 1.", StoreConfig, STORE), ("## 2.", RouterConfig, ROUTER)]
+    ("chapter", "cls", "given"),
+    [
+        ("## 1.", StoreConfig, STORE),
+        ("## 2.", RouterConfig, ROUTER),
+        ("## 3.", MonitorConfig, MONITOR),
+    ],
 )
 def test_the_page_has_every_setting_and_its_default(
     chapter: str, cls: type[Any], given: dict[str, Any], tmp_path: Path

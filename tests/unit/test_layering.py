@@ -56,7 +56,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "shared": ("shared", *PUBLIC_PROTOCOL),
     "router": ("router", "shared", *PUBLIC_PROTOCOL),
     "storenode": ("storenode", "shared", *PUBLIC_PROTOCOL),
-    "monitor": ("monitor", "shared", *PUBLIC_PROTOCOL),
+    "monitor": ("monitor", "shared", "kvclient.health", *PUBLIC_PROTOCOL),
 }
 
 

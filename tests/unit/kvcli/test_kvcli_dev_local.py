@@ -16,6 +16,8 @@ import yaml
 
 from kvclient.cli import devrun, processes
 from kvclient.cli.devcluster import (
+    ROUTERS_MAX,
+    STORES_MAX,
     DevCluster,
     Shape,
     default_directory,
@@ -37,7 +39,11 @@ def test_ports_are_laid_out_as_documented() -> None:
         "store3": (7220, 7221, 7222),
         "router1": (7100,),
         "router2": (7101,),
+        "monitor": (7300,),
     }
+    many = DevCluster(Path("/x"), Shape(STORES_MAX, ROUTERS_MAX, 16, 7100))
+    ports_of_all = [port for member in many.members for port in member.ports]
+    assert len(set(ports_of_all)) == len(ports_of_all)
     assert cluster.url == "kv://127.0.0.1:7100,127.0.0.1:7101"
 
 
@@ -50,6 +56,10 @@ def test_configurations_are_yaml_with_the_documented_fields(tmp_path: Path) -> N
     assert router == {
         "router": {"name": "router1", "listen": "tcp://127.0.0.1:7100"},
         "stores": ["tcp://127.0.0.1:7200", "tcp://127.0.0.1:7210"],
+    }
+    assert yaml.safe_load(cluster.monitor.config_file.read_text()) == {
+        "http": {"listen": "tcp://127.0.0.1:7300"},
+        "stores": router["stores"],
     }
     assert store["node"] == {"id": 2, "name": "store2"}
     assert store["data"]["dir"] == str(directory / "data" / "store2")
@@ -74,7 +84,7 @@ def test_members_are_selected_by_name_and_group() -> None:
         "store1",
         "store2",
     ]
-    assert len(cluster.select(("all",))) == 3
+    assert [member.name for member in cluster.select(("all",))] == ["store1", "store2", "router1", "monitor"]
     with pytest.raises(Failure, match="no 'store9'") as caught:
         cluster.select(("store9",))
     assert caught.value.exit_code == Exit.USAGE

@@ -20,6 +20,7 @@ HEAVY = {
     "yaml",
     "structlog",
     "lmdb",
+    "prometheus_client",
 }
 OURS = {"shared", "router", "storenode", "monitor"}
 

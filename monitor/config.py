@@ -1,0 +1,50 @@
+"""What can be configured of a monitor: names, units, defaults and limits. Loaded by `shared.config.load`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+
+from shared.config import LogSection
+from shared.fields import connectable, name_like
+from shared.units import Endpoint
+
+
+@attrs.frozen
+class MonitorSection:
+    """Who this monitor is."""
+
+    name: str = attrs.field(default="monitor", validator=name_like)
+
+
+@attrs.frozen
+class HttpSection:
+    """Where people and Prometheus find it. Whoever reaches that address may read everything: names, addresses
+    and figures, never keys or values.
+    """
+
+    listen: Endpoint = attrs.field(default=Endpoint("tcp://127.0.0.1:7300"))
+
+
+@attrs.frozen
+class MonitorConfig:
+    """The whole configuration of a monitor process.
+
+    `stores` are rpc endpoints of some store nodes: the first to answer gives the map, and with it all others.
+    """
+
+    stores: tuple[Endpoint, ...]
+    monitor: MonitorSection = attrs.field(factory=MonitorSection)
+    http: HttpSection = attrs.field(factory=HttpSection)
+    log: LogSection = attrs.field(factory=LogSection)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """What is wrong with fields taken together."""
+        if not self.stores:
+            yield "stores", "must name at least one store, such as tcp://127.0.0.1:7200"
+        for index, endpoint in enumerate(self.stores):
+            if endpoint in self.stores[:index]:
+                yield f"stores[{index}]", f"{endpoint} is there twice"
+            if not connectable(endpoint):
+                yield f"stores[{index}]", f"{endpoint} is no address to connect to: name host and port"
