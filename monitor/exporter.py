@@ -193,6 +193,9 @@ def _stores(picture: Picture) -> Iterator[Metric]:
     yield each("engine_damaged", "Engines with damaged bytes", told(_damaged))
     yield each("controller_sits", "1 where the controller runs", told(lambda one: _sits(one.figures)))
     yield from _families(STORE, stores)
+    stalls = [(who, reading.number(figures, "stall_ms")) for who, figures in stores]
+    seconds = [(who, None if stalled is None else stalled / 1000) for who, stalled in stalls]
+    yield _counter("engine_stall_seconds", "Time in which writers were asked to wait", seconds)
     answers = [
         ({**who, "status": status}, count)
         for who, figures in stores

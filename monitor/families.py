@@ -75,6 +75,7 @@ STORE: Final = (
     _by("engine_compaction_bytes", "Bytes that compactions moved", "direction",
         read="compaction_bytes_read", written="compaction_bytes_written"),
     _one("engine_failed_jobs", "counter", "Flushes and compactions that did not get done", "jobs_failed"),
+    _one("engine_compaction_debt_bytes", "gauge", "Bytes of levels over their size", "compaction_debt_bytes"),
     _one("engine_pressure", "gauge", "0 fine, 1 writes are slowed, 2 stopped", "pressure"),
     _one("engine_cache_bytes", "gauge", "Blocks in memory", "cache", "bytes"),
     _by("engine_cache_lookups", "Blocks looked up in memory", "outcome",

@@ -79,6 +79,13 @@ class Figures:
         durations.buckets[min(nanoseconds.bit_length(), BUCKETS - 1)] += count
         self.count_answer(op, status, count)
 
+    def observe_served(self, seconds: float, counts: list[int]) -> None:
+        """So many requests, by OP_READ and OP_WRITE, took this long each and were served; sets them to 0."""
+        for op in (OP_READ, OP_WRITE):
+            if counts[op]:
+                self.observe(op, seconds, counts[op])
+                counts[op] = 0
+
     def count_answer(self, op: int, status: int, count: int = 1) -> None:
         """A request of that op was answered; statuses of stores may be any number."""
         self._answered[op][self._known(status)] += count

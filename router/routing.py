@@ -229,9 +229,8 @@ class Router:
         """
         now = self._clock.monotonic()
         flight, outbox, counters = self.flight, self._responses.outbox, self.figures.counters.values
-        parts, observe, guessed = flight.parts, self.figures.observe, self.topology.guessed
-        # Most answers of a batch are to requests that arrived together, and are all reads or all writes.
-        arrived, op, together = now, figure.OP_READ, 0
+        parts, observe, guessed = flight.parts, self.figures.observe_served, self.topology.guessed
+        arrived, together = now, [0, 0]  # most answers of a batch are to requests that arrived together
         self.on_epoch(epoch, node)
         for token, status, body in answers:
             part = parts.get(token)
@@ -246,13 +245,13 @@ class Router:
             elif part.gather is None:
                 flight.bytes_held -= part.size
                 outbox.append((part.client, pack((VERSION, _OPS, part.request_id, 0, body))))
-                if part.arrived != arrived or part.op != op:
-                    observe(op, now - arrived, together)
-                    arrived, op, together = part.arrived, part.op, 0
-                together += 1
+                if part.arrived != arrived:
+                    observe(now - arrived, together)
+                    arrived = part.arrived
+                together[part.op] += 1
             else:
                 self._dispatch.results(part, part.gather, body, now)
-        observe(op, now - arrived, together)
+        observe(now - arrived, together)
 
     def on_status_reply(self, node: int, token: int, figures: dict[str, Any]) -> None:
         """A store's figures."""

@@ -71,7 +71,7 @@ class World:
         engine = dict.fromkeys(
             ("flushes", "flush_bytes", "compactions", "compaction_bytes_read", "compaction_bytes_written",
              "jobs_failed", "tables", "memtable_bytes", "sessions", "session_bytes", "sessions_evicted",
-             "in_flight_bytes", "pressure"), 3,
+             "in_flight_bytes", "pressure", "compaction_debt_bytes", "stall_ms"), 3,
         )  # fmt: skip
         control = {
             "steps": 1,
