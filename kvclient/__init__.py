@@ -16,6 +16,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     from kvclient import errors as errors
     from kvclient import ops as ops
     from kvclient.aio import AsyncClient as AsyncClient
@@ -101,6 +103,7 @@ def connect(
     timeout: float | None = None,
     connect_timeout: float | None = None,
     read: str | None = None,
+    keys: str | PathLike[str] | None = None,
 ) -> Client[bytes]: ...
 
 
@@ -112,6 +115,7 @@ def connect(
     timeout: float | None = None,
     connect_timeout: float | None = None,
     read: str | None = None,
+    keys: str | PathLike[str] | None = None,
 ) -> Client[str]: ...
 
 
@@ -123,6 +127,7 @@ def connect(
     timeout: float | None = None,
     connect_timeout: float | None = None,
     read: str | None = None,
+    keys: str | PathLike[str] | None = None,
 ) -> Client[Any]: ...
 
 
@@ -134,6 +139,7 @@ def connect(
     timeout: float | None = None,
     connect_timeout: float | None = None,
     read: str | None = None,
+    keys: str | PathLike[str] | None = None,
 ) -> Client[V]: ...
 
 
@@ -144,12 +150,14 @@ def connect(
     timeout: float | None = None,
     connect_timeout: float | None = None,
     read: str | None = None,
+    keys: str | PathLike[str] | None = None,
 ) -> Client[Any]:
     """Open a client: `kv://host:port,host2:port[/namespace][?timeout=5s&read=lease&codec=json]`.
 
     Without a URL, RINGKV_URL or else kv://127.0.0.1:7100. What is given here beats the URL. Returns once a
     router has answered; ConnectError, within `connect_timeout` (2 s), lists what was tried and why it failed.
-    A codec in the URL is not seen by type checkers.
+    `keys`: a key directory, or the file of a private key in it (without: RINGKV_KEYS, or else no keys);
+    InvalidRequest has all that is wrong in it. A codec in the URL is not seen by type checkers.
     """
     from kvclient import client, options
     from kvclient import codec as codecs
@@ -157,7 +165,7 @@ def connect(
 
     address = urls.parse(urls.default_url() if url is None else url)
     name = codec if isinstance(codec, str) else None
-    address, defaults = options.overridden(address, name, timeout, connect_timeout, read)
+    address, defaults = options.overridden(address, name, timeout, connect_timeout, read, keys)
     return client.connect(address, codecs.resolve(address.codec if codec is None else codec), defaults)
 
 
@@ -169,6 +177,7 @@ async def aconnect(
     timeout: float | None = None,
     connect_timeout: float | None = None,
     read: str | None = None,
+    keys: str | PathLike[str] | None = None,
 ) -> AsyncClient[bytes]: ...
 
 
@@ -180,6 +189,7 @@ async def aconnect(
     timeout: float | None = None,
     connect_timeout: float | None = None,
     read: str | None = None,
+    keys: str | PathLike[str] | None = None,
 ) -> AsyncClient[str]: ...
 
 
@@ -191,6 +201,7 @@ async def aconnect(
     timeout: float | None = None,
     connect_timeout: float | None = None,
     read: str | None = None,
+    keys: str | PathLike[str] | None = None,
 ) -> AsyncClient[Any]: ...
 
 
@@ -202,6 +213,7 @@ async def aconnect(
     timeout: float | None = None,
     connect_timeout: float | None = None,
     read: str | None = None,
+    keys: str | PathLike[str] | None = None,
 ) -> AsyncClient[V]: ...
 
 
@@ -212,12 +224,14 @@ async def aconnect(
     timeout: float | None = None,
     connect_timeout: float | None = None,
     read: str | None = None,
+    keys: str | PathLike[str] | None = None,
 ) -> AsyncClient[Any]:
     """Open a client: `kv://host:port,host2:port[/namespace][?timeout=5s&read=lease&codec=json]`.
 
     Without a URL, RINGKV_URL or else kv://127.0.0.1:7100. What is given here beats the URL. Returns once a
     router has answered; ConnectError, within `connect_timeout` (2 s), lists what was tried and why it failed.
-    A codec in the URL is not seen by type checkers.
+    `keys`: a key directory, or the file of a private key in it (without: RINGKV_KEYS, or else no keys);
+    InvalidRequest has all that is wrong in it. A codec in the URL is not seen by type checkers.
     """
     from kvclient import aio, options
     from kvclient import codec as codecs
@@ -225,5 +239,5 @@ async def aconnect(
 
     address = urls.parse(urls.default_url() if url is None else url)
     name = codec if isinstance(codec, str) else None
-    address, defaults = options.overridden(address, name, timeout, connect_timeout, read)
+    address, defaults = options.overridden(address, name, timeout, connect_timeout, read, keys)
     return await aio.connect(address, codecs.resolve(address.codec if codec is None else codec), defaults)

@@ -36,7 +36,8 @@ class AsyncConnection:
         self._loop = asyncio.get_running_loop()
         self._forked = False
         self._context = new_context()
-        self._sockets = Sockets(self._context, endpoints)
+        self._sockets = Sockets(self._context, endpoints, address)
+        self._keys = address.keys
         self._turn: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = float("inf")
@@ -99,7 +100,7 @@ class AsyncConnection:
         """The same error, with the reasons when nobody could be reached."""
         if type(error) is not ConnectError:
             return error
-        return await self._loop.run_in_executor(None, diagnose, self.endpoints)
+        return await self._loop.run_in_executor(None, diagnose, self.endpoints, self._keys)
 
     def close(self) -> None:
         """Close the sockets; calls under way fail with ClosedError. Idempotent."""

@@ -91,7 +91,8 @@ class Connection:
         self.lock = Exclusive()
         self.closed = False
         self.endpoints = endpoints
-        self.sockets = Sockets(context, endpoints)
+        self.sockets = Sockets(context, endpoints, address)
+        self._keys = address.keys
         self.session = Session([*map(str, endpoints)], new_client_id(), random, _monotonic())
 
     def run(self, pending: Pending) -> Pending:
@@ -156,7 +157,7 @@ class Connection:
 
     def explained(self, error: KVError) -> KVError:
         """The same error, with the reasons when nobody could be reached."""
-        return diagnose(self.endpoints) if type(error) is ConnectError else error
+        return diagnose(self.endpoints, self._keys) if type(error) is ConnectError else error
 
     def close(self, then: Callable[[], None] | None = None) -> None:
         """Close the sockets, then call `then`. A call under way in another thread notices within

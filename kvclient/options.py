@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import os
+from os import PathLike
+from typing import Final, NamedTuple
 
 from kvclient.errors import InvalidRequest
 from kvclient.protocol import TIMEOUT_MS_MAX
 from kvclient.url import Address, read_mode
+
+KEYS_VARIABLE: Final = "RINGKV_KEYS"
 
 
 class Options(NamedTuple):
@@ -33,16 +37,30 @@ def checked_timeout(timeout: float) -> float:
     return min(timeout, TIMEOUT_MS_MAX / 1000)
 
 
+def with_keys(address: Address, keys: str | PathLike[str] | None) -> Address:
+    """The address with the keys that are there, or those of RINGKV_KEYS; "": none. KeysError."""
+    place = os.environ.get(KEYS_VARIABLE, "") if keys is None else os.fspath(keys)
+    if not place:
+        return address
+    from kvclient.keys import load_client  # who has no keys does not pay for it
+
+    found = load_client(place)
+    found.require_routers(map(str, address.endpoints))
+    return address._replace(keys=found)
+
+
 def overridden(
     address: Address,
     codec: str | None,
     timeout: float | None,
     connect_timeout: float | None,
     read: str | None,
+    keys: str | PathLike[str] | None,
 ) -> tuple[Address, Options]:
     """The address with what the caller of connect() wants differently. Connecting never takes longer than a
     call may.
     """
+    address = with_keys(address, keys)
     if timeout is not None:
         address = address._replace(timeout=checked_timeout(timeout))
     if connect_timeout is not None:

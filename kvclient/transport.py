@@ -12,16 +12,23 @@ import os
 import select
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import zmq
 
 from kvclient.errors import ConnectError
-from kvclient.url import Endpoint
+from kvclient.url import Address, Endpoint
+
+if TYPE_CHECKING:
+    import socket
+
+    from kvclient.keys import ClientKeys
 
 # Frames taken from one socket before others, timers and sends get their turn.
 DRAIN_BUDGET = 512
 SEND_HIGH_WATER_MARK = 1000
 CONNECT_HINT = "is a cluster running? start one with: kvcli dev up"
+KEYS_HINT = "see which keys a directory has: kvcli keys ls DIR"
 # Finding out why nobody answered must not add noticeably to the time the caller has waited already.
 _DIAGNOSIS_SECONDS = 0.5
 
@@ -52,8 +59,14 @@ def new_context() -> zmq.Context[zmq.Socket[bytes]]:
     return context
 
 
-def _dealer(context: zmq.Context[zmq.Socket[bytes]], endpoint: Endpoint) -> zmq.Socket[bytes]:
+def _dealer(
+    context: zmq.Context[zmq.Socket[bytes]], endpoint: Endpoint, router_key: str, keys: ClientKeys | None
+) -> zmq.Socket[bytes]:
     socket = context.socket(zmq.DEALER)
+    if keys is not None:
+        socket.set_string(zmq.CURVE_SERVERKEY, router_key)
+        socket.set_string(zmq.CURVE_PUBLICKEY, keys.pair.public_key)
+        socket.set_string(zmq.CURVE_SECRETKEY, keys.pair.secret_key)
     jitter = int.from_bytes(os.urandom(2), "little")
     for option, value in (
         # No connection = EAGAIN at once, instead of a queue that delivers stale requests later.
@@ -79,10 +92,26 @@ def _dealer(context: zmq.Context[zmq.Socket[bytes]], endpoint: Endpoint) -> zmq.
     return socket
 
 
-class Sockets:
-    """A connected (or connecting) DEALER per endpoint, by index."""
+def _router_key(address: Address, endpoint: Endpoint) -> str:
+    """Of the router at an endpoint, which may be one of the addresses that a name of `address` stands for."""
+    if address.keys is None:
+        return ""
+    names = [] if endpoint in address.endpoints else address.endpoints
+    for known in (endpoint, *(name for name in names if name.port == endpoint.port)):
+        certificate = address.keys.router(str(known))
+        if certificate is not None:
+            return certificate.public_key
+    raise AssertionError("ClientKeys.require_routers has not been asked")
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoints: Sequence[Endpoint]) -> None:
+
+class Sockets:
+    """A connected (or connecting) DEALER per endpoint, by index; with the keys of `address`, if any."""
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], endpoints: Sequence[Endpoint], address: Address
+    ) -> None:
+        self._keys = address.keys
+        self._router_keys = [_router_key(address, endpoint) for endpoint in endpoints]
         self.connected = [False] * len(endpoints)
         self.descriptors: list[int] = []
         self._context = context
@@ -96,7 +125,8 @@ class Sockets:
             self._open(index)
 
     def _open(self, index: int) -> None:
-        socket = _dealer(self._context, self._endpoints[index])
+        router_key = self._router_keys[index]
+        socket = _dealer(self._context, self._endpoints[index], router_key, self._keys)
         descriptor: int = socket.getsockopt(zmq.FD)  # type: ignore[assignment]
         # The compiled send itself: the wrapper around it handles options that a DEALER does not have.
         send = super(zmq.Socket, socket).send
@@ -175,24 +205,27 @@ class Sockets:
         self._sockets.clear()
 
 
-def diagnose(endpoints: Sequence[Endpoint]) -> ConnectError:
+def diagnose(endpoints: Sequence[Endpoint], keys: ClientKeys | None) -> ConnectError:
     """Why nobody could be reached, found out with plain TCP: ZeroMQ only knows that it keeps trying. Blocks
     for half a second at most.
     """
     until = time.monotonic() + _DIAGNOSIS_SECONDS
-    attempts = [(str(endpoint), _reason(endpoint, until)) for endpoint in endpoints]
+    attempts = [(str(endpoint), _reason(endpoint, keys, until)) for endpoint in endpoints]
     tried = ", ".join(f"{endpoint}: {reason}" for endpoint, reason in attempts)
-    return ConnectError(f"cannot reach any router (tried {tried})", attempts=attempts, hint=CONNECT_HINT)
+    hint = KEYS_HINT if any("key" in reason for _, reason in attempts) else CONNECT_HINT
+    return ConnectError(f"cannot reach any router (tried {tried})", attempts=attempts, hint=hint)
 
 
-def _reason(endpoint: Endpoint, until: float) -> str:
+def _reason(endpoint: Endpoint, keys: ClientKeys | None, until: float) -> str:
     import socket
 
+    def left() -> float:
+        return max(0.05, until - time.monotonic())
+
     try:
-        with socket.create_connection(
-            (endpoint.host, endpoint.port), timeout=max(0.05, until - time.monotonic())
-        ):
-            return "connected, but no answer in time"
+        with socket.create_connection((endpoint.host, endpoint.port), timeout=left()) as link:
+            link.settimeout(left())
+            return _greeted(link, keys)
     except socket.gaierror:
         return "the name does not resolve here"
     except TimeoutError:
@@ -201,3 +234,21 @@ def _reason(endpoint: Endpoint, until: float) -> str:
         return "refused"
     except OSError as error:
         return (error.strerror or type(error).__name__).lower()
+
+
+def _greeted(link: socket.socket, keys: ClientKeys | None) -> str:
+    """What whoever listens there says of keys: both sides greet with 64 bytes that name the mechanism."""
+    mechanism = b"NULL" if keys is None else b"CURVE"
+    greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00" + mechanism.ljust(20, b"\0") + bytes(32)
+    link.sendall(greeting)
+    heard = b""
+    while len(heard) < len(greeting) and (more := link.recv(len(greeting) - len(heard))):
+        heard += more
+    theirs = heard[12:32].rstrip(b"\0")
+    if theirs == mechanism and keys is not None:
+        return f"it does not take the key {keys.name}, or is not the router that the certificate is of"
+    if theirs == b"CURVE":
+        return "it wants a key: give keys=DIR, RINGKV_KEYS or --keys"
+    if theirs == b"NULL" and keys is not None:
+        return "it has no keys, and is not talked to in the clear"
+    return "connected, but no answer in time"

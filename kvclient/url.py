@@ -12,10 +12,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from kvclient import protocol
 from kvclient.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from kvclient.keys import ClientKeys
 
 PORT_DEFAULT = 7100
 URL_DEFAULT = f"kv://127.0.0.1:{PORT_DEFAULT}"
@@ -51,6 +54,8 @@ class Address(NamedTuple):
     connect_timeout: float = CONNECT_TIMEOUT_DEFAULT
     read: str = "linearizable"
     codec: str = "bytes"
+    keys: ClientKeys | None = None
+    """Not part of the URL."""
 
 
 def default_url(environ: Mapping[str, str] = os.environ) -> str:

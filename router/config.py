@@ -9,6 +9,7 @@ import attrs
 from kvclient.protocol import REQUEST_BYTES_MAX, VALUE_BYTES_MAX, VALUE_BYTES_MAX_CONFIGURABLE
 from shared.config import LogSection
 from shared.fields import address_or_none, between, connectable, name_like, size_between
+from shared.security import SecuritySection
 from shared.units import Endpoint, Size
 
 
@@ -47,6 +48,7 @@ class RouterConfig:
     stores: tuple[Endpoint, ...]
     limits: LimitsSection = attrs.field(factory=LimitsSection)
     log: LogSection = attrs.field(factory=LogSection)
+    security: SecuritySection = attrs.field(factory=SecuritySection)
     insecure: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:

@@ -27,6 +27,7 @@ from shared.memory import Trimmer, settle
 from shared.messages import encode_router_hello
 from shared.opstream import Limits
 from shared.reactor import Reactor
+from shared.security import open_guard
 from shared.timers import Timer
 from shared.units import Endpoint
 
@@ -147,9 +148,12 @@ class Service:
 def run(config: RouterConfig) -> None:
     """Run a router until SIGTERM or SIGINT. ConfigError or sockets.ListenError when it cannot start."""
     logs.configure(config.log.level, config.log.format, router=config.router.name)
+    guard = open_guard(config.security, config.router.name, "router")
     context = sockets.context()
     reactor = Reactor()
     try:
+        if guard is not None:
+            sockets.secure(context, guard).watch(reactor)
         service = Service(config, context, reactor)
         for number in (signal.SIGTERM, signal.SIGINT):
             reactor.on_signal(number, service.stop)

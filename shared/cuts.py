@@ -79,6 +79,7 @@ class _Socket(zmq.Socket[bytes]):
 
     def begin(self, endpoint: str) -> None:
         """Seek the link."""
+        sockets.aim(cast(sockets.Socket, self), endpoint)
         super().connect(endpoint)
 
     def end(self, endpoint: str) -> None:

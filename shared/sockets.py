@@ -30,6 +30,7 @@ The numbers, and why (ms, messages, bytes):
   dead instead: KEEPALIVE asks a silent peer every second, and TCP_MAXRT ends a link on which nothing was
   acknowledged for 3 s, also that of a subscriber that hangs: its frames are freed then.
 - Bulk: few requests in flight, answers of 1 MiB, otherwise as a router's side of a store.
+- Keys: those of `shared.curve`, on every socket of a context that was made `secure`.
 """
 
 from __future__ import annotations
@@ -42,17 +43,20 @@ import random
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
+from weakref import WeakKeyDictionary
 
 import zmq
 from zmq.backend import Socket as _BareSocket
 
 from shared.config import ConfigError, Problem
+from shared.curve import Curve
+from shared.security import BUS, FRONT, RPC, Domain, Guard
 from shared.units import split_endpoint
 
 Socket = zmq.Socket[bytes]
 Context = zmq.Context[Socket]
 
-# Room for the fields around a request's body and, later, CURVE's 33 bytes.
+# Room for the fields around a request's body, and for CURVE's 33 bytes.
 FRAME_OVERHEAD = 4096
 
 _FRONT = {
@@ -110,6 +114,9 @@ _DOWN = (
 _MONITOR_HEADER = struct.Struct("=HI")
 
 
+_curves: WeakKeyDictionary[Context, Curve] = WeakKeyDictionary()
+
+
 class ListenError(OSError):
     """An endpoint cannot be listened on; the text names it and says what to do."""
 
@@ -130,6 +137,14 @@ def prepared(context: Context) -> Context:
     return context
 
 
+def secure(context: Context, guard: Guard) -> Curve:
+    """Give all sockets that are made in this context from now on the keys of `guard`; the caller has the
+    answer `watch` its reactor.
+    """
+    curve = _curves[context] = Curve(context, guard)
+    return curve
+
+
 def front_router(
     context: Context, endpoint: str, *, request_bytes_max: int, in_flight: int, insecure: bool = False
 ) -> Socket:
@@ -141,13 +156,13 @@ def front_router(
         zmq.SNDHWM: 2 * in_flight,
         zmq.MAXMSGSIZE: request_bytes_max + FRAME_OVERHEAD,
     }
-    return _bound(context, zmq.ROUTER, endpoint, options, insecure)
+    return _bound(context, zmq.ROUTER, endpoint, options, insecure, FRONT)
 
 
 def store_router(context: Context, endpoint: str, *, batch_bytes_max: int, insecure: bool = False) -> Socket:
     """The store's bound side. A frame over `batch_bytes_max` + `FRAME_OVERHEAD` ends that connection."""
     options = {**_STORE, zmq.MAXMSGSIZE: batch_bytes_max + FRAME_OVERHEAD}
-    return _bound(context, zmq.ROUTER, endpoint, options, insecure)
+    return _bound(context, zmq.ROUTER, endpoint, options, insecure, RPC)
 
 
 def backend_dealer(context: Context, endpoint: str) -> Socket:
@@ -183,9 +198,9 @@ def bulk_dealer(context: Context, endpoint: str, *, eager: bool = False) -> Sock
     return socket
 
 
-def bus_publisher(context: Context, endpoint: str, *, insecure: bool = False) -> Socket:
+def bus_publisher(context: Context, endpoint: str, *, insecure: bool = False, domain: Domain = BUS) -> Socket:
     """The bound side of a node's bus; it hears subscriptions and says frames of `topic, bytes`."""
-    return _bound(context, zmq.PUB, endpoint, _PUBLISHER, insecure)
+    return _bound(context, zmq.PUB, endpoint, _PUBLISHER, insecure, domain)
 
 
 def bus_subscriber(context: Context, topics: Iterable[bytes]) -> Socket:
@@ -200,6 +215,7 @@ def connect(socket: Socket, endpoint: str) -> None:
     """Begin, or go on, to seek a link to `endpoint`; ConfigError if it is none."""
     _require_endpoint(endpoint)
     socket.set(zmq.IPV6, int("[" in endpoint))
+    aim(socket, endpoint)
     try:
         socket.connect(endpoint)
     except zmq.ZMQError as error:
@@ -208,6 +224,9 @@ def connect(socket: Socket, endpoint: str) -> None:
 
 def disconnect(socket: Socket, endpoint: str) -> None:
     """End the link to `endpoint` and seek no other; what arrived by it and was not read is dropped."""
+    curve = _curves.get(socket.context)
+    if curve is not None:
+        curve.forget(socket, endpoint)
     try:
         socket.disconnect(endpoint)
     except zmq.ZMQError as error:
@@ -222,7 +241,15 @@ def reconnect(socket: Socket, endpoint: str) -> None:
     link that is merely down this only restarts the attempts.
     """
     disconnect(socket, endpoint)
+    aim(socket, endpoint)
     socket.connect(endpoint)
+
+
+def aim(socket: Socket, endpoint: str) -> None:
+    """Expect at `endpoint` who belongs there; in a context without keys, anybody."""
+    curve = _curves.get(socket.context)
+    if curve is not None:
+        curve.aim(socket, endpoint)
 
 
 def bound_endpoint(socket: Socket) -> str:
@@ -236,7 +263,9 @@ def require_loopback(endpoint: str, insecure: bool) -> None:
     if not insecure and not _is_loopback(host):
         text = (
             f"refusing to listen on {endpoint} without keys: anybody who can reach that address could read "
-            "and write everything; listen on 127.0.0.1, or set insecure: true if no stranger can reach it"
+            "and write everything. Make keys (kvcli keys init DIR; kvcli keys add DIR NAME --role ROLE for "
+            "each process) and set security.keys: DIR; or listen on 127.0.0.1; or set insecure: true if no "
+            "stranger can reach it"
         )
         raise ConfigError([Problem("", "", text)])
 
@@ -275,10 +304,18 @@ def _made(context: Context, kind: int, options: Mapping[zmq.SocketOption, int]) 
 
 
 def _bound(
-    context: Context, kind: int, endpoint: str, options: Mapping[zmq.SocketOption, int], insecure: bool
+    context: Context,
+    kind: int,
+    endpoint: str,
+    options: Mapping[zmq.SocketOption, int],
+    insecure: bool,
+    domain: Domain,
 ) -> Socket:
-    require_loopback(endpoint, insecure)
+    curve = _curves.get(context)
+    require_loopback(endpoint, insecure or curve is not None)
     socket = _made(context, kind, options)
+    if curve is not None:
+        curve.guard_bound(socket, domain)
     socket.set(zmq.IPV6, int("[" in endpoint))
     try:
         socket.bind(endpoint)

@@ -12,6 +12,7 @@ from kvclient.protocol import REQUEST_BYTES_MAX, VALUE_BYTES_MAX, VALUE_BYTES_MA
 from shared.config import LogSection
 from shared.fields import address_or_none, between, connectable, matching, name_like, size_between
 from shared.ring import WEIGHT_MAX
+from shared.security import SecuritySection
 from shared.units import Endpoint, Size, next_port
 
 NODE_IDS = between(1, 65534)  # 0 is nobody, 65535 everybody: the two-byte topics of the bus
@@ -203,6 +204,7 @@ class StoreConfig:
     limits: LimitsSection = LimitsSection()
     log: LogSection = attrs.field(factory=LogSection)
     dev: DevSection = DevSection()
+    security: SecuritySection = attrs.field(factory=SecuritySection)
     insecure: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:

@@ -23,6 +23,7 @@ from shared.config import ConfigError
 from shared.messages import FIGURES_TOPIC, MAP_TOPIC
 from shared.metrics import Counters
 from shared.reactor import Reactor
+from shared.security import EVENTS
 from storenode.control.reports import Heading, decode_heading
 
 REPORT_TOPIC: Final = b"report\0"
@@ -75,7 +76,7 @@ class Events:
         self._on_report = on_report
         self._peers: dict[int, str] = {}
         self._heard: set[int] = set()
-        self._publisher = sockets.bus_publisher(context, listen, insecure=insecure)
+        self._publisher = sockets.bus_publisher(context, listen, insecure=insecure, domain=EVENTS)
         self._subscriber = sockets.bus_subscriber(context, (MAP_TOPIC, REPORT_TOPIC))
         reactor.add_reader(self._subscriber, self._on_frames)
         self._silence = reactor.call_later(SILENT_S, self._look_for_silence)

@@ -20,6 +20,7 @@ from shared.hashing import xxh64
 from shared.memory import Trimmer, settle
 from shared.opstream import Limits
 from shared.reactor import Reactor
+from shared.security import open_guard
 from storenode import engine
 from storenode.config import StoreConfig
 from storenode.dataplane import DataPlane, Process
@@ -76,8 +77,13 @@ def run(config: StoreConfig, *, noop: bool) -> int:
 
 
 def _network(config: StoreConfig) -> Network:
+    guard = open_guard(config.security, config.node.name, "node")
     cuts = Cuts() if config.dev.cuts else None
     context = sockets.context() if cuts is None else cuts.context()
+    curve = None if guard is None else sockets.secure(context, guard)
+    if curve is not None:
+        # Between two loops nobody hears it; without a handler it ends the process.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def bind() -> sockets.Socket:
         return sockets.store_router(
@@ -87,6 +93,8 @@ def _network(config: StoreConfig) -> Network:
     def watch(reactor: Reactor) -> None:
         if cuts is not None:
             CutFile(config.dev.cuts, cuts, reactor.call_later)
+        if curve is not None:
+            curve.watch(reactor)
 
     return Network(context, bind, watch)
 

@@ -31,6 +31,7 @@ class Settings:
     """
 
     url: str | None = None
+    keys: str | None = None
     output: str | None = None
     timeout: float | None = None
     read: str | None = None
@@ -66,7 +67,13 @@ class App:
 
             settings = self.settings
             # Keys and values are bytes here, whatever the URL says for programs.
-            self._client = connect(settings.url, codec="bytes", timeout=settings.timeout, read=settings.read)
+            self._client = connect(
+                settings.url,
+                codec="bytes",
+                timeout=settings.timeout,
+                read=settings.read,
+                keys=settings.keys,
+            )
         return self._client
 
     def close(self) -> None:

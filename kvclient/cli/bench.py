@@ -26,6 +26,7 @@ from kvclient.cli.progress import Progress
 from kvclient.cli.units import DURATION, SIZE, show_latency
 from kvclient.connection import Connection, Connections
 from kvclient.errors import Exit, KVError, Status
+from kvclient.options import with_keys
 from kvclient.pending import Pending
 from kvclient.protocol import OPS_MAX, Kind, encode_get, encode_put
 from kvclient.url import Address, default_url, parse, read_mode
@@ -213,7 +214,7 @@ def bench(
 def _address(app: App) -> Address:
     """What the SDK's connect would make of the URL and the global options."""
     settings = app.settings
-    address = parse(settings.url or default_url(os.environ))
+    address = with_keys(parse(settings.url or default_url(os.environ)), settings.keys)
     if settings.timeout is not None:
         address = address._replace(timeout=settings.timeout)
     return address if settings.read is None else address._replace(read=settings.read)

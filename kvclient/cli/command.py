@@ -125,6 +125,12 @@ def global_options(hidden: bool) -> list[click.Option]:
             help=f"Routers, kv://host:port,host2:port. [default: {URL_DEFAULT}]",
         ),
         option(
+            "--keys",
+            variable="RINGKV_KEYS",
+            metavar="DIR",
+            help="A key directory, or the file of a private key in it. [default: no keys]",
+        ),
+        option(
             "-o",
             "--output",
             variable="RINGKV_OUTPUT",

@@ -119,7 +119,7 @@ def _processes(app: App, inventory: Path | None, dev: bool, directory: str | Non
     if cluster is None:
         text = f"there is no cluster in {where}. See: kvcli dev up --help"
         raise Failure(Exit.NOT_FOUND, text, "NO_CLUSTER")
-    app.settings.url = cluster.url
+    app.settings.url, app.settings.keys = cluster.url, cluster.keys
     return local(cluster, app.note)
 
 
@@ -176,20 +176,20 @@ def _router_steps(app: App, routers: list[Process]) -> list[Step]:
 
     found: dict[str, str] = {}
     for endpoint in parse(app.settings.url or default_url()).endpoints:
-        with connect(f"kv://{endpoint}", timeout=ROUTER_SECONDS) as client:
+        with connect(f"kv://{endpoint}", timeout=ROUTER_SECONDS, keys=app.settings.keys) as client:
             found[client.ping().router] = f"kv://{endpoint}"
     for process in routers:
         if process.name not in found:
             text = f"{process.name} is none of the routers of the URL ({', '.join(found)}): name all in --url"
             raise Failure(Exit.USAGE, text, "INVENTORY")
-    return [Step(process, _router_look(found[process.name])) for process in routers]
+    return [Step(process, _router_look(found[process.name], app.settings.keys)) for process in routers]
 
 
-def _router_look(url: str) -> Callable[[], Life | None]:
+def _router_look(url: str, keys: str | None) -> Callable[[], Life | None]:
     def look() -> Life | None:
         from kvclient import connect
 
-        with connect(url, timeout=ROUTER_SECONDS) as client:
+        with connect(url, timeout=ROUTER_SECONDS, keys=keys) as client:
             client.admin("ready")
             figures = client.admin("status")["router_figures"]
             return Life(figures["uptime_s"], time.monotonic(), client.ping().version)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +85,7 @@ def _power_of_two(ctx: click.Context, param: click.Parameter, value: int | None)
     type=click.IntRange(0, PORT_BASE_MAX),
     help=f"First port; 0 finds a free block. [default: {PORT_BASE_DEFAULT}]",
 )
+@click.option("--secure", is_flag=True, help="With a key for each process: DIR/keys. Nobody else gets in.")
 @click.option("-d", "--detach", is_flag=True, help="Leave it running and return.")
 @_directory
 def up(
@@ -91,6 +93,7 @@ def up(
     routers: int | None,
     partitions: int | None,
     port_base: int | None,
+    secure: bool,
     detach: bool,
     directory: Path,
 ) -> None:
@@ -101,7 +104,7 @@ def up(
     app = current()
     # The lock covers the making of the cluster too: of two `dev up` at once the second one finds it.
     with devrun.locked(directory):
-        cluster = _load_or_make(directory, stores, routers, partitions, port_base)
+        cluster = _load_or_make(directory, stores, routers, partitions, port_base, secure)
         missing = [member for member in _present(cluster) if not devrun.is_running(member)]
         children: devrun.Children = {}
         try:
@@ -122,13 +125,18 @@ def _present(cluster: DevCluster) -> list[Member]:
 
 
 def _load_or_make(
-    directory: Path, stores: int | None, routers: int | None, partitions: int | None, port_base: int | None
+    directory: Path,
+    stores: int | None,
+    routers: int | None,
+    partitions: int | None,
+    port_base: int | None,
+    secure: bool,
 ) -> DevCluster:
     cluster = DevCluster.load(directory)
     if cluster is None:
         counts = (stores or 3, routers or 2, partitions or 16)
         base = port_base if port_base is not None else PORT_BASE_DEFAULT
-        cluster = DevCluster(directory, Shape(*counts, base or find_port_base(*counts)))
+        cluster = DevCluster(directory, Shape(*counts, base or find_port_base(*counts), secure))
         # Before anything is written: a directory keeps its ports, and these would never do.
         require_free(cluster.members)
     for name, asked, there in (
@@ -144,6 +152,13 @@ def _load_or_make(
                 f"Use another --dir, or throw it away:  kvcli dev down --purge{cluster.option}",
                 "USAGE",
             )
+    if secure and not cluster.shape.secure:
+        raise Failure(
+            Exit.USAGE,
+            f"the cluster in {directory} has no keys. "
+            f"Use another --dir, or throw it away:  kvcli dev down --purge{cluster.option}",
+            "USAGE",
+        )
     cluster.save()
     return cluster
 
@@ -169,6 +184,8 @@ def _tell(app: App, cluster: DevCluster, started: int, detached: bool) -> None:
         lines[0] = "everything runs already: " + lines[0].removeprefix("ready: ")
     # The default URL names the first router only; the exported one also survives its death.
     lines += ["", f"  export RINGKV_URL={cluster.url}"] if shape.port_base != PORT_BASE_DEFAULT else [""]
+    if shape.secure:
+        lines.append(f"  export RINGKV_KEYS={shlex.quote(cluster.keys)}")
     lines += [
         "  kvcli put hello world",
         "  kvcli get hello",

@@ -21,11 +21,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from kvclient.cli import devmembers
+from kvclient.cli import devmembers, keyfiles
 from kvclient.cli.devmembers import ADDED_FILE, Added
 from kvclient.cli.failure import Failure
 from kvclient.cli.resume import replace_file
 from kvclient.errors import Exit
+from kvclient.keys import Certificate, Role
 
 HOST = "127.0.0.1"
 CLUSTER_NAME = "dev"
@@ -34,6 +35,7 @@ LOCK_FILE = "lock"
 
 # What a cluster keeps in its directory besides its file and its lock.
 _SUBDIRECTORIES = ("config", "data", "log", "run")
+_KEYS = "keys"
 _GROUPS = ("all", "stores", "routers")
 PORT_BASE_DEFAULT = 7100
 
@@ -93,12 +95,14 @@ class Shape:
     routers: int
     partitions: int
     port_base: int
+    secure: bool = False
 
     def is_sound(self) -> bool:
         """Whether it can be a cluster at all; a file edited by hand may say anything."""
         fields = (self.stores, self.routers, self.partitions, self.port_base)
         return (
             all(type(field) is int for field in fields)
+            and type(self.secure) is bool
             and 1 <= self.stores <= STORES_MAX
             and 1 <= self.routers <= ROUTERS_MAX
             and 1 <= self.port_base <= PORT_BASE_MAX
@@ -147,6 +151,11 @@ class DevCluster:
         return f"http://{HOST}:{self.monitor.ports[0]}"
 
     @property
+    def keys(self) -> str:
+        """Its key directory; "" if it has none."""
+        return str(self.directory / _KEYS) if self.shape.secure else ""
+
+    @property
     def option(self) -> str:
         """What a `kvcli dev` command must be given to find this cluster, with a blank in front; nothing for
         the default directory.
@@ -190,6 +199,7 @@ class DevCluster:
             raise Failure(Exit.USAGE, f"a local cluster has had at most {STORES_MAX} stores", "USAGE")
         self.added[name] = Added(name, number, zone or f"zone{number}")
         member = self.stores[-1]
+        self._make_keys()
         for one in (member, *self.routers, self.monitor):  # those that start later may find no other store
             replace_file(one.config_file, to_yaml(self._config(one)).encode())
         devmembers.save(self.directory, self.added.values())
@@ -206,6 +216,7 @@ class DevCluster:
         """Make the directories, and write cluster.json and every configuration file."""
         for name in _SUBDIRECTORIES:
             (self.directory / name).mkdir(parents=True, exist_ok=True)
+        self._make_keys()
         for member in self.members:
             replace_file(member.config_file, to_yaml(self._config(member)).encode())
         replace_file(self.directory / CLUSTER_FILE, json.dumps(asdict(self.shape)).encode() + b"\n")
@@ -214,7 +225,7 @@ class DevCluster:
         """Delete what is the cluster's, and its directory if nothing else is in there: --dir may have been
         somebody's home.
         """
-        for name in _SUBDIRECTORIES:
+        for name in (*_SUBDIRECTORIES, _KEYS):
             if (self.directory / name).exists():
                 shutil.rmtree(self.directory / name)
         for name in (CLUSTER_FILE, ADDED_FILE, LOCK_FILE):
@@ -222,7 +233,21 @@ class DevCluster:
         if not any(self.directory.iterdir()):
             self.directory.rmdir()
 
+    def _make_keys(self) -> None:
+        """What is missing of a pair for each process."""
+        if self.shape.secure:
+            roles: dict[str, Role] = {"store": "node", "router": "router", "monitor": "monitor"}
+            wanted = [
+                Certificate(member.name, roles[member.role], "", _addresses(member))
+                for member in self.members
+            ]
+            keyfiles.ensure(Path(self.keys), wanted)
+
     def _config(self, member: Member) -> dict[str, Any]:
+        secured = {"security": {"keys": self.keys}} if self.shape.secure else {}
+        return self._own_config(member) | secured
+
+    def _own_config(self, member: Member) -> dict[str, Any]:
         stores = [endpoint(store.ports[0]) for store in self.stores]
         if member.role == "router":
             return {"router": {"name": member.name, "listen": endpoint(member.ports[0])}, "stores": stores}
@@ -283,6 +308,10 @@ class DevCluster:
                 )
             chosen |= {member.name: member for member in groups[name]}
         return list(chosen.values())
+
+
+def _addresses(member: Member) -> tuple[str, ...]:
+    return tuple(f"{host}:{port}" for port in member.ports for host in (HOST, "localhost"))
 
 
 def endpoint(port: int) -> str:

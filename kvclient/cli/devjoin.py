@@ -44,7 +44,7 @@ def _wait(cluster: DevCluster, member: Member, routers: list[Member], children: 
     deadline = time.monotonic() + devrun.READY_SECONDS
     row: Row = {}
     for router in routers:
-        while (found := _row(router, member.name)) is None:
+        while (found := _row(router, member.name, cluster.keys)) is None:
             if devrun.ended(member, children):
                 raise Failure(
                     Exit.ERROR,
@@ -63,12 +63,12 @@ def _wait(cluster: DevCluster, member: Member, routers: list[Member], children: 
     return row
 
 
-def _row(router: Member, name: str) -> Row | None:
+def _row(router: Member, name: str, keys: str) -> Row | None:
     """As this router sees it; None if it does not know it, or does not reach it."""
     from kvclient import connect
 
     try:
-        with connect(f"kv://127.0.0.1:{router.ports[0]}", timeout=2.0) as client:
+        with connect(f"kv://127.0.0.1:{router.ports[0]}", timeout=2.0, keys=keys) as client:
             nodes: list[Row] = client.admin("status")["nodes"]
     except KVError:
         return None

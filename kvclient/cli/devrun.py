@@ -81,7 +81,7 @@ def wait_ready(cluster: DevCluster, members: list[Member], children: Children) -
     for router in routers:
         if not is_running(router) and router not in members:
             continue
-        while (problem := _not_ready(router, stores)) is not None:
+        while (problem := _not_ready(router, stores, cluster.keys)) is not None:
             for member in members:
                 if ended(member, children):
                     raise Failure(
@@ -113,12 +113,12 @@ def wait_listening(member: Member, children: Children) -> None:
         time.sleep(_POLL_SECONDS)
 
 
-def _not_ready(router: Member, stores: set[str]) -> str | None:
+def _not_ready(router: Member, stores: set[str], keys: str) -> str | None:
     """Why a write through this router would fail, or which of `stores` it does not reach; None if neither."""
     from kvclient import connect
 
     try:
-        with connect(f"kv://127.0.0.1:{router.ports[0]}", timeout=2.0) as client:
+        with connect(f"kv://127.0.0.1:{router.ports[0]}", timeout=2.0, keys=keys) as client:
             client.admin("ready")
             for node in client.admin("status")["nodes"] if stores else ():
                 if node["name"] in stores and node["state"] == "down":

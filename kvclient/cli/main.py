@@ -52,6 +52,7 @@ COMMANDS = {
     "config": Lazy(_CLUSTER, "kvclient.cli.config:config", "Check configuration files."),
     "version": Lazy(_CLUSTER, "kvclient.cli.cluster:version", "Print the versions of client and cluster."),
     "bench": Lazy(_CLUSTER, "kvclient.cli.bench:bench", "Load the cluster and print rates and latencies."),
+    "keys": Lazy(_CLUSTER, "kvclient.cli.keys:keys", "Make and show keys: who may connect, and do what."),
     "dev": Lazy(_LOCAL, "kvclient.cli.dev:dev", "Run a whole cluster on this machine."),
     "engine": Lazy(
         _FILES, "kvclient.cli.engine:engine", "Look into, check and repair a stopped store's files."

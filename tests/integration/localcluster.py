@@ -21,6 +21,12 @@ class Cluster:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.url = ""
+        self.secure = False
+
+    @property
+    def keys(self) -> Path:
+        """Of a cluster with keys."""
+        return self.directory / "keys"
 
     def kvcli(
         self, *arguments: str, check: bool = True, timeout: float = 110, **options: Any
@@ -40,7 +46,8 @@ class Cluster:
         return done
 
     def environment(self) -> dict[str, str]:
-        return {**os.environ, "RINGKV_URL": self.url, "NO_COLOR": "1"}
+        keys = str(self.keys) if self.secure else ""
+        return {**os.environ, "RINGKV_URL": self.url, "RINGKV_KEYS": keys, "NO_COLOR": "1"}
 
     def dev(self, verb: str, *arguments: str) -> bytes:
         return bytes(self.kvcli("dev", verb, *arguments, "--dir", str(self.directory)).stdout)
@@ -51,9 +58,10 @@ class Cluster:
         self.url = "kv://" + ",".join(
             f"127.0.0.1:{shape['port_base'] + number}" for number in range(shape["routers"])
         )
+        self.secure = shape["secure"]
 
     def connect(self, **options: Any) -> kvclient.Client[bytes]:
-        return kvclient.connect(self.url, **options)
+        return kvclient.connect(self.url, **{"keys": str(self.keys) if self.secure else "", **options})
 
     def ready(self) -> None:
         self.kvcli("wait", "--ready", "--timeout", "60s")
