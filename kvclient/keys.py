@@ -11,6 +11,7 @@ import json
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, get_args
 
@@ -259,9 +260,7 @@ def load(directory: Path) -> Keys:
         raise KeysError([f"{directory} has over {CERTIFICATES_MAX:,} certificates"])
     for path in paths:
         try:
-            certificates[path.stem] = _decoded(
-                path, lambda content, name=path.stem: decode_certificate(name, content)
-            )
+            certificates[path.stem] = _decoded(path, partial(decode_certificate, path.stem))
         except KeysError as error:
             problems += error.problems
     problems += _conflicts(certificates.values())

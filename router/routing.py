@@ -33,6 +33,7 @@ from router.controlcommands import ControlCommands
 from router.dispatch import Dispatch, make_tuple
 from router.figures import Figures
 from router.flight import Flight, Part
+from router.gate import Gate, Lookup
 from router.groupcommands import GroupCommands
 from router.requests import (
     MARGIN_MS,
@@ -73,7 +74,9 @@ class Router:
         budget: Budget,
         clock: Clock,
         random: Random,
+        certificate: Lookup | None = None,
     ) -> None:
+        """`certificate`: of a client by its name; None: clients have no names, and may do everything."""
         self.figures = Figures()
         self.topology = Topology()
         self.flight = Flight()
@@ -98,6 +101,7 @@ class Router:
             responses=self._responses,
             figures=self.figures,
         )
+        self.gate = None if certificate is None else Gate(certificate, limits, self._responses, self.figures)
         self._limits = limits
         self._budget = budget
         self._clock = clock
@@ -148,6 +152,11 @@ class Router:
     def on_request(self, client: bytes, frame: bytes) -> None:
         """One request."""
         self.on_requests([[client, frame]])
+
+    def on_named_requests(self, messages: Iterable[list[bytes]], names: Iterable[str]) -> None:
+        """What a front has read whose clients have names."""
+        assert self.gate is not None, "Router() was given no certificates"
+        self.on_requests(self.gate.passed(messages, names, self._clock.monotonic()))
 
     def on_requests(self, messages: Iterable[list[bytes]]) -> None:
         """What the front has read: [client, frame] each, if the clients behave.

@@ -27,7 +27,7 @@ from shared.memory import Trimmer, settle
 from shared.messages import encode_router_hello
 from shared.opstream import Limits
 from shared.reactor import Reactor
-from shared.security import open_guard
+from shared.security import Guard, open_guard
 from shared.timers import Timer
 from shared.units import Endpoint
 
@@ -46,7 +46,11 @@ class Service:
     """One running router. Made, run and closed by one thread."""
 
     def __init__(
-        self, config: RouterConfig, context: zmq.Context[zmq.Socket[bytes]], reactor: Reactor
+        self,
+        config: RouterConfig,
+        context: zmq.Context[zmq.Socket[bytes]],
+        reactor: Reactor,
+        guard: Guard | None = None,
     ) -> None:
         self._reactor = reactor
         self._clock: Clock = SystemClock()
@@ -58,6 +62,7 @@ class Service:
             budget=Budget(config.limits.in_flight, config.limits.in_flight_bytes),
             clock=self._clock,
             random=Random(),
+            certificate=None if guard is None else guard.certificate,
         )
         self._front = sockets.front_router(
             context,
@@ -73,7 +78,10 @@ class Service:
         self._timer: Timer | None = None
         self._timer_due = inf
         self._awake_at = self._clock.monotonic()
-        reactor.add_reader(self._front, self._on_requests)
+        if guard is None:
+            reactor.add_reader(self._front, self._on_requests)
+        else:
+            reactor.add_named_reader(self._front, self._on_named_requests)
         reactor.on_turn_end(self._end_turn)
 
     @property
@@ -107,6 +115,10 @@ class Service:
     def _on_requests(self, messages: list[list[bytes]]) -> None:
         self._notice_stall()
         self.core.on_requests(messages)
+
+    def _on_named_requests(self, messages: list[list[bytes]], names: list[str]) -> None:
+        self._notice_stall()
+        self.core.on_named_requests(messages, names)
 
     def _notice_stall(self) -> None:
         now = self._clock.monotonic()
@@ -142,6 +154,9 @@ class Service:
             if dropped is not None:
                 index = figure.RESPONSES_CLIENT_FULL if dropped == "full" else figure.RESPONSES_CLIENT_GONE
                 self.core.figures.counters.values[index] += 1
+        if self.core.gate is not None:
+            for client, _ in outbox:
+                self.core.gate.answered(client)
         outbox.clear()
 
 
@@ -154,7 +169,7 @@ def run(config: RouterConfig) -> None:
     try:
         if guard is not None:
             sockets.secure(context, guard).watch(reactor)
-        service = Service(config, context, reactor)
+        service = Service(config, context, reactor, guard)
         for number in (signal.SIGTERM, signal.SIGINT):
             reactor.on_signal(number, service.stop)
         _log.info("router_started", listen=service.endpoint, stores=list(config.stores))

@@ -37,6 +37,7 @@ from shared.timers import Timer, Timers
 Frames = list[bytes]
 Callback = Callable[[], object]
 BatchHandler = Callable[[list[Frames]], object]
+NamedBatchHandler = Callable[[list[Frames], list[str]], object]
 
 # What is read from one socket in one turn. Enough messages to pay for the poll and the flush, and little
 # enough (about 1 ms of small messages, a few ms of large ones) that one flooding peer delays timers and
@@ -133,6 +134,24 @@ class Reactor:
                 on_batch(messages)
 
         serve.__qualname__ = _name(on_batch)  # failures are logged by it
+        self._ready[socket] = serve
+        self._readers.append((priority, socket))
+        self._rebuild()
+
+    def add_named_reader(
+        self, socket: zmq.Socket[bytes], on_batch: NamedBatchHandler, priority: int = 0
+    ) -> None:
+        """As `add_reader`, for a ROUTER whose peers have proven who they are: `on_batch(messages, names)` is
+        told the name of each message's sender.
+        """
+        recv = socket.recv
+
+        def serve() -> None:
+            messages, names = drain_named(recv)
+            if messages:
+                on_batch(messages, names)
+
+        serve.__qualname__ = _name(on_batch)
         self._ready[socket] = serve
         self._readers.append((priority, socket))
         self._rebuild()
@@ -308,6 +327,30 @@ def drain_router(recv: Callable[..., Any]) -> list[Frames]:
     except zmq.Again:
         pass
     return messages
+
+
+def drain_named(recv: Callable[..., Any]) -> tuple[list[Frames], list[str]]:
+    """`drain_router`, with the name that the handshake proved of each message's sender: it comes with the
+    frame, from the connection itself. An identity says nothing: whoever connects chooses it.
+    """
+    messages: list[Frames] = []
+    names: list[str] = []
+    size = 0
+    try:
+        for _ in range(BUDGET):
+            identity = recv(_NOBLOCK)
+            frame = recv(_NOBLOCK, False)
+            body = frame.bytes
+            messages.append(message := [identity, body])
+            names.append(frame.get("User-Id"))
+            size += len(body)
+            if frame.more:
+                size += _read_on(recv, message)
+            if size >= BUDGET_BYTES:
+                break
+    except zmq.Again:
+        pass
+    return messages, names
 
 
 def _read_on(recv: Callable[..., Any], message: Frames) -> int:

@@ -14,7 +14,10 @@ from typing import Final, NamedTuple
 
 import attrs
 
-from kvclient.keys import CERTIFICATES, PRIVATE, Certificate, Keys, KeysError, Pair, Role, load
+from kvclient.keys import CERTIFICATES, PRIVATE, Keys, KeysError, Pair, Role, load
+from kvclient.keys import Certificate as Certificate
+from kvclient.keys import Grants as Grants
+from kvclient.keys import Limits as Limits
 from shared import logs
 from shared.config import ConfigError, Problem
 
@@ -32,7 +35,7 @@ class Domain(NamedTuple):
 
 
 FRONT: Final = Domain("front", frozenset({"client", "admin", "monitor"}), tells=True)
-RPC: Final = Domain("rpc", frozenset({"router", "node"}))
+RPC: Final = Domain("rpc", frozenset({"router", "node", "monitor"}))
 BUS: Final = Domain("bus", frozenset({"node"}))
 EVENTS: Final = Domain("events", frozenset({"node", "router", "monitor"}))
 DOMAINS: Final = {domain.name: domain for domain in (FRONT, RPC, BUS, EVENTS)}
@@ -104,6 +107,15 @@ class Guard:
             if not refusal:
                 self._seen.add((domain, public_key))
         return Verdict("" if owner is None else owner.name, refusal)
+
+    def certificate(self, name: str) -> Certificate | None:
+        """Of somebody whose name a handshake has proven; None: it has been revoked since."""
+        return self.keys.certificates.get(name)
+
+    def is_member(self, name: str) -> bool:
+        """Whether this is a store or a router of the cluster, rather than somebody who may only look."""
+        certificate = self.keys.certificates.get(name)
+        return certificate is not None and certificate.role in ("node", "router")
 
     def thrown_out(self, domain: str) -> bool:
         """Whether anybody was let in there who would not be now; says so once."""

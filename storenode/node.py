@@ -96,7 +96,7 @@ def _network(config: StoreConfig) -> Network:
         if curve is not None:
             curve.watch(reactor)
 
-    return Network(context, bind, watch)
+    return Network(context, bind, watch, None if guard is None else guard.is_member)
 
 
 class StoreNode:
@@ -121,7 +121,7 @@ class StoreNode:
         stack.callback(self._context.destroy, 0)
         # Last: what arrived before the data is there would wait without anybody counting its deadline down.
         socket = start.network.bind()
-        self._service.start(socket, partitions, self._figures.snapshot)
+        self._service.start(socket, partitions, self._figures.snapshot, start.network.is_member)
         self._reactor.on_turn_end(self._service.end_turn)
         for number in (signal.SIGTERM, signal.SIGINT):
             self._reactor.on_signal(number, self._service.stop)

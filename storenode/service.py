@@ -27,7 +27,7 @@ from shared.controlmessages import ControlCommand, ControlRequest, encode_contro
 from shared.groupmessages import GroupRequest, encode_group_reply
 from shared.metrics import Counters
 from shared.opstream import Limits, inspect
-from shared.reactor import Reactor, drain_router
+from shared.reactor import Reactor, drain_named, drain_router
 from shared.sockets import send_or_drop
 from shared.versions import SPOKEN, mismatch
 from storenode.maps import Maps
@@ -136,6 +136,7 @@ class Service:
         """(peer, command for the cluster); None: this store knows no controller."""
         self.on_known: Callable[[int, bytes], tuple[int, bytes]] | None = None
         """(cluster, arguments) of the CONTROL command `known`: status and body. None: it knows nobody."""
+        self._is_member: Callable[[str], bool] | None = None
         self._partitions: Mapping[int, Partition] = {}
         self._figures: Callable[[], dict[str, Any]] = dict
         self._socket: zmq.Socket[bytes] | None = None
@@ -150,10 +151,17 @@ class Service:
         socket: zmq.Socket[bytes],
         partitions: Mapping[int, Partition],
         figures: Callable[[], dict[str, Any]],
+        is_member: Callable[[str], bool] | None = None,
     ) -> None:
-        """Begins to read a bound ROUTER socket. `figures` is what STATUS answers."""
+        """Begins to read a bound ROUTER socket. `figures` is what STATUS answers. `is_member`: peers have
+        names, and who is none of the cluster may only look.
+        """
         self._socket, self._partitions, self._figures = socket, partitions, figures
-        self._reactor.add_reader(socket, self._on_messages)
+        self._is_member = is_member
+        if is_member is None:
+            self._reactor.add_reader(socket, self._on_messages)
+        else:
+            self._reactor.add_named_reader(socket, self._on_named)
 
     def _on_map(self, newest: ClusterMap) -> None:
         self.outbox.epoch = newest.epoch
@@ -191,8 +199,22 @@ class Service:
         assert self._socket is not None, "stop() does nothing before start()"
         deadline = self._clock.monotonic() + STOP_DRAIN_S
         while self._clock.monotonic() < deadline and self._socket.poll(STOP_QUIET_MS):
-            self._on_messages(drain_router(self._socket.recv))
+            if self._is_member is None:
+                self._on_messages(drain_router(self._socket.recv))
+            else:
+                self._on_named(*drain_named(self._socket.recv))
             self.outbox.flush()
+
+    def _on_named(self, batch: list[list[bytes]], names: list[str]) -> None:
+        assert self._is_member is not None
+        taken: list[list[bytes]] = []
+        for message, name in zip(batch, names, strict=True):
+            if self._is_member(name) or _only_looks(message):
+                taken.append(message)
+            else:
+                self.counters.values[FAULTS_SENT] += 1
+                self._send(message[0], messages.encode_fault(f"{name} may look at this store, no more"))
+        self._on_messages(taken)
 
     def _on_messages(self, batch: list[list[bytes]]) -> None:
         arrived = self._clock.monotonic()
@@ -333,6 +355,17 @@ class Service:
             return
         if dropped is not None:
             self.counters.values[DROPPED_FULL if dropped == "full" else DROPPED_GONE] += 1
+
+
+def _only_looks(message: list[bytes]) -> bool:
+    """Whether a message asks for something that changes nothing; one that is none is refused later."""
+    try:
+        request = messages.decode_to_store(message[1])
+    except ProtocolError:
+        return True
+    if isinstance(request, ControlRequest):
+        return request.command is ControlCommand.SHOW
+    return isinstance(request, (messages.MapRequest, messages.StatusRequest, messages.Ping))
 
 
 def _nothing() -> None:

@@ -37,11 +37,14 @@ _log = logs.get("starting")
 
 
 class Network(NamedTuple):
-    """`bind` makes the rpc socket, when its time has come; `watch` is told each loop that runs."""
+    """`bind` makes the rpc socket, when its time has come; `watch` is told each loop that runs. `is_member`:
+    of a name, whether a store or a router of the cluster has it; None: there are no keys, and no names.
+    """
 
     context: sockets.Context
     bind: Callable[[], sockets.Socket]
     watch: Callable[[Reactor], object]
+    is_member: Callable[[str], bool] | None = None
 
 
 class Home(NamedTuple):

@@ -102,7 +102,6 @@ class Shape:
         fields = (self.stores, self.routers, self.partitions, self.port_base)
         return (
             all(type(field) is int for field in fields)
-            and type(self.secure) is bool
             and 1 <= self.stores <= STORES_MAX
             and 1 <= self.routers <= ROUTERS_MAX
             and 1 <= self.port_base <= PORT_BASE_MAX

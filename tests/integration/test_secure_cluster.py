@@ -14,14 +14,15 @@ import zmq
 import kvclient
 from kvclient import protocol
 from kvclient.cli import keyfiles
-from kvclient.errors import ConnectError, Exit, KVError
-from kvclient.keys import Certificate, Pair, load
+from kvclient.errors import ConnectError, Exit, KVError, PermissionDenied
+from kvclient.keys import Certificate, Grants, Pair, load
 from kvclient.protocol import Kind, Request
 from shared import messages
 from shared.security import BUS, EVENTS, FRONT, RPC, Domain
 from tests.integration.localcluster import KVCLI, Cluster
 
 DEADLINE_S = 30.0
+EVERYTHING = Grants((b"",), (b"",))
 SILENCE_S = 3.0
 """Longer than a handshake may take, so that each peer was refused at least once."""
 
@@ -90,14 +91,28 @@ def context() -> Iterator[zmq.Context[Any]]:
     made.destroy(0)
 
 
+def added(cluster: Cluster, name: str, grants: Grants = EVERYTHING) -> Path:
+    """The key of a new client; the router has noticed its certificate."""
+    keyfiles.add(cluster.keys, Certificate(name, "client", "", (), grants))
+    key = cluster.keys / "private" / f"{name}.key"
+    until = time.monotonic() + DEADLINE_S
+    while True:
+        try:
+            kvclient.connect(cluster.url, keys=key, connect_timeout=1.0).close()
+        except ConnectError:
+            assert time.monotonic() < until
+        else:
+            return key
+
+
 def pairs(cluster: Cluster) -> dict[str, Pair | None]:
     """Everybody who may knock, by role."""
+    added(cluster, "app")
     known = load(cluster.keys)
     stranger = Pair(*(half.decode() for half in zmq.curve_keypair()))
-    keyfiles.add(cluster.keys, Certificate("app", "client", ""))
     roles = {"admin": "admin", "monitor": "monitor", "router": "router1", "node": "store2"}
     found: dict[str, Pair | None] = {role: known.pair(name) for role, name in roles.items()}
-    return found | {"plaintext": None, "stranger": stranger, "client": load(cluster.keys).pair("app")}
+    return found | {"plaintext": None, "stranger": stranger, "client": known.pair("app")}
 
 
 def test_with_a_key_everything_works(cluster: Cluster) -> None:
@@ -112,10 +127,11 @@ def test_with_a_key_everything_works(cluster: Cluster) -> None:
 def test_every_port_answers_its_roles_and_says_nothing_to_anybody_else(
     cluster: Cluster, context: zmq.Context[Any]
 ) -> None:
+    knocking = pairs(cluster)
     peers = [
         (role, Peer(context, cluster, port, pair))
         for port in ports(cluster)
-        for role, pair in pairs(cluster).items()
+        for role, pair in knocking.items()
     ]
     waited = {(role, peer.port): peer for role, peer in peers if role in peer.port.domain.roles}
     strangers = [(role, peer) for role, peer in peers if role not in peer.port.domain.roles]
@@ -155,18 +171,8 @@ def test_a_key_that_is_not_known_is_refused_and_said_so(cluster: Cluster, tmp_pa
 
 
 def test_who_is_revoked_gets_no_answer_any_more(cluster: Cluster) -> None:
-    keyfiles.add(cluster.keys, Certificate("leaver", "client", ""))
-    key = cluster.keys / "private" / "leaver.key"
-
-    def connected() -> kvclient.Client[bytes]:
-        until = time.monotonic() + DEADLINE_S
-        while True:  # the routers notice the new certificate within a second
-            try:
-                return kvclient.connect(cluster.url, keys=key, timeout=1.0)
-            except ConnectError:
-                assert time.monotonic() < until
-
-    with connected() as leaver, cluster.connect() as stays:
+    key = added(cluster, "leaver")
+    with kvclient.connect(cluster.url, keys=key, timeout=1.0) as leaver, cluster.connect() as stays:
         leaver.put("mine", "yes")
         cluster.kvcli("keys", "revoke", str(cluster.keys), "leaver", "--yes")
         until = time.monotonic() + DEADLINE_S
@@ -179,6 +185,26 @@ def test_who_is_revoked_gets_no_answer_any_more(cluster: Cluster) -> None:
                 time.sleep(0.05)
             except KVError:
                 refused += 1
+
+
+def test_grants_hold(cluster: Cluster) -> None:
+    key = added(cluster, "reader", Grants((b"public:",), (b"mine:",)))
+    with cluster.connect() as admin, kvclient.connect(cluster.url, keys=key, codec="str") as reader:
+        admin.put(b"public:1", b"seen")
+        assert reader.get("public:1") == "seen"
+        reader.put("mine:1", "x")
+        assert [entry.key for entry in reader.scan("public:")] == [b"public:1"]
+        for refused in (
+            lambda: reader.put("public:1", "changed"),
+            lambda: reader.get("mine:1"),
+            lambda: list(reader.scan("p")),
+            lambda: reader.put_many({"mine:2": "x", "other": "y"}).raise_for_errors(),
+        ):
+            with pytest.raises(PermissionDenied, match="reader may not"):
+                refused()
+        assert admin.get(b"other") is None
+    done = cluster.kvcli("--keys", str(key), "rebalance", "pause", check=False)
+    assert done.returncode == Exit.AUTH
 
 
 def test_logs_tell_who_knocked_and_no_private_key(cluster: Cluster) -> None:
