@@ -32,6 +32,7 @@ KEYS_HINT = "see which keys a directory has: kvcli keys ls DIR"
 # Finding out why nobody answered must not add noticeably to the time the caller has waited already.
 _DIAGNOSIS_SECONDS = 0.5
 
+_GREETING_BYTES = 64
 _NOBLOCK = int(zmq.NOBLOCK)
 _EVENTS = int(zmq.EVENTS)
 _POLLIN = int(zmq.POLLIN)
@@ -237,15 +238,13 @@ def _reason(endpoint: Endpoint, keys: ClientKeys | None, until: float) -> str:
 
 
 def _greeted(link: socket.socket, keys: ClientKeys | None) -> str:
-    """What whoever listens there says of keys: both sides greet with 64 bytes that name the mechanism."""
-    mechanism = b"NULL" if keys is None else b"CURVE"
-    greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00" + mechanism.ljust(20, b"\0") + bytes(32)
-    link.sendall(greeting)
+    """What whoever listens there says of keys: after signature and version it names its mechanism."""
+    link.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x01")
     heard = b""
-    while len(heard) < len(greeting) and (more := link.recv(len(greeting) - len(heard))):
+    while len(heard) < _GREETING_BYTES and (more := link.recv(_GREETING_BYTES - len(heard))):
         heard += more
     theirs = heard[12:32].rstrip(b"\0")
-    if theirs == mechanism and keys is not None:
+    if theirs == b"CURVE" and keys is not None:
         return f"it does not take the key {keys.name}, or is not the router that the certificate is of"
     if theirs == b"CURVE":
         return "it wants a key: give keys=DIR, RINGKV_KEYS or --keys"

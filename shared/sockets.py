@@ -40,6 +40,7 @@ import errno
 import ipaddress
 import os
 import random
+import resource
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -58,6 +59,9 @@ Context = zmq.Context[Socket]
 
 # Room for the fields around a request's body, and for CURVE's 33 bytes.
 FRAME_OVERHEAD = 4096
+
+# Far more clients than a router serves; a descriptor that is not used costs nothing.
+DESCRIPTORS = 65_536
 
 _FRONT = {
     zmq.LINGER: 0,
@@ -132,9 +136,20 @@ def prepared(context: Context) -> Context:
     Seeds the C library's rand() first: libzmq draws its peers' routing ids and its reconnect jitter from it
     and never seeds it, so that they would be the same, and guessable, in every process.
     """
+    _raise_descriptors()
     ctypes.CDLL(None).srand(int.from_bytes(os.urandom(4), "little"))
     context.set(zmq.BLOCKY, 0)
     return context
+
+
+def _raise_descriptors() -> None:
+    """As many connections as this process may have: at the end of its descriptors libzmq tries to accept in
+    an endless loop, and most systems begin with 1024 unless they are asked.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def secure(context: Context, guard: Guard) -> Curve:
