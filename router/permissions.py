@@ -6,8 +6,7 @@ comes here, so its ops are what the protocol says.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgpack
 
@@ -22,13 +21,9 @@ from shared.security import Grants
 _LOOKS: Final = frozenset({ControlCommand.SHOW, ControlCommand.KNOWN, ControlCommand.REBALANCE_PLAN})
 
 
-class Need(NamedTuple):
-    """What an op does to a key; `stop` of a range, None: to the end. `ranged` tells which it is."""
-
-    way: str
-    key: bytes
-    ranged: bool = False
-    stop: bytes | None = None
+# Plain numbers: comparing with members of an enumeration would cost more than the rest.
+_GET, _PUT, _DELETE, _EXISTS, _INCREMENT = map(int, (Op.GET, Op.PUT, Op.DELETE, Op.EXISTS, Op.INCREMENT))
+_SCAN, _TXN = int(Op.SCAN), int(Op.TXN)
 
 
 def require(name: str, ops: bytes, grants: Grants) -> None:
@@ -36,36 +31,40 @@ def require(name: str, ops: bytes, grants: Grants) -> None:
     reader = msgpack.Unpacker(raw=False, max_buffer_size=REQUEST_BYTES_MAX + 1)
     reader.feed(ops)
     for index, op in enumerate(reader):
-        for need in _needs(op):
-            prefixes = grants.read if need.way == "read" else grants.write
-            if not (_covers_range(prefixes, need) if need.ranged else need.key.startswith(prefixes)):
-                raise PermissionDenied(f"{name} may not {need.way} what op {index} is about", index=index)
+        missing = _missing(op, grants.read, grants.write)
+        if missing:
+            raise PermissionDenied(f"{name} may not {missing} what op {index} is about", index=index)
 
 
-def _needs(op: list[Any]) -> Iterator[Need]:
-    """What tells something of a value, as a condition and a sum do, reads it as well."""
+def _missing(op: list[Any], read: tuple[bytes, ...], write: tuple[bytes, ...]) -> str:
+    """`read` or `write`, if the op needs it and these prefixes do not cover it. What tells something of a
+    value, as a condition and a sum do, reads it as well.
+    """
     code, key = op[0], op[1]
-    if code == Op.SCAN:
-        yield Need("read", key, True, op[2])
-        return
-    if code == Op.TXN:
-        _, compares, *branches = op
-        yield from (Need("read", compare[0]) for compare in compares)
-        for branch in branches:
-            for inner in branch:
-                yield from _needs(inner)
-        return
-    conditional = (code == Op.PUT and len(op) > 4) or (code == Op.DELETE and len(op) > 2)
-    if code in (Op.GET, Op.EXISTS, Op.INCREMENT) or conditional:
-        yield Need("read", key)
-    if code not in (Op.GET, Op.EXISTS):
-        yield Need("write", key)
+    if code == _SCAN:
+        return "" if _covers_range(read, key, op[2]) else "read"
+    if code == _TXN:
+        return _missing_in_txn(op, read, write)
+    if code in (_GET, _EXISTS):
+        return "" if key.startswith(read) else "read"
+    reads = code == _INCREMENT or (code == _PUT and len(op) > 4) or (code == _DELETE and len(op) > 2)
+    if reads and not key.startswith(read):
+        return "read"
+    return "" if key.startswith(write) else "write"
 
 
-def _covers_range(prefixes: tuple[bytes, ...], need: Need) -> bool:
+def _missing_in_txn(op: list[Any], read: tuple[bytes, ...], write: tuple[bytes, ...]) -> str:
+    _, compares, *branches = op
+    if not all(compare[0].startswith(read) for compare in compares):
+        return "read"
+    inners = (inner for branch in branches for inner in branch)
+    return next(filter(None, (_missing(inner, read, write) for inner in inners)), "")
+
+
+def _covers_range(prefixes: tuple[bytes, ...], start: bytes, stop: bytes | None) -> bool:
     for prefix in prefixes:
         end = _after(prefix)
-        if need.key.startswith(prefix) and (end is None or (need.stop is not None and need.stop <= end)):
+        if start.startswith(prefix) and (end is None or (stop is not None and stop <= end)):
             return True
     return False
 

@@ -126,7 +126,9 @@ def global_options(hidden: bool) -> list[click.Option]:
         ),
         option(
             "--keys",
+            "key_directory",  # `keys` are the arguments of some commands
             variable="RINGKV_KEYS",
+            callback=_store("keys"),
             metavar="DIR",
             help="A key directory, or the file of a private key in it. [default: no keys]",
         ),
