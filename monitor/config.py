@@ -8,6 +8,7 @@ import attrs
 
 from shared.config import LogSection
 from shared.fields import connectable, name_like
+from shared.security import SecuritySection
 from shared.units import Endpoint
 
 
@@ -38,6 +39,7 @@ class MonitorConfig:
     monitor: MonitorSection = attrs.field(factory=MonitorSection)
     http: HttpSection = attrs.field(factory=HttpSection)
     log: LogSection = attrs.field(factory=LogSection)
+    security: SecuritySection = attrs.field(factory=SecuritySection)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """What is wrong with fields taken together."""

@@ -24,6 +24,7 @@ from shared import logs, sockets
 from shared.clock import SystemClock
 from shared.memory import Trimmer, settle
 from shared.reactor import Reactor
+from shared.security import open_guard
 from shared.units import split_endpoint
 
 STUCK_S: Final = 5.0
@@ -90,9 +91,12 @@ class Service:
 def run(config: MonitorConfig) -> None:
     """Run a monitor until SIGTERM or SIGINT. ConfigError or OSError when it cannot start."""
     logs.configure(config.log.level, config.log.format, monitor=config.monitor.name)
+    guard = open_guard(config.security, config.monitor.name, "monitor")
     context = sockets.context()
     reactor = Reactor()
     try:
+        if guard is not None:
+            sockets.secure(context, guard).watch(reactor)
         service = Service(config, context, reactor)
         for number in (signal.SIGTERM, signal.SIGINT):
             reactor.on_signal(number, reactor.stop)
