@@ -416,3 +416,41 @@ def test_routers_that_say_who_they_are_are_told_of_and_nonsense_is_a_fault(shell
     shell.router.send(messages.encode_router_hello("router2", "tcp://0.0.0.0:7100"))
     assert isinstance(shell.receive(), Fault)
     assert len(shell.service.routers.figures()) == 1
+
+
+LOOKS = {
+    "ping": messages.encode_ping(5),
+    "map": messages.encode_map_request(5),
+    "status": messages.encode_status_request(5),
+    "show": encode_control_request(ControlRequest(5, 0, 1000, 0, ControlCommand.SHOW, b"\x80")),
+}
+
+
+def a_batch(ops: bytes) -> bytes:
+    return messages.encode_batch(1, [Item(5, PARTITION, 1000, 0, 0, 0, 0, 0, ops)])
+
+
+CHANGES = {
+    "put": a_batch(protocol.encode_put(b"k", b"v")),
+    "get": a_batch(protocol.encode_get(b"k")),
+    "remove": encode_control_request(ControlRequest(5, 0, 1000, 0, ControlCommand.NODE_REMOVE, b"\x80")),
+    "join": encode_control_request(ControlRequest(5, 0, 1000, 0, ControlCommand.JOIN, b"\x80")),
+    "bulk": messages.encode_bulk_request(b""),
+}
+
+
+@pytest.mark.parametrize("asked", [*LOOKS, *CHANGES])
+@pytest.mark.parametrize("name", ["router1", "monitor"])
+def test_who_is_no_member_of_the_cluster_may_look_and_no_more(shell: Shell, asked: str, name: str) -> None:
+    """Names come with messages where there are keys."""
+    watcher = shell.dealer(b"watcher")
+    watcher.send(messages.encode_ping(1))
+    shell.until(lambda: watcher.poll(0))
+    watcher.recv()
+    shell.service._is_member = {"router1"}.__contains__
+    shell.service._on_named([[b"watcher", (LOOKS | CHANGES)[asked]]], [name])
+    shell.until(lambda: watcher.poll(0))
+    answer = messages.decode_to_router(watcher.recv())
+    refused = isinstance(answer, Fault) and "may look at this store" in answer.message
+    assert refused == (name == "monitor" and asked in CHANGES)
+    watcher.close(0)
