@@ -28,6 +28,7 @@ from kvclient.cli.devcluster import (
 from kvclient.cli.failure import Failure
 from kvclient.cli.main import run
 from kvclient.errors import Exit
+from kvclient.keys import load
 
 
 def test_ports_are_laid_out_as_documented() -> None:
@@ -45,6 +46,37 @@ def test_ports_are_laid_out_as_documented() -> None:
     ports_of_all = [port for member in many.members for port in member.ports]
     assert len(set(ports_of_all)) == len(ports_of_all)
     assert cluster.url == "kv://127.0.0.1:7100,127.0.0.1:7101"
+
+
+def test_a_secure_cluster_has_a_key_for_each_process_and_keeps_them(tmp_path: Path) -> None:
+    cluster = DevCluster(tmp_path / "dev", Shape(2, 1, 16, 7100, secure=True))
+    cluster.save()
+    known = load(tmp_path / "dev" / "keys")
+    roles = {name: one.role for name, one in known.certificates.items()}
+    processes = {"store1": "node", "store2": "node", "router1": "router", "monitor": "monitor"}
+    assert roles == {**processes, "admin": "admin"}
+    assert set(known.private_names()) == roles.keys()
+    for member in cluster.members:
+        written = yaml.safe_load(member.config_file.read_text())
+        assert written["security"] == {"keys": str(tmp_path / "dev" / "keys")}
+        for port in member.ports:
+            expected = known.server(f"127.0.0.1:{port}", "node", "router")
+            assert member.role == "monitor" or (expected is not None and expected.name == member.name)
+    loaded = DevCluster.load(tmp_path / "dev")
+    assert loaded is not None
+    loaded.add("store9", None)
+    again = load(tmp_path / "dev" / "keys").certificates
+    assert again.keys() == roles.keys() | {"store9"}
+    assert all(again[name] == one for name, one in known.certificates.items())
+    cluster.purge()
+    assert not (tmp_path / "dev").exists()
+
+
+def test_a_cluster_file_from_before_there_were_keys_is_read(tmp_path: Path) -> None:
+    (tmp_path / "cluster.json").write_text('{"stores": 1, "routers": 1, "partitions": 16, "port_base": 7100}')
+    cluster = DevCluster.load(tmp_path)
+    assert cluster is not None
+    assert cluster.keys == ""
 
 
 def test_configurations_are_yaml_with_the_documented_fields(tmp_path: Path) -> None:
