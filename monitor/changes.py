@@ -48,7 +48,7 @@ def _store(was: StoreSeen, store: StoreSeen) -> Iterator[Change]:
         yield OK, f"{store.name} is heard"
     elif _pid(was) is not None and _pid(store) not in (None, _pid(was)):
         yield WARNING, f"{store.name} was restarted"
-    if store.state != was.state and not (store.gone or was.gone):
+    if store.state != was.state and store.figures and was.figures:
         level = OK if store.state in ("up", "draining") else WARNING
         yield level, f"{store.name} is {store.state}, before {was.state}"
 

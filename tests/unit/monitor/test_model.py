@@ -46,11 +46,21 @@ def test_a_healthy_cluster_has_no_problem_and_rates() -> None:
     world.second(5)
     picture = world.model.picture
     assert picture.problems == []
+    assert picture.events == ()
     store, router = picture.stores[0], picture.routers[0]
     assert (store.reads_per_s, store.writes_per_s, store.cpu) == (100, 10, 0.5)
     assert (router.reads_per_s, router.requests_per_s, router.errors_per_s) == (1000, 51, 1)
     assert (store.leads, store.partitions, store.lag) == (2, PARTITIONS, 0)
     assert store.log_write_p99_ms == pytest.approx(2, rel=1)
+
+
+def test_a_store_that_is_heard_for_the_first_time_has_not_changed_its_state() -> None:
+    world = World()
+    world.silent.add("store3")
+    world.second(2)
+    world.silent.clear()
+    world.second()
+    assert said(world) == ["partition 2 is led by store3"]
 
 
 def test_a_silent_store_is_gone_and_nothing_of_it_is_shown() -> None:
