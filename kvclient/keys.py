@@ -264,8 +264,10 @@ def load(directory: Path) -> Keys:
         except KeysError as error:
             problems += error.problems
     problems += _conflicts(certificates.values())
+    for path in paths:
+        problems += _exposed(path, 0o022, "change it. chmod go-w")
     for path in _files(directory / PRIVATE, ".key"):
-        problems += _exposed(path)
+        problems += _exposed(path, 0o077, "read or change it. chmod 600")
     if problems:
         raise KeysError(problems)
     return Keys(directory, certificates)
@@ -314,14 +316,14 @@ def _conflicts(certificates: Iterable[Certificate]) -> Iterator[str]:
                 yield f"{other} and {one.name}, role {one.role}, both have {what}"
 
 
-def _exposed(path: Path) -> Iterator[str]:
+def _exposed(path: Path, forbidden: int, what: str) -> Iterator[str]:
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError as error:
         yield f"{path} cannot be read: {error.strerror}"
         return
-    if mode & 0o077:
-        yield f"{path} has mode {mode:04o}: others may read or change it. chmod 600 {path}"
+    if mode & forbidden:
+        yield f"{path} has mode {mode:04o}: others may {what} {path}"
 
 
 # -- a client

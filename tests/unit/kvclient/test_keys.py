@@ -52,6 +52,7 @@ def test_all_that_is_wrong_is_told_at_once(directory: Path) -> None:
     (certificates / "torn.json").write_text('{"version": 1, "role"')
     (certificates / "new.json").write_text('{"version": 2}')
     (directory / "private" / "one.key").chmod(0o640)
+    (directory / "certificates" / "one.json").chmod(0o664)
     with pytest.raises(KeysError) as caught:
         load(directory)
     told = str(caught.value)
@@ -64,10 +65,11 @@ def test_all_that_is_wrong_is_told_at_once(directory: Path) -> None:
         "new.json has another version",
         "one and two have the same public key",
         "both have the address a:1",
-        "one.key has mode 0640",
+        "one.key has mode 0640: others may read",
+        "one.json has mode 0664: others may change",
     ):
         assert part in told, part
-    assert len(caught.value.problems) == 10
+    assert len(caught.value.problems) == 11
 
 
 @pytest.mark.parametrize(
