@@ -69,7 +69,7 @@ class Server(ThreadingHTTPServer):
         self._lock = threading.Lock()
         if ":" in host:
             self.address_family = socket.AF_INET6
-        super().__init__((host, port), _Connection)
+        super().__init__(("0.0.0.0" if host == "*" else host, port), _Connection)
 
     def server_bind(self) -> None:
         """As the base class does, without asking a name server who we are."""

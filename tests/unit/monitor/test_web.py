@@ -112,3 +112,14 @@ def test_who_says_nothing_is_let_go_and_more_than_there_is_room_for_are_closed(s
         assert one.recv(1) == b""
         one.close()
     assert ask(server, "GET", "/echo")[0].status == 200
+
+
+@pytest.mark.parametrize(("host", "url"), [("*", "http://0.0.0.0:"), ("::1", "http://[::1]:"), ("lo", "")])
+def test_where_it_listens_is_told_as_a_browser_wants_it(host: str, url: str) -> None:
+    if not url:
+        with pytest.raises(OSError, match=r"."):
+            Server(host, 0, {})
+        return
+    server = Server(host, 0, {})
+    server.server_close()
+    assert server.url.startswith(url)
