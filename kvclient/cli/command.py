@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -18,6 +18,9 @@ from kvclient.cli.app import App
 from kvclient.cli.output import FORMATS
 from kvclient.cli.units import DURATION
 from kvclient.url import TIMEOUT_DEFAULT, URL_DEFAULT
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 _READ = re.compile(r"linearizable|lease|stale:.+")
 _NUMBER = re.compile(r"-\d+(\.\d+)?")
@@ -60,6 +63,13 @@ class LazyGroup(click.Group):
             meant = f" Did you mean {near[0]!r}?" if near else ""
             raise click.UsageError(f"No such command {name!r}.{meant}", ctx=ctx)
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        from click.shell_completion import CompletionItem
+
+        names = [name for name in self.table if name.startswith(incomplete)]
+        found = [CompletionItem(name, help=self.table[name].help) for name in names]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}

@@ -22,6 +22,7 @@ from kvclient.cli.output import StdoutClosed
 from kvclient.errors import Exit
 
 _DATA, _BULK, _CLUSTER, _LOCAL, _FILES = "Data", "Files", "Cluster", "Local cluster", "Stopped stores"
+_SHELL = "Typing less"
 
 COMMANDS = {
     "get": Lazy(_DATA, "kvclient.cli.read:get", "Print the value of a key."),
@@ -53,10 +54,14 @@ COMMANDS = {
     "version": Lazy(_CLUSTER, "kvclient.cli.cluster:version", "Print the versions of client and cluster."),
     "bench": Lazy(_CLUSTER, "kvclient.cli.bench:bench", "Load the cluster and print rates and latencies."),
     "keys": Lazy(_CLUSTER, "kvclient.cli.keys:keys", "Make and show keys: who may connect, and do what."),
+    "top": Lazy(_CLUSTER, "kvclient.cli.top:top", "Watch nodes, ops, latencies, leaders and moves."),
+    "support": Lazy(_CLUSTER, "kvclient.cli.support:support", "Collect what is needed to get help."),
     "dev": Lazy(_LOCAL, "kvclient.cli.dev:dev", "Run a whole cluster on this machine."),
     "engine": Lazy(
         _FILES, "kvclient.cli.engine:engine", "Look into, check and repair a stopped store's files."
     ),
+    "shell": Lazy(_SHELL, "kvclient.cli.shell:shell", "Run commands line by line, with history."),
+    "completion": Lazy(_SHELL, "kvclient.cli.shell:completion", "Print completion for bash, zsh or fish."),
 }
 
 EXIT_CODES = """\b
