@@ -15,6 +15,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -158,14 +159,17 @@ def _asked(ask: Callable[[], Any]) -> Any:
 
 def _by_router(app: App) -> Iterator[tuple[str, Any]]:
     """Each router of the URL, asked by itself. The namespace of the URL is a user's, and stays here."""
-    from kvclient import connect
     from kvclient.url import default_url, parse
 
     for endpoint in parse(app.settings.url or default_url()).endpoints:
 
         def ask(url: str = f"kv://{endpoint}") -> dict[str, Any]:
-            with connect(url, timeout=app.settings.timeout) as client:
-                pong, answer = client.ping(), client.admin("status")
+            alone = App()
+            alone.settings = replace(app.settings, url=url)
+            try:
+                pong, answer = alone.client().ping(), alone.client().admin("status")
+            finally:
+                alone.close()
             nodes = {node["name"]: node.get("reachable") for node in answer["nodes"]}
             about = {"router": pong.router, "version": pong.version, "round_trip_s": pong.round_trip}
             return about | {"epoch": answer["epoch"], "figures": answer["router_figures"], "reaches": nodes}

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,8 @@ def test_global_options_of_the_shell_hold_for_every_line() -> None:
     told = context.obj.settings
     assert told == settings
     assert shell.options_of(Settings()) == []
+    changed = {field.name for field in fields(Settings) if getattr(told, field.name) != field.default}
+    assert changed | {"color", "verbosity"} == {field.name for field in fields(Settings)}, "one is forgotten"
 
 
 def test_help_is_a_word_of_its_own() -> None:
