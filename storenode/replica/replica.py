@@ -246,8 +246,7 @@ class Replica:
 
     def cut(self, now: float) -> int:
         """Proposes an entry at which all members keep a cut; its index. 0: there can be none now."""
-        leads = self.raft.leadership is not None and self.raft.term == self._led_term
-        if self.failure is not None or not leads:
+        if self.failure is not None or self.raft.leadership is None or self.raft.term != self._led_term:
             return 0
         try:
             index = self.raft.propose(commands.encode_cut(*self._times(now)))
@@ -316,9 +315,8 @@ class Replica:
         else:
             self.machine.configure(index, term, self.raft.change_applied(decode_change(data)))
             if not self.raft.configuration.joint:
-                self.machine.engine.flush(
-                    wait=False
-                )  # who was removed waits for that (docs/raft.md section 3)
+                # Who was removed waits for that (docs/raft.md section 3).
+                self.machine.engine.flush(wait=False)
 
     def _answer_entry(self, index: int, term: int, outcomes: list[Outcome]) -> None:
         logged = self._logged.pop(index, None)
