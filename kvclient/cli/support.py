@@ -16,6 +16,7 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -129,12 +130,16 @@ def _parts(app: App, configs: tuple[Path, ...], logs: tuple[Path, ...]) -> Itera
     for router, answer in _by_router(app):
         yield f"routers/{_file_name(router)}.json", _json(answer)
     for partition in _troubled(status):
-        group = _asked(lambda number=partition: app.client().admin("group", "show", number))
+        group = _asked(partial(_group, app, partition))
         yield f"groups/{partition:04}.json", _json(group)
     for path in dict.fromkeys(configs):
         yield f"config/{_file_name(str(path))}", _local(path, _CONFIG_BYTES_MAX)
     for path in dict.fromkeys(logs):
         yield f"log/{_file_name(str(path))}", _local(path, _LOG_BYTES_MAX, _LOG_LINES_MAX)
+
+
+def _group(app: App, partition: int) -> Any:
+    return app.client().admin("group", "show", partition)
 
 
 def _about() -> dict[str, Any]:

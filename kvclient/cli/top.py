@@ -111,7 +111,8 @@ def _rate(before: Row, now: Row, name: str, seconds: float) -> float | None:
     """Of a counter; None where there are no two looks at it, or a process has begun anew."""
     if name not in before or name not in now or now[name] < before[name]:
         return None
-    return round((now[name] - before[name]) / seconds, 1)
+    counted: int = now[name] - before[name]
+    return round(counted / seconds, 1)
 
 
 def _seconds(microseconds: float | None) -> float | None:
