@@ -65,7 +65,12 @@ def shell(keep_going: bool) -> None:
 def options_of(settings: Settings) -> list[str]:
     """The command line that gives these settings."""
     found: list[str] = []
-    for name, value in (("-u", settings.url), ("-o", settings.output), ("--read", settings.read)):
+    for name, value in (
+        ("-u", settings.url),
+        ("--keys", settings.keys),
+        ("-o", settings.output),
+        ("--read", settings.read),
+    ):
         found += [] if value is None else [name, value]
     if settings.timeout is not None:
         found += ["--timeout", f"{settings.timeout * 1000:.0f}ms"]

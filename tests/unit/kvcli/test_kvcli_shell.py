@@ -72,7 +72,14 @@ def test_a_script_ends_at_the_first_failure_unless_told_otherwise() -> None:
 
 def test_global_options_of_the_shell_hold_for_every_line() -> None:
     settings = Settings(
-        url="kv://h:1", output="json", timeout=1.5, read="lease", quiet=True, encoding="hex", yes=True
+        url="kv://h:1",
+        keys="/keys",
+        output="json",
+        timeout=1.5,
+        read="lease",
+        quiet=True,
+        encoding="hex",
+        yes=True,
     )
     options = shell.options_of(settings)
     context = cli.make_context("kvcli", [*options, "ping"])
