@@ -148,6 +148,7 @@ def test_who_has_no_grants_may_do_nothing_but_look() -> None:
         (("control", "show", b"\x80", False), True),
         (("control", "rebalance-plan", b"\x80", False), True),
         (("group", "remove", 0, 1, True), False),
+        (("group", "checksum", 0), False),
         (("control", "node-remove", b"\x80", False), False),
         (("control", "set", b"\x80", True), False),
         (("control", "join", b"\x80", False), False),

@@ -89,6 +89,14 @@ def test_a_command_goes_to_the_leader_and_its_answer_to_the_client_untouched(gro
     assert group.harness.idle
 
 
+def test_checksums_are_asked_of_the_leader_and_change_nothing(group: Group) -> None:
+    group.ask("checksum", 0, timeout_ms=500)
+    node, request = group.one()
+    assert (node, request.command, request.node) == (group.replicas[0], GroupCommand.CHECKSUM, 0)
+    group.harness.pass_time(0.6)
+    assert group.error()[0] == Status.TIMEOUT  # and not an outcome that nobody knows
+
+
 def test_names_and_ids_of_nodes_mean_the_same(group: Group) -> None:
     for who in (4, "store4"):
         group.ask("add-learner", 0, who, True)
@@ -240,6 +248,12 @@ def test_commands_under_way_are_bounded(group: Group) -> None:
         ("show", "0"),
         ("show", 0, 1),
         ("show", PARTITIONS),
+        ("checksum",),
+        ("checksum", -1),
+        ("checksum", 0, 4, False),
+        ("checksum", PARTITIONS),
+        ("digest", 0),
+        ("digest", 0, 4, False),
         ("promote",),
         ("promote", 0),
         ("promote", 0, 4),
