@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -217,6 +219,16 @@ def test_a_link_follows_the_certificate_of_its_other_side(side: Callable[..., Si
     store.curve.look()
     router.curve.look()
     asks(dealer, b"after its key changed", store, router)
+
+
+def test_the_directory_is_looked_at_by_itself_and_at_sighup(side: Callable[..., Side], keys: Path) -> None:
+    store = side("store1", "node", "h")
+    store.curve.watch(store.reactor)
+    keyfiles.add(keys, Certificate("soon", "client", ""))
+    until(lambda: "soon" in store.guard.keys.certificates, store)
+    keyfiles.add(keys, Certificate("now", "client", ""))
+    os.kill(os.getpid(), signal.SIGHUP)
+    until(lambda: "now" in store.guard.keys.certificates, store)
 
 
 def test_an_error_in_the_directory_changes_nothing(side: Callable[..., Side], keys: Path) -> None:
