@@ -12,7 +12,7 @@ import pytest
 
 from tests.compose.project import Project, Writer
 
-SERVERS = ("store1", "store2", "store3", "router1", "router2")
+SERVERS = ("store1", "store2", "store3", "router1", "router2", "monitor")
 
 
 @pytest.fixture(scope="session")

@@ -53,6 +53,7 @@ class Project:
             "RINGKV_BUILD_NETWORK": "host",
             "RINGKV_PORT1": "",
             "RINGKV_PORT2": "",
+            "RINGKV_MONITOR_PORT": "",
         }
 
     def compose(self, *arguments: str, seconds: float = 1200) -> str:
@@ -91,8 +92,11 @@ class Project:
     @property
     def url(self) -> str:
         """Where this machine's clients find the routers."""
-        ports = [self.container(router).ports["7100/tcp"][0]["HostPort"] for router in ("router1", "router2")]
-        return "kv://" + ",".join(f"127.0.0.1:{port}" for port in ports)
+        return "kv://" + ",".join(f"127.0.0.1:{self.port(router, 7100)}" for router in ("router1", "router2"))
+
+    def port(self, service: str, inside: int) -> int:
+        """Where on this machine a port of a service is."""
+        return int(self.container(service).ports[f"{inside}/tcp"][0]["HostPort"])
 
     def down(self) -> None:
         self.compose("down", "-v", "--remove-orphans")

@@ -4,6 +4,8 @@ writes go on, and it is whole again afterwards.
 
 from __future__ import annotations
 
+import json
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,18 @@ def test_processes_have_no_rights_that_they_do_not_need(project: Project) -> Non
 def test_stores_are_not_reached_from_outside(project: Project) -> None:
     for number in (1, 2, 3):
         assert not any(project.container(f"store{number}").ports.values())
+
+
+def test_the_monitor_sees_all_of_it(project: Project) -> None:
+    address = f"http://127.0.0.1:{project.port('monitor', 7300)}/api/v1/status"
+
+    def all_are_heard() -> bool:
+        with urllib.request.urlopen(address, timeout=10) as answer:
+            status = json.load(answer)
+        heard = [one for one in (*status["nodes"], *status["routers"]) if not one["gone"]]
+        return status["verdict"]["level"] == "ok" and len(heard) == 5
+
+    wait_for("three stores and two routers", all_are_heard)
 
 
 def test_a_killed_store(project: Project, writer: Writer) -> None:

@@ -20,6 +20,7 @@ import attrs
 import pytest
 import yaml
 
+from monitor.config import MonitorConfig
 from router.config import RouterConfig
 from shared.config import load
 from storenode.config import StoreConfig
@@ -31,7 +32,11 @@ MANIFESTS = sorted((COMPOSE / "kubernetes").glob("*.yaml"))
 UNITS = sorted((COMPOSE / "systemd").glob("*.service"))
 SERVICES: dict[str, Any] = yaml.safe_load(COMPOSE_FILE.read_text())["services"]
 
-CONFIGS: dict[str, type[attrs.AttrsInstance]] = {"kv-store": StoreConfig, "kv-router": RouterConfig}
+CONFIGS: dict[str, type[attrs.AttrsInstance]] = {
+    "kv-store": StoreConfig,
+    "kv-router": RouterConfig,
+    "kv-monitor": MonitorConfig,
+}
 
 
 def argument(command: list[str], name: str) -> str:
@@ -57,13 +62,14 @@ def mounted(service: Mapping[str, Any], path: str) -> Path:
 def compose_config(name: str) -> Any:
     service = SERVICES[name]
     path = argument(service["command"], "--config")
-    return load(CONFIGS[service["command"][0]], mounted(service, path), service["environment"])
+    return load(CONFIGS[service["command"][0]], mounted(service, path), service.get("environment"))
 
 
 @pytest.mark.parametrize("name", servers())
 def test_every_service_starts_with_a_configuration_that_its_process_accepts(name: str) -> None:
     config = compose_config(name)
-    assert name in (config.node.name if isinstance(config, StoreConfig) else config.router.name)
+    section = {StoreConfig: "node", RouterConfig: "router", MonitorConfig: "monitor"}[type(config)]
+    assert getattr(config, section).name == name
 
 
 def test_the_stores_of_the_services_are_the_founders() -> None:
@@ -77,9 +83,19 @@ def test_the_stores_of_the_services_are_the_founders() -> None:
 def test_every_server_is_asked_whether_it_lives_where_it_listens() -> None:
     for name in servers():
         config = compose_config(name)
-        listen = config.listen.rpc if isinstance(config, StoreConfig) else config.router.listen
-        port = listen.rpartition(":")[2]
-        assert SERVICES[name]["healthcheck"]["test"] == ["CMD", "healthcheck", f"tcp://127.0.0.1:{port}"]
+        if isinstance(config, MonitorConfig):
+            url = f"http://127.0.0.1:{config.http.listen.rpartition(':')[2]}/healthz"
+        else:
+            listen = config.listen.rpc if isinstance(config, StoreConfig) else config.router.listen
+            url = f"tcp://127.0.0.1:{listen.rpartition(':')[2]}"
+        assert SERVICES[name]["healthcheck"]["test"] == ["CMD", "healthcheck", url]
+
+
+def test_routers_say_where_the_monitor_finds_them() -> None:
+    for name in servers():
+        config = compose_config(name)
+        if isinstance(config, RouterConfig):
+            assert config.router.advertise == f"tcp://{name}:7100"
 
 
 def test_ports_are_published_on_the_loopback_only_and_stores_have_none() -> None:
@@ -283,5 +299,5 @@ def test_systemd_accepts_the_units(path: Path, tmp_path: Path) -> None:
 
 
 def test_manifests_and_units_are_there() -> None:
-    assert len(MANIFESTS) >= 2
-    assert len(UNITS) >= 2
+    assert [path.stem for path in MANIFESTS] == ["monitor", "routers", "stores"]
+    assert [path.stem for path in UNITS] == sorted(CONFIGS)
