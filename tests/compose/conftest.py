@@ -28,12 +28,13 @@ def engine() -> Iterator[docker.DockerClient]:
 
 
 @pytest.fixture(scope="module")
-def project(engine: docker.DockerClient) -> Iterator[Project]:
-    made = Project(engine, f"ringkvtest{os.getpid()}")
+def project(engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    made = Project(engine, f"ringkvtest{os.getpid()}", tmp_path_factory.mktemp("operator"))
     made.compose("build", "store1")
     try:
         made.compose("up", "-d")
         made.wait_until_healthy(*SERVERS)
+        made.copy_keys()
         made.kvcli("wait", "--healthy", "--timeout", "100s")
         yield made
     finally:
@@ -43,7 +44,7 @@ def project(engine: docker.DockerClient) -> Iterator[Project]:
 @pytest.fixture
 def writer(project: Project, request: pytest.FixtureRequest) -> Iterator[Writer]:
     """A load; nothing that was acknowledged may be missing at the end."""
-    running = Writer(project.url, request.node.name)
+    running = Writer(project, request.node.name)
     try:
         running.go_on()
         yield running

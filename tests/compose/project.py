@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import threading
 import time
@@ -40,10 +41,15 @@ def compose_command() -> list[str]:
     return ["docker", "compose"]
 
 
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
 class Project:
     """One composed cluster, from nothing to `down`."""
 
-    def __init__(self, engine: docker.DockerClient, name: str) -> None:
+    def __init__(self, engine: docker.DockerClient, name: str, directory: Path) -> None:
         self.engine = engine
         self.name = name
         self._command = [*compose_command(), "-p", name, "-f", str(COMPOSE_FILE)]
@@ -51,10 +57,12 @@ class Project:
             **os.environ,
             "RINGKV_IMAGE": IMAGE,
             "RINGKV_BUILD_NETWORK": "host",
-            "RINGKV_PORT1": "",
-            "RINGKV_PORT2": "",
+            "RINGKV_PORT1": str(_free_port()),
+            "RINGKV_PORT2": str(_free_port()),
             "RINGKV_MONITOR_PORT": "",
         }
+        self.keys = directory
+        """The operator's keys, once they are copied."""
 
     def compose(self, *arguments: str, seconds: float = 1200) -> str:
         done = subprocess.run(
@@ -68,6 +76,19 @@ class Project:
         )
         assert done.returncode == 0, f"{arguments}: {done.stdout[-4000:]}{done.stderr[-4000:]}"
         return done.stdout
+
+    def copy_keys(self) -> None:
+        """The operator's directory out of its volume, as who runs this test."""
+        packed = subprocess.run(
+            [*self._command, "run", "--rm", "-T", "keys", "tar", "-C", "/keys/operator", "-c", "."],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            timeout=PATIENCE_S,
+            check=True,
+        )
+        unpack = ["tar", "--no-same-owner", "-C", str(self.keys), "-x"]
+        subprocess.run(unpack, input=packed.stdout, timeout=PATIENCE_S, check=True)
 
     def kvcli(self, *arguments: str) -> str:
         """What `kvcli` says in a container of its own."""
@@ -94,6 +115,9 @@ class Project:
         """Where this machine's clients find the routers."""
         return "kv://" + ",".join(f"127.0.0.1:{self.port(router, 7100)}" for router in ("router1", "router2"))
 
+    def connect(self) -> kvclient.Client[str]:
+        return kvclient.connect(self.url, keys=str(self.keys), codec="str")
+
     def port(self, service: str, inside: int) -> int:
         """Where on this machine a port of a service is."""
         return int(self.container(service).ports[f"{inside}/tcp"][0]["HostPort"])
@@ -107,10 +131,10 @@ class Writer:
     acknowledged.
     """
 
-    def __init__(self, url: str, prefix: str) -> None:
+    def __init__(self, project: Project, prefix: str) -> None:
         self.acknowledged: list[str] = []
         self.failed = 0
-        self._url = url
+        self._connect = project.connect
         self._prefix = prefix
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._work)
@@ -118,7 +142,7 @@ class Writer:
 
     def _work(self) -> None:
         number = 0
-        with kvclient.connect(self._url, codec="str") as db:
+        with self._connect() as db:
             while not self._done.is_set():
                 number += 1
                 key = f"{self._prefix}:{number}"
@@ -141,5 +165,5 @@ class Writer:
 
     def lost(self) -> list[str]:
         """Acknowledged writes that are not there any more."""
-        with kvclient.connect(self._url, codec="str") as db:
+        with self._connect() as db:
             return [key for key in self.acknowledged if db.get(key) != key]

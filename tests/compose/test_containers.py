@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.compose.project import IMAGE, Project, Writer, wait_for
+import kvclient
+from tests.compose.project import IMAGE, PATIENCE_S, Project, Writer, wait_for
 
 pytestmark = pytest.mark.timeout(1500)
 
@@ -33,6 +34,31 @@ def test_processes_have_no_rights_that_they_do_not_need(project: Project) -> Non
         assert container.exec_run(["id", "-u"]).output.strip() == b"10001"
         assert container.exec_run(["touch", "/opt/ringkv/x"]).exit_code != 0
         assert container.attrs["HostConfig"]["CapDrop"] == ["ALL"]
+
+
+def test_nobody_without_a_key_gets_an_answer(project: Project) -> None:
+    """From this machine, and from a container in the stores' own network."""
+    project.kvcli("put", "secret", "1")
+    with (
+        pytest.raises(kvclient.KVError),
+        kvclient.connect(project.url, timeout=5) as stranger,
+    ):
+        stranger.get("secret")
+    ask = "import zmq; s = zmq.Context().socket(zmq.DEALER); s.linger = 0; s.connect('tcp://{}'); "
+    ask += "s.send(bytes([0x93, 1, 4, 7])); print(s.poll(3000))"  # PING of docs/architecture.md section 3
+    for address in ("store1:7200", "store2:7200", "store3:7200"):
+        said = project.compose(
+            "run",
+            "--rm",
+            "-T",
+            "--entrypoint",
+            "python",
+            "cli",
+            "-c",
+            ask.format(address),
+            seconds=PATIENCE_S,
+        )
+        assert said.strip() == "0", address
 
 
 def test_stores_are_not_reached_from_outside(project: Project) -> None:
@@ -103,29 +129,34 @@ def test_containers_that_are_made_anew_keep_the_data(project: Project, writer: W
 
 @pytest.fixture
 def newcomer(project: Project, tmp_path: Path) -> Iterator[Any]:
-    """A fourth store, with the configuration that kvcli prints for it."""
-    told = project.kvcli(
-        "node", "add", "store4", "--rpc", "tcp://store4:7200", "--data-dir", "/var/lib/ringkv/data"
-    )
-    config = yaml.safe_load(told)
+    """A fourth store, with the configuration that kvcli prints for it, and keys of its own."""
+    arguments = ("--rpc", "tcp://store4:7200", "--data-dir", "/var/lib/ringkv/data")
+    config = yaml.safe_load(project.kvcli("node", "add", "store4", *arguments))
     config["listen"] = {"rpc": "tcp://0.0.0.0:7200"}
     config["node"]["rpc"] = "tcp://store4:7200"
-    config["insecure"] = True
+    config["security"] = {"keys": "/etc/ringkv/keys"}
     path = tmp_path / "store4.yaml"
     path.write_text(yaml.safe_dump(config))
     path.chmod(0o644)
+    add = ("kvcli", "keys", "add", "/keys/operator", "store4", "--role", "node", "--address", "store4")
+    project.compose("run", "--rm", "-T", "keys", *add)
+    volume = project.engine.volumes.create(f"{project.name}_keys-store4")
+    project.compose("run", "--rm", "-T", "-v", f"{volume.name}:/keys/store4", "keys")
+    network = project.network().name
     container = project.engine.containers.create(
         IMAGE,
         ["kv-store", "--config", "/etc/ringkv/store.yaml"],
         name=f"{project.name}_store4",
-        volumes={str(path): {"bind": "/etc/ringkv/store.yaml", "mode": "ro"}},
-        network=project.network().name,
-        networking_config={
-            project.network().name: project.engine.api.create_endpoint_config(aliases=["store4"])
+        volumes={
+            str(path): {"bind": "/etc/ringkv/store.yaml", "mode": "ro"},
+            volume.name: {"bind": "/etc/ringkv/keys", "mode": "ro"},
         },
+        network=network,
+        networking_config={network: project.engine.api.create_endpoint_config(aliases=["store4"])},
     )
     yield container
     container.remove(force=True, v=True)
+    volume.remove()
 
 
 def test_a_store_whose_disk_is_lost_is_replaced_by_a_new_one(

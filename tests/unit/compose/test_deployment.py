@@ -98,6 +98,16 @@ def test_routers_say_where_the_monitor_finds_them() -> None:
             assert config.router.advertise == f"tcp://{name}:7100"
 
 
+def test_nobody_without_a_key_gets_in_and_every_process_has_its_own() -> None:
+    for name in servers():
+        config = compose_config(name)
+        assert config.security.keys == "/etc/ringkv/keys"
+        assert f"keys-{name}:/etc/ringkv/keys:ro" in SERVICES[name]["volumes"]
+        assert f"keys-{name}:/keys/{name}" in SERVICES["keys"]["volumes"]
+        assert SERVICES[name]["depends_on"]["keys"]["condition"] == "service_completed_successfully"
+        assert not getattr(config, "insecure", False)
+
+
 def test_ports_are_published_on_the_loopback_only_and_stores_have_none() -> None:
     for name, service in SERVICES.items():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ())), name
@@ -120,7 +130,7 @@ def test_every_store_keeps_its_data_in_a_volume_of_its_own() -> None:
     for name in servers():
         if SERVICES[name]["command"][0] != "kv-store":
             continue
-        (volume,) = [one for one in SERVICES[name]["volumes"] if not one.startswith("./")]
+        (volume,) = [one for one in SERVICES[name]["volumes"] if not one.startswith(("./", "keys-"))]
         source, target = volume.split(":")
         assert source in volumes
         assert compose_config(name).data.dir.startswith(f"{target}/")
@@ -247,6 +257,8 @@ def test_every_pod_starts_with_a_configuration_that_its_process_accepts(
         load(CONFIGS[container["command"][0]], path, environment(container, pod))
         for pod in names_of_pods(workload)
     ]
+    for config in configs:
+        assert config.security.keys == "/etc/ringkv/keys"
     if workload["kind"] == "StatefulSet":
         assert [config.node.id for config in configs] == [node.id for node in configs[0].cluster.nodes]
         service = workload["spec"]["serviceName"]
