@@ -236,7 +236,12 @@ ROWS: dict[str, list[Panel]] = {
             "Pressure",
             "short",
             (value("ringkv_engine_pressure", "node"), "{{node}}"),
-            description="1: writes are slowed down, 2: they wait for flushes and compactions.",
+            (total("ringkv_engine_stall_seconds_total", "node"), "{{node}} held up"),
+            description="1: writes are slowed down, 2: they wait for flushes and compactions. "
+            "Held up: which part of the time.",
+        ),
+        graph(
+            "Compactions owed", "bytes", (value("ringkv_engine_compaction_debt_bytes", "node"), "{{node}}")
         ),
         graph(
             "Blocks looked up in the cache",
