@@ -1,5 +1,5 @@
-"""The operators' commands: `status`, `route`, `ready`, `healthy`, and those that `router.groupcommands` and
-`router.controlcommands` carry out (docs/protocol.md section 6).
+"""The operators' commands: `status`, `route`, `ready`, `healthy`, and those that `router.groupcommands`,
+`router.controlcommands` and `router.backupcommands` carry out (docs/protocol.md section 6).
 
 Owns their arguments and answers, and the rounds of questions that they put to the stores and the controller.
 Must not know sockets or the way of ordinary requests. `ready` refuses when a partition has no leader that
@@ -23,7 +23,7 @@ import msgpack
 
 from kvclient.errors import InvalidRequest, Status, Unsupported
 from kvclient.protocol import KEY_BYTES_MAX, Kind, encode_error
-from router import controlcommands, groupcommands, health
+from router import backupcommands, controlcommands, groupcommands, health
 from router.errands import NOBODY, Asker, Respond, Then
 from router.topology import Topology, ranges
 from shared import groups
@@ -54,7 +54,10 @@ class _Round:
     view: View = NO_VIEW
 
 
-def decode_command(body: bytes) -> Command | groupcommands.Command | controlcommands.Command:
+AnyCommand = Command | groupcommands.Command | controlcommands.Command | backupcommands.Command
+
+
+def decode_command(body: bytes) -> AnyCommand:
     """The command in an ADMIN body; InvalidRequest or Unsupported says what is wrong with it."""
     if len(body) > BODY_BYTES_MAX:
         raise InvalidRequest("an admin command is short", limit=BODY_BYTES_MAX, size=len(body))
@@ -75,8 +78,10 @@ def decode_command(body: bytes) -> Command | groupcommands.Command | controlcomm
             return groupcommands.decode_group(fields)
         case ["control", *_]:
             return controlcommands.decode_control(fields)
+        case ["backup", *_]:
+            return backupcommands.decode_backup(fields)
         case [str(name), *_]:
-            known = "status, route, ready, healthy, figures, group, control"
+            known = "status, route, ready, healthy, figures, group, control, backup"
             raise Unsupported(f"unknown admin command {name[:40]!r}; known: {known}")
     raise InvalidRequest("an admin command begins with its name")
 

@@ -22,6 +22,7 @@ from kvclient.errors import ProtocolError
 from router import figures as figure
 from router.routing import Router
 from shared import logs, messages, sockets
+from shared.backupmessages import BackupReply, encode_backup_request
 from shared.config import ConfigError
 from shared.controlmessages import ControlReply, encode_control_request
 from shared.groupmessages import GroupReply, encode_group_request
@@ -125,6 +126,11 @@ class Backends:
             if node not in core.outbox_stores or not self._by_node[node].send(frame):
                 core.on_control_unsent(node, command.token)
         core.outbox_control.clear()
+        for node, reading in core.outbox_backups:
+            frame = encode_backup_request(reading)
+            if node not in core.outbox_stores or not self._by_node[node].send(frame):
+                core.on_backup_unsent(node, reading.token)
+        core.outbox_backups.clear()
         if core.should_ask_map():
             self._ask_map()
 
@@ -249,6 +255,8 @@ class Backends:
                 self._core.on_group_reply(backend.node, message.token, message.status, message.body)
             case ControlReply():
                 self._core.on_control_reply(backend.node, message.token, message.status, message.body)
+            case BackupReply():
+                self._core.on_backup_reply(backend.node, message.token, message.status, message.body)
             case messages.Fault():
                 backend.terse |= message.message == _NO_VERSIONS
                 raise ProtocolError(f"the store refused a frame of ours: {message.message[:200]}")

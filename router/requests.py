@@ -25,6 +25,8 @@ from kvclient.protocol import (
 )
 from router import figures as figure
 from router.admin import StatusRounds, decode_command
+from router.backupcommands import BackupCommands
+from router.backupcommands import Command as BackupCommand
 from router.controlcommands import Command as ControlCommand
 from router.controlcommands import ControlCommands
 from router.dispatch import Dispatch
@@ -89,6 +91,7 @@ class Intake:
         status: StatusRounds,
         groups: GroupCommands,
         control: ControlCommands,
+        backups: BackupCommands,
         responses: Responses,
         figures: Figures,
     ) -> None:
@@ -105,6 +108,7 @@ class Intake:
         self._status = status
         self._groups = groups
         self._control = control
+        self._backups = backups
         self._responses = responses
         self._figures = figures
         self._counters = figures.counters.values
@@ -269,6 +273,8 @@ class Intake:
             self._groups.start(asker, command, now)
         elif isinstance(command, ControlCommand):
             self._control.start(asker, command, now)
+        elif isinstance(command, BackupCommand):
+            self._backups.start(asker, command, now)
         elif command.name == "route":
             self._status.route(asker, command.key, now)
         elif command.name == "status":

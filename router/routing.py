@@ -2,11 +2,12 @@
 time and chance are handed in.
 
 The caller's duties: hand in what arrives (`on_requests`, `on_batch_reply`, `on_map`, `on_backend`,
-`on_unsent`, `on_status_reply`, and for groups and control each `on_..._reply` and `on_..._unsent`); call
-`on_tick` no later than `next_due()`; at the end of each turn send and empty `outbox_clients`,
-`outbox_stores`, `outbox_status`, `outbox_groups` and `outbox_control`, and put a MAP question to some store
-if `should_ask_map()`. A node that has left the map gets nothing more, and may still answer what it has: its
-link is kept until `is_with` says that there is nothing, and when it goes, `on_backend` is told.
+`on_unsent`, `on_status_reply`, and for groups, control and backups each `on_..._reply` and
+`on_..._unsent`); call `on_tick` no later than `next_due()`; at the end of each turn send and empty
+`outbox_clients`, `outbox_stores`, `outbox_status`, `outbox_groups`, `outbox_control` and
+`outbox_backups`, and put a MAP question to some store if `should_ask_map()`. A node that has left the map
+gets nothing more, and may still answer what it has: its link is kept until `is_with` says that there is
+nothing, and when it goes, `on_backend` is told.
 
 Promises
 - A request that was read is answered exactly once, by its deadline, unless its client is gone.
@@ -29,6 +30,7 @@ import msgpack
 from kvclient.protocol import FLAG_RETRY, LEASE, VERSION, Kind, Request, pack
 from router import figures as figure
 from router.admin import StatusRounds
+from router.backupcommands import BackupCommands
 from router.controlcommands import ControlCommands
 from router.dispatch import Dispatch, make_tuple
 from router.figures import Figures
@@ -45,6 +47,7 @@ from router.requests import (
 )
 from router.responses import Responses
 from router.topology import Topology
+from shared.backupmessages import BackupRequest
 from shared.clock import Clock
 from shared.controlmessages import ControlRequest
 from shared.groupmessages import GroupRequest
@@ -84,6 +87,8 @@ class Router:
         self._dispatch = Dispatch(self.topology, self.flight, self._responses, self.figures, random)
         self._groups = GroupCommands(self.topology, self._responses.give)
         self._control = ControlCommands(self.topology, self._responses.give)
+        self._backups = BackupCommands(self.topology, self._responses.give)
+        self._errands = (self._groups, self._control, self._backups)
         self._status = StatusRounds(
             name, self.topology, self._control.show, self.figures.snapshot, self._responses.give
         )
@@ -98,6 +103,7 @@ class Router:
             status=self._status,
             groups=self._groups,
             control=self._control,
+            backups=self._backups,
             responses=self._responses,
             figures=self.figures,
         )
@@ -138,14 +144,19 @@ class Router:
         return self._control.outbox
 
     @property
+    def outbox_backups(self) -> list[tuple[int, BackupRequest]]:
+        """(node id, request) of BACKUP messages to send; empty it with clear()."""
+        return self._backups.outbox
+
+    @property
     def busy(self) -> bool:
         """Whether any request has not been answered yet."""
-        commands = self._status.pending or self._groups.pending or self._control.pending
+        commands = self._status.pending or any(errands.pending for errands in self._errands)
         return bool(self.flight.parts or self._intake.early or commands)
 
     def is_with(self, node: int) -> bool:
         """Whether the node has anything that it has not answered."""
-        return self.flight.is_with(node) or self._groups.is_with(node) or self._control.is_with(node)
+        return self.flight.is_with(node) or any(errands.is_with(node) for errands in self._errands)
 
     # -- from clients
 
@@ -282,6 +293,14 @@ class Router:
         """The socket of a node did not take this command: nobody has it."""
         self._control.on_unsent(node, token, self._clock.monotonic())
 
+    def on_backup_reply(self, node: int, token: int, status: int, body: bytes) -> None:
+        """A store's answer to a command for a cut."""
+        self._backups.on_reply(node, token, status, body, self._clock.monotonic())
+
+    def on_backup_unsent(self, node: int, token: int) -> None:
+        """The socket of a node did not take this command: nobody has it."""
+        self._backups.on_unsent(node, token, self._clock.monotonic())
+
     def on_backend(self, node: int, up: bool) -> None:
         """A store of the map can be sent to from now on, or cannot. What it had when it went down is lost."""
         now = self._clock.monotonic()
@@ -291,8 +310,8 @@ class Router:
         else:
             self._dispatch.unsent(node, self.topology.set_down(node), now)
             self._dispatch.lost(node, now)
-            self._groups.on_down(node, now)
-            self._control.on_down(node, now)
+            for errands in self._errands:
+                errands.on_down(node, now)
 
     def on_unsent(self, node: int, items: Iterable[Item]) -> None:
         """The socket of a node did not take these items: nobody has them."""
@@ -336,8 +355,8 @@ class Router:
         self._dispatch.place_due(now)
         self._intake.expire_early(now, self._no_map)
         self._status.expire(now)
-        self._groups.on_tick(now)
-        self._control.on_tick(now)
+        for errands in self._errands:
+            errands.on_tick(now)
 
     def on_stall(self) -> None:
         """This process stood still for longer than clients wait for an attempt.
@@ -357,7 +376,6 @@ class Router:
             self.flight.next_due(),
             self._intake.early_due,
             self._status.next_due(),
-            self._groups.next_due(),
-            self._control.next_due(),
+            *(errands.next_due() for errands in self._errands),
             self.topology.next_question,
         )

@@ -30,6 +30,7 @@ class Kind(enum.IntEnum):
     GROUP = 6
     CONTROL = 7
     ROUTER = 8
+    BACKUP = 9
     BATCH_REPLY = 65
     MAP_REPLY = 66
     STATUS_REPLY = 67
@@ -37,6 +38,7 @@ class Kind(enum.IntEnum):
     BULK_REPLY = 69
     GROUP_REPLY = 70
     CONTROL_REPLY = 71
+    BACKUP_REPLY = 73
     FAULT = 127
 
 

@@ -1,10 +1,11 @@
 """Router <-> store messages, version 1: one MessagePack frame each (docs/architecture.md section 3); and what
 stores say to each other on the same socket.
 
-Owns which messages there are for whom, and the bytes of all but GROUP and CONTROL (`shared.groupmessages`,
-`shared.controlmessages`). Knows nothing of sockets, maps or ops: `ops` and `body` are
-bytes that pass through. Encoders trust their caller; decoders trust nobody, check every field once and raise
-ProtocolError, nothing else. A batch is one unpack (`shared.frames`) and one pass over its items.
+Owns which messages there are for whom, and the bytes of all but GROUP, CONTROL and BACKUP
+(`shared.groupmessages`, `shared.controlmessages`, `shared.backupmessages`). Knows nothing of sockets, maps or
+ops: `ops` and `body` are bytes that pass through. Encoders trust their caller; decoders trust nobody, check
+every field once and raise ProtocolError, nothing else. A batch is one unpack (`shared.frames`) and one pass
+over its items.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 from kvclient.errors import ProtocolError
 from shared import frames
+from shared.backupmessages import BackupReply, BackupRequest, decode_backup_reply, decode_backup_request
 from shared.controlmessages import ControlReply, ControlRequest, decode_control_reply, decode_control_request
 from shared.groupmessages import GroupReply, GroupRequest, decode_group_reply, decode_group_request
 from shared.messagefields import (
@@ -154,9 +156,10 @@ ToStore = (
     | BulkRequest
     | GroupRequest
     | ControlRequest
+    | BackupRequest
     | Fault
 )
-ToRouter = BatchReply | MapReply | StatusReply | Pong | GroupReply | ControlReply | Fault
+ToRouter = BatchReply | MapReply | StatusReply | Pong | GroupReply | ControlReply | BackupReply | Fault
 ToPeer = BulkReply | GroupReply | ControlReply | MapReply | Fault
 
 Decoders = dict[int, Callable[[tuple[Any, ...]], ToStore | ToRouter | ToPeer]]
@@ -368,6 +371,7 @@ _TO_STORE: Decoders = {
     Kind.BULK: partial(_body_only, BulkRequest),
     Kind.GROUP: decode_group_request,
     Kind.CONTROL: decode_control_request,
+    Kind.BACKUP: decode_backup_request,
     Kind.FAULT: _fault,
 }
 _TO_ROUTER: Decoders = {
@@ -377,6 +381,7 @@ _TO_ROUTER: Decoders = {
     Kind.PONG: _pong,
     Kind.GROUP_REPLY: decode_group_reply,
     Kind.CONTROL_REPLY: decode_control_reply,
+    Kind.BACKUP_REPLY: decode_backup_reply,
     Kind.FAULT: _fault,
 }
 _TO_PEER: Decoders = {

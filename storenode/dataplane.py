@@ -25,6 +25,7 @@ from storenode.bus import Bus
 from storenode.checksums import Checksums
 from storenode.config import StoreConfig
 from storenode.controlplane import ControlPlane, Listening
+from storenode.cuts import Cuts
 from storenode.engine.vfs import Vfs
 from storenode.engines import Engines
 from storenode.erasing import Erasing
@@ -99,6 +100,7 @@ class DataPlane:
         )
         founding.open_groups(self._founder, log, self._engines, self._founded(), self._random)
         snapshots = self._open_snapshots(stack)
+        self._open_cuts(stack)
         commands = self._open_commands()
         self.parts = Parts(home.directory, budget, log, log_thread, self._bus, snapshots)
         service.driver = self.groups
@@ -231,6 +233,20 @@ class DataPlane:
         self.groups.pinned = source.pinned
         self._service.on_bulk = source.on_request
         return snapshots
+
+    def _open_cuts(self, stack: ExitStack) -> None:
+        cuts = Cuts(
+            self._process.reactor,
+            self._process.clock,
+            self._start.node,
+            self._cluster,
+            self.groups,
+            self._service.answer_backup,
+            bytes_per_second=self._maps.map.bytes_per_second,
+        )
+        self._maps.follow(lambda newest: cuts.limit(newest.bytes_per_second))
+        stack.callback(cuts.close)
+        self._service.on_backup = cuts.on_request
 
     def _open_commands(self) -> GroupCommands:
         def ask_host(node: int, partition: int, deadline: float, done: OnHosted) -> None:

@@ -21,6 +21,7 @@ import zmq
 from kvclient.errors import KVError, ProtocolError, Status
 from kvclient.protocol import FLAG_BARRIER, encode_error
 from shared import logs, messages
+from shared.backupmessages import BackupRequest, encode_backup_reply
 from shared.clock import Clock
 from shared.clustermap import ClusterMap
 from shared.controlmessages import ControlCommand, ControlRequest, encode_control_reply
@@ -65,6 +66,7 @@ _EMPTY: Final = encode_error("an empty op stream asks for nothing")
 _NO_GROUPS: Final = encode_error("the partitions of this store are not replicated")
 _NO_IDENTITY: Final = encode_error("this store keeps no data, and knows of nobody's")
 _NO_CONTROL: Final = encode_error("this store has no control partition")
+_NO_CUTS: Final = encode_error("this store keeps no data to back up")
 _STOPPING: Final = encode_error("this store is stopping; nothing was applied")
 
 _log = logs.get("service")
@@ -134,6 +136,8 @@ class Service:
         """(peer, command for a group); None: the partitions of this store are no groups."""
         self.on_control: Callable[[bytes, ControlRequest], object] | None = None
         """(peer, command for the cluster); None: this store knows no controller."""
+        self.on_backup: Callable[[bytes, BackupRequest], object] | None = None
+        """(peer, request for a cut or a page of one); None: this store has no data."""
         self.on_known: Callable[[int, bytes], tuple[int, bytes]] | None = None
         """(cluster, arguments) of the CONTROL command `known`: status and body. None: it knows nobody."""
         self._is_member: Callable[[str], bool] | None = None
@@ -258,6 +262,11 @@ class Service:
                 self.answer_control(router, request.token, Status.UNSUPPORTED, _NO_CONTROL)
             else:
                 self.on_control(router, request)
+        elif isinstance(request, BackupRequest):
+            if self.on_backup is None:
+                self.answer_backup(router, request.token, Status.UNSUPPORTED, _NO_CUTS)
+            else:
+                self.on_backup(router, request)
         else:  # not answered, or two sides that do not understand each other would go on for ever
             self.counters.values[FAULTS_RECEIVED] += 1
 
@@ -342,6 +351,10 @@ class Service:
     def answer_control(self, peer: bytes, token: int, status: int, body: bytes) -> None:
         """Answers a command for the cluster."""
         self._send(peer, encode_control_reply(token, status, body))
+
+    def answer_backup(self, peer: bytes, token: int, status: int, body: bytes) -> None:
+        """Answers a request for a cut."""
+        self._send(peer, encode_backup_reply(token, status, body))
 
     def _send(self, router: bytes, frame: bytes) -> None:
         """Queues a frame for a router. One that is gone, or does not read, asks again when it is back: its

@@ -38,6 +38,7 @@ COMMANDS = {
     "txn": Lazy(_DATA, "kvclient.cli.txn:txn", "Execute a transaction: compares, then ops, or others."),
     "import": Lazy(_BULK, "kvclient.cli.import_command:import_file", "Load a file of records."),
     "export": Lazy(_BULK, "kvclient.cli.export_command:export_file", "Write keys to a file."),
+    "backup": Lazy(_BULK, "kvclient.cli.backup:backup", "Make, check and restore backups of a cluster."),
     "status": Lazy(_CLUSTER, "kvclient.cli.cluster:status", "Show the cluster, its nodes and problems."),
     "route": Lazy(_CLUSTER, "kvclient.cli.cluster:route", "Show which partition and nodes hold a key."),
     "group": Lazy(_CLUSTER, "kvclient.cli.group:group", "Show and change the replicas of one partition."),

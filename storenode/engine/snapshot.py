@@ -31,6 +31,10 @@ class Snapshot:
         """Like Engine.read."""
         return self._view().read(ops, self.sequence, self.now_ms)
 
+    def at(self, now_ms: int) -> Snapshot:
+        """The same content at another time, for what expires; to be closed like this one."""
+        return Snapshot(self._view(), self.sequence, now_ms)
+
     def get(self, key: bytes) -> bytes | None:
         return self._view().get(key, self.sequence, self.now_ms)
 

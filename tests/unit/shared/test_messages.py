@@ -10,6 +10,13 @@ import pytest
 
 from kvclient.errors import ProtocolError
 from shared import messages
+from shared.backupmessages import (
+    BackupCommand,
+    BackupReply,
+    BackupRequest,
+    encode_backup_reply,
+    encode_backup_request,
+)
 from shared.controlmessages import (
     ControlCommand,
     ControlReply,
@@ -67,6 +74,13 @@ TO_STORE = [
         )
         for command in ControlCommand
     ),
+    *(
+        (
+            encode_backup_request(BackupRequest(9, U64, command, 3, U64, b"k" * 4096)),
+            BackupRequest(9, U64, command, 3, U64, b"k" * 4096),
+        )
+        for command in BackupCommand
+    ),
     (messages.encode_fault("what?"), Fault("what?")),
 ]
 TO_ROUTER = [
@@ -81,6 +95,7 @@ TO_ROUTER = [
     (messages.encode_pong(1, 2, 3, {"messages": (1, 1)}), Pong(1, 2, 3, {"messages": (1, 1)})),
     (encode_group_reply(9, 21, b"body"), GroupReply(9, 21, b"body")),
     (encode_control_reply(9, 21, b"body"), ControlReply(9, 21, b"body")),
+    (encode_backup_reply(9, 21, b"body"), BackupReply(9, 21, b"body")),
     (messages.encode_fault(""), Fault("")),
 ]
 
