@@ -1,5 +1,5 @@
 """The operators' command `backup`: a partition's content at one moment, from the store that has it
-(docs/protocol.md section 6, docs/raft.md section 10).
+(docs/protocol.md section 6, docs/raft.md section 11).
 
 Owns its arguments, and whom they go to. Must not know sockets, nor what a page holds. A cut is on one store
 and nowhere else: when that store cannot be reached, whoever reads from it is told at once, since there is

@@ -1,4 +1,4 @@
-"""BACKUP messages: a partition's content at one moment, page by page (docs/raft.md section 10). Numbers and
+"""BACKUP messages: a partition's content at one moment, page by page (docs/raft.md section 11). Numbers and
 kinds: `shared.messagefields`.
 
 Owns their bytes. Encoders trust their caller; decoders check every field and raise

@@ -1,4 +1,4 @@
-"""Pages of a cut: its records from a key on, as bytes (docs/protocol.md section 6, docs/raft.md section 10).
+"""Pages of a cut: its records from a key on, as bytes (docs/protocol.md section 6, docs/raft.md section 11).
 
 Owns what a page is made of. Knows an engine's snapshot and op streams; no socket, no thread. Any thread.
 

@@ -1,5 +1,5 @@
 """Cuts: the content of a partition at one moment, held for a backup and read page by page (docs/raft.md
-section 10).
+section 11).
 
 Owns the snapshots that are held for backups, and the thread that reads them. Must not know sockets: answers
 leave through `answer(peer, token, status, body)`. Loop thread: all public calls, taking snapshots, and every

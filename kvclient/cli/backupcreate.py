@@ -81,7 +81,7 @@ class CreateRun:
 
     def _is_there(self, row: Row) -> bool:
         try:
-            return (self._directory / row["file"]).stat().st_size == row["bytes"]
+            return bool((self._directory / row["file"]).stat().st_size == row["bytes"])
         except FileNotFoundError:
             return False
 

@@ -13,6 +13,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
@@ -56,7 +57,8 @@ class BadBackup(Exception):
         self.what = what
 
 
-class Cut(NamedTuple):
+@dataclass(frozen=True)
+class Cut:
     """What a file is of: a partition of a cluster behind entry `index` of `term`."""
 
     partition: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import msgpack
@@ -140,7 +141,7 @@ def test_a_block_that_is_lost_doubled_or_swapped_is_found(path: Path) -> None:
 def test_a_block_of_another_file_is_found(path: Path, tmp_path: Path) -> None:
     size, _ = write(path)
     other = tmp_path / "other"
-    write(other, CUT._replace(index=1235))
+    write(other, replace(CUT, index=1235))
     path.write_bytes(path.read_bytes()[:HEADER_BYTES] + other.read_bytes()[HEADER_BYTES:])
     with pytest.raises(BadBackup, match="checksum") as found:
         read(path, size)
@@ -150,11 +151,11 @@ def test_a_block_of_another_file_is_found(path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        CUT._replace(partition=8),
-        CUT._replace(cluster="fedcba9876543210"),
-        CUT._replace(index=1),
-        CUT._replace(term=6),
-        CUT._replace(taken_ms=0),
+        replace(CUT, partition=8),
+        replace(CUT, cluster="fedcba9876543210"),
+        replace(CUT, index=1),
+        replace(CUT, term=6),
+        replace(CUT, taken_ms=0),
     ],
 )
 def test_the_file_of_another_cut_is_refused(path: Path, other: Cut) -> None:

@@ -17,7 +17,7 @@ from kvclient.cli.backupset import Backup, file_name
 from kvclient.cli.retrying import Patience
 from kvclient.errors import BatchError, KVError, OutcomeUnknown, Unavailable, ValueTooLarge
 from kvclient.protocol import TTL_MS_MAX
-from tests.unit.kvcli.test_kvcli_backup_set import make
+from tests.unit.kvcli.smallbackup import make
 
 
 class Cluster:

@@ -48,7 +48,7 @@ from shared.messages import (
 U64 = (1 << 64) - 1
 ITEM = Item(7, 3, 5000, 0, 1, U64, 2, 1, b"\x92\x01\xc4\x01k")
 
-TO_STORE = [
+TO_STORE: list[tuple[bytes, messages.ToStore]] = [
     (messages.encode_batch(4, [ITEM]), Batch(4, [ITEM])),
     (messages.encode_batch(4, []), Batch(4, [])),
     (messages.encode_batch(U64, [ITEM] * 300), Batch(U64, [ITEM] * 300)),
@@ -83,7 +83,7 @@ TO_STORE = [
     ),
     (messages.encode_fault("what?"), Fault("what?")),
 ]
-TO_ROUTER = [
+TO_ROUTER: list[tuple[bytes, messages.ToRouter]] = [
     (messages.encode_batch_reply(4, [(7, 0, b"\x91\x01")]), BatchReply(4, [Answer(7, 0, b"\x91\x01")])),
     (messages.encode_batch_reply(4, []), BatchReply(4, [])),
     (messages.encode_map_reply(9, b"map"), MapReply(9, b"map")),
@@ -155,6 +155,10 @@ def test_golden_bytes() -> None:
     ) == bytes.fromhex("98 01 07 09 ccc1 cd1388 01 a46a6f696e c401 80")
     assert encode_control_reply(9, 2, b"x") == bytes.fromhex("95 01 47 09 02 c4 01 78")
     assert encode_group_reply(9, 2, b"x") == bytes.fromhex("95 01 46 09 02 c4 01 78")
+    assert encode_backup_request(BackupRequest(9, 193, BackupCommand.READ, 3, 5, b"k")) == bytes.fromhex(
+        "98 01 09 09 ccc1 a472656164 03 05 c4016b"
+    )
+    assert encode_backup_reply(9, 2, b"x") == bytes.fromhex("95 01 49 09 02 c4 01 78")
     assert messages.encode_fault("x") == bytes.fromhex("93 01 7f a1 78")
 
 
@@ -163,8 +167,8 @@ def test_a_message_for_the_other_side_is_refused() -> None:
         if not isinstance(message, Fault):
             with pytest.raises(ProtocolError, match="does not belong here"):
                 messages.decode_to_router(frame)
-    for frame, message in TO_ROUTER:
-        if not isinstance(message, Fault):
+    for frame, reply in TO_ROUTER:
+        if not isinstance(reply, Fault):
             with pytest.raises(ProtocolError, match="does not belong here"):
                 messages.decode_to_store(frame)
 
