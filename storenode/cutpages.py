@@ -20,7 +20,7 @@ from kvclient.protocol import (
     encode_get,
     encode_scan,
 )
-from storenode.engine.snapshot import Snapshot
+from storenode.replica.statemachine import Snapshot
 
 RECORDS_MAX: Final = 10_000
 """In a page. The engine ends one at 4 MiB, or behind a record that is larger."""
@@ -45,8 +45,7 @@ def read_page(snapshot: Snapshot, start: bytes) -> Page:
     was closed.
     """
     count, entries, following = _scan(snapshot, start, None, 0)
-    with snapshot.at(NEVER) as later:
-        lasting, kept, _ = _scan(later, start, following, SCAN_KEYS_ONLY)
+    lasting, kept, _ = _scan(snapshot.at(NEVER), start, following, SCAN_KEYS_ONLY)
     if lasting == count:
         return Page(count, False, entries, following)
     return Page(count, True, _with_expiry(snapshot, entries, kept), following)

@@ -34,11 +34,11 @@ from shared.reactor import Reactor
 from storenode.cutpages import read_page
 from storenode.engine.errors import EngineClosed
 from storenode.engine.limiter import RateLimiter
-from storenode.engine.snapshot import Snapshot
 from storenode.groups import Groups
 from storenode.raft import Role
 from storenode.raftframes import CONTROL
 from storenode.replica.replica import Replica
+from storenode.replica.statemachine import Snapshot
 
 CUTS_MAX: Final = 8
 """Two backups with four partitions under way each, if this store leads all of them. Each pins tables that

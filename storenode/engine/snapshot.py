@@ -32,7 +32,7 @@ class Snapshot:
         return self._view().read(ops, self.sequence, self.now_ms)
 
     def at(self, now_ms: int) -> Snapshot:
-        """The same content at another time, for what expires; to be closed like this one."""
+        """The same content at another time, for what expires; it is held for as long as either is."""
         return Snapshot(self._view(), self.sequence, now_ms)
 
     def get(self, key: bytes) -> bytes | None:
