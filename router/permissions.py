@@ -13,7 +13,7 @@ import msgpack
 from kvclient.errors import PermissionDenied
 from kvclient.protocol import REQUEST_BYTES_MAX, Op
 from router import controlcommands, groupcommands
-from router.admin import Command
+from router.admin import AnyCommand, Command
 from shared.controlmessages import ControlCommand
 from shared.groupmessages import GroupCommand
 from shared.security import Grants
@@ -75,10 +75,10 @@ def _after(prefix: bytes) -> bytes | None:
     return cut[:-1] + bytes([cut[-1] + 1]) if cut else None
 
 
-def changes_nothing(command: Command | groupcommands.Command | controlcommands.Command) -> bool:
-    """Whether an operator's command only looks."""
+def changes_nothing(command: AnyCommand) -> bool:
+    """Whether an operator's command only looks. A backup does, but at everything."""
     if isinstance(command, Command):
         return True
     if isinstance(command, groupcommands.Command):
         return command.command is GroupCommand.SHOW
-    return command.command in _LOOKS
+    return isinstance(command, controlcommands.Command) and command.command in _LOOKS

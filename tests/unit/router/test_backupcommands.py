@@ -10,6 +10,8 @@ import pytest
 from kvclient import protocol
 from kvclient.errors import Status
 from kvclient.protocol import Kind
+from router.admin import decode_command
+from router.permissions import changes_nothing
 from shared.backupmessages import BackupCommand, BackupRequest
 from shared.hashing import xxh64
 from tests.unit.router.conftest import PARTITIONS, THREE_STORES, Harness
@@ -171,3 +173,8 @@ def test_arguments_that_are_wrong_are_refused(backup: Backup, arguments: tuple[A
 def test_a_node_that_the_cluster_never_had_is_unreachable(backup: Backup) -> None:
     backup.ask("read", 77, CUT, b"")
     assert backup.error()[0] == Status.UNAVAILABLE
+
+
+@pytest.mark.parametrize("arguments", [("open", 0, CUT), ("read", 1, CUT, b""), ("close", 1, CUT)])
+def test_who_may_only_look_may_not_read_everything(arguments: tuple[Any, ...]) -> None:
+    assert not changes_nothing(decode_command(protocol.encode_admin("backup", *arguments)))
