@@ -38,4 +38,4 @@ for own in "$root"/*; do
         [ -f "$operator/certificates/${certificate##*/}" ] || rm "$certificate"
     done
 done
-[ "$(id -u)" != 0 ] || chown -R 10001:10001 "$root" # the user of the containers
+[ "$(id -u)" != 0 ] || chown -R 10001:10001 "$root"/* # the user of the containers; ROOT itself is read-only there
