@@ -5,6 +5,7 @@ writes go on, and it is whole again afterwards.
 from __future__ import annotations
 
 import json
+import re
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 import yaml
 
 import kvclient
-from tests.compose.project import IMAGE, PATIENCE_S, Project, Writer, wait_for
+from tests.compose.project import IMAGE, PATIENCE_S, ROOT, Project, Writer, wait_for
 
 pytestmark = pytest.mark.timeout(1500)
 
@@ -23,9 +24,17 @@ def whole(project: Project) -> None:
     project.kvcli("wait", "--healthy", "--timeout", "100s")
 
 
+README = re.compile(
+    r"^docker compose -f compose/docker-compose.yml run --rm cli (.*?)(?:\s+# (.*))?$", re.MULTILINE
+)
+
+
 def test_put_and_get_as_the_readme_has_it(project: Project) -> None:
-    project.kvcli("put", "a", "1")
-    assert project.kvcli("get", "a") == "1\n"
+    lines = README.findall((ROOT / "README.md").read_text())
+    assert [command for command, _ in lines] == ["put a 1", "get a"]
+    for command, answer in lines:
+        said = project.kvcli(*command.split())
+        assert not answer or said == f"{answer}\n"
 
 
 def test_processes_have_no_rights_that_they_do_not_need(project: Project) -> None:
