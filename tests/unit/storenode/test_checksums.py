@@ -72,6 +72,7 @@ def test_replicas_that_hold_the_same_have_the_same_sum(house: House) -> None:
         protocol.encode_delete(b"k01400"),
         protocol.encode_put(b"more", b""),
     ],
+    ids=["another value", "a key less", "a key more"],
 )
 def test_a_replica_that_differs_is_found(house: House, ops: bytes) -> None:
     spoil(house, 3, ops)
