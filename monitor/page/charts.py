@@ -65,41 +65,38 @@ def thinned(history: Row, series: Sequence[Series]) -> list[Points]:
 def chart(key: str, title: str, now: Html, history: Row, series: Sequence[Series], unit: str) -> Html:
     """A figure; `unit` is `per_s` or `ms` and says how page.js writes the axis."""
     times, *lines = thinned(history, series)
-    span = _span(times)
-    top = _ceiling(max((value for line in lines for value in line if value is not None), default=0))
-    write = words.milliseconds if unit == "ms" else words.count
-    drawn = element(
-        "svg",
-        *(_path(times, line, one.look, top) for one, line in zip(series, lines, strict=True)),
-        class_="line",
-        viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
-        preserveAspectRatio="none",
-        aria_hidden="true",
-    )
+    lines = [_worth(one, line) for one, line in zip(series, lines, strict=True)]
+    known = any(value is not None for line in lines for value in line) and _span(times) > 0
     legend = [element("span", one.caption, class_=f"key {one.look}") for one in series]
-    since = (
-        f"{words.duration(span if span < 120 else round(span / 60) * 60)} ago" if span else "no history yet"
-    )
+    still = _still(times, lines, series, unit) if known else element("span", "no history yet", class_="since")
     return element(
         "figure",
         element("figcaption", element("h2", title), element("span", *legend, class_="legend"), now),
-        element(
-            "div",
-            element(
-                "div",
-                element("span", write(top) if span else "", class_="top"),
-                drawn,
-                element("span", since, class_="since"),
-                element("span", "now" if span else "", class_="until"),
-                class_="still",
-            ),
-            element("div", class_="plot"),
-            class_="frame",
-        ),
+        element("div", element("div", still, class_="still"), element("div", class_="plot"), class_="frame"),
         id=key,
-        data_points=Html(json.dumps([times, *lines], separators=(",", ":"))) if span else None,
-        data_series=json.dumps([[one.caption, one.look] for one in series]) if span else None,
+        data_points=Html(json.dumps([times, *lines], separators=(",", ":"))) if known else None,
+        data_series=json.dumps([[one.caption, one.look] for one in series]) if known else None,
         data_unit=unit,
+    )
+
+
+def _still(times: Points, lines: Sequence[Points], series: Sequence[Series], unit: str) -> Html:
+    """The drawing and what its ends mean."""
+    top = _ceiling(max(value for line in lines for value in line if value is not None))
+    span = _span(times)
+    ago = words.duration(span if span < 120 else round(span / 60) * 60)
+    return joined(
+        element("span", words.milliseconds(top) if unit == "ms" else words.count(top), class_="top"),
+        element(
+            "svg",
+            *(_path(times, line, one.look, top) for one, line in zip(series, lines, strict=True)),
+            class_="line",
+            viewBox=f"0 0 {_WIDTH} {_HEIGHT}",
+            preserveAspectRatio="none",
+            aria_hidden="true",
+        ),
+        element("span", ago, " ago", class_="since"),
+        element("span", "now", class_="until"),
     )
 
 
@@ -109,6 +106,11 @@ def _folded(values: Points, one: Series, buckets: list[list[int]]) -> Points:
         known = [value for index in bucket if index < len(values) and (value := values[index]) is not None]
         folded.append(float(f"{one.fold(known):.4g}") if known else None)
     return folded
+
+
+def _worth(one: Series, line: Points) -> Points:
+    """Errors are drawn only if there were any, rather than as a red line at the bottom."""
+    return line if one.look != "bad" or any(line) else [None] * len(line)
 
 
 def _span(times: Points) -> int:

@@ -112,13 +112,11 @@ def _findings(partitions: list[Row]) -> Html:
 
 def _finding(state: str, odd: Iterable[tuple[str, str]], rows: list[Row]) -> Html:
     which = words.ranges(row["id"] for row in rows)
-    what = {"down": "no leader that answers", "degraded": "led, a replica is missing"}.get(state, "")
     lags = [
         one["lag"] for row in rows for one in row["replicas"] if one.get("lag") and one["state"] == "lagging"
     ]
-    told = "; ".join(
-        (*([what] if what else []), *(f"{node} {oddity}" for node, oddity in list(odd)[:_MEMBERS_MAX]))
-    )
+    reasons = [f"{node} {oddity}" for node, oddity in list(odd)[:_MEMBERS_MAX]] or ["a replica is missing"]
+    told = ", ".join(["not served", *reasons] if state == "down" else reasons)
     behind = f", by up to {max(lags):,} entries" if lags else ""
     return element(
         "li",

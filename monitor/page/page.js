@@ -78,6 +78,7 @@ function colour(name) {
 
 function amount(value, unit) {
   if (value === null || value === undefined) return "\u2013";
+  if (unit === "ms" && value >= 1000) return `${+(value / 1000).toFixed(2)} s`;
   const digits = value >= 100 ? 0 : value >= 10 ? 1 : value === 0 ? 0 : 2;
   const shown = value >= 1e6 ? `${+(value / 1e6).toFixed(2)}M` : value >= 1e5 ? `${Math.round(value / 1e3)}k` :
     (+value.toFixed(digits)).toLocaleString("en-US");
@@ -87,7 +88,7 @@ function amount(value, unit) {
 function options(figure, box) {
   const unit = figure.dataset.unit;
   const looks = {
-    main: { stroke: colour("accent"), width: 1.5, fill: unit === "ms" ? undefined : colour("accent-soft") },
+    main: { stroke: colour("accent"), width: 1.5, fill: unit === "ms" ? undefined : colour("accent-fill") },
     minor: { stroke: colour("soft"), width: 1.25, dash: [2, 3] },
     bad: { stroke: colour("critical"), width: 1.5 },
   };
@@ -102,6 +103,7 @@ function options(figure, box) {
     width: box.clientWidth,
     height: box.clientHeight,
     tzDate: (at) => uPlot.tzDate(new Date(at * 1e3), "Etc/UTC"),
+    padding: [8, 16, 0, 0],
     legend: { show: false },
     cursor: { y: false, drag: { setScale: false, x: false }, points: { size: 6 } },
     scales: { y: { range: (_, low, high) => [0, Math.max(high * 1.1, 1)] } },
@@ -157,11 +159,11 @@ function redraw() {
 }
 
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-let settling;
-addEventListener("resize", () => {
-  clearTimeout(settling);
-  settling = setTimeout(redraw, 150);
+const sizes = new ResizeObserver((boxes) => {
+  for (const { target } of boxes)
+    plots.get(target.closest("figure").id)?.plot.setSize({ width: target.clientWidth, height: target.clientHeight });
 });
+for (const box of document.querySelectorAll(".plot")) sizes.observe(box);
 document.addEventListener("visibilitychange", () => document.hidden || refresh().catch(complain));
 
 draw();

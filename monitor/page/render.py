@@ -124,7 +124,7 @@ def _remedy(remedy: str) -> Html:
 
 def _totals(totals: Row) -> Html:
     wrong = [
-        element("small", words.plural(totals[f"partitions_{state}"], state), class_=look)
+        element("small", f"{words.count(totals[f'partitions_{state}'])} {state}", class_=look)
         for state, look in (("degraded", "warning"), ("down", "critical"))
         if totals[f"partitions_{state}"]
     ]
@@ -136,8 +136,12 @@ def _totals(totals: Row) -> Html:
         ("Stores up", _of(totals["nodes_up"], totals["nodes"]), ""),
         ("Routers up", _of(totals["routers_up"], totals["routers"]), ""),
         ("Partitions ok", words.count(totals["partitions_ok"]), joined(*wrong)),
-        ("Keys", words.count(totals["keys"]), element("small", "estimated")),
-        ("On disk", words.size(totals["disk_bytes"]), _free(totals["disk_free_bytes"])),
+        ("Keys", words.count(totals["keys"]), _note("estimated", totals["keys"])),
+        (
+            "On disk",
+            words.size(totals["disk_bytes"]),
+            _note(f"{words.size(totals['disk_free_bytes'])} free", totals["disk_free_bytes"]),
+        ),
         ("Memory", words.size(totals["memory_bytes"]), ""),
     )
     shown = (element("div", element("dt", name), element("dd", value, more)) for name, value, more in tiles)
@@ -148,11 +152,14 @@ def _split(totals: Row) -> Html:
     reads, writes = totals["reads_per_s"], totals["writes_per_s"]
     if reads is None or writes is None:
         return Html("")
-    return element("small", f"{words.count(reads)} reads, {words.count(writes)} writes")
+    return joined(
+        element("small", f"{words.count(reads)} reads"), element("small", f"{words.count(writes)} writes")
+    )
 
 
-def _free(value: int | None) -> Html:
-    return Html("") if value is None else element("small", f"{words.size(value)} free")
+def _note(text: str, figure: float | None) -> Html:
+    """What is said below a figure that is known."""
+    return Html("") if figure is None else element("small", text)
 
 
 def _of(part: int, whole: int) -> Html:
@@ -161,8 +168,8 @@ def _of(part: int, whole: int) -> Html:
 
 def _charts(status: Row) -> Html:
     totals, history = status["totals"], status["history"]
-    rate = element("b", words.count(totals["ops_per_s"]), "/s")
-    late = element("b", words.milliseconds(totals["p99_ms"]))
+    rate = element("b", words.count(totals["ops_per_s"]), "" if totals["ops_per_s"] is None else "/s")
+    late = element("b", "p99 ", words.milliseconds(totals["p99_ms"]))
     return element(
         "section",
         chart("throughput", "Throughput", rate, history, THROUGHPUT, "per_s"),

@@ -34,6 +34,8 @@ _MARKS: Final = {
     "critical": "\N{BLACK SQUARE}",
     "ok": "\N{BLACK CIRCLE}",
 }
+_PROSE: Final = frozenset({"Store", "State", "Router", "From", "To", "Why", "Stage", "Progress", "Waits for"})
+"""Columns that are read from the left; all others are numbers."""
 _HIGH: Final = 0.8
 _FULL: Final = 0.95
 """Beyond these shares of a limit a bar is a warning, and critical: as the monitor judges disks."""
@@ -49,8 +51,8 @@ def nodes(rows: list[Row]) -> Html:
     if not rows:
         return element("p", "Not known yet: the monitor has no cluster map.", class_="none")
     return _table(
-        ("#", "Store", "State", "Leads", "Replicas", "Lag", "Reads/s", "Writes/s", "Log p99", "CPU", "Memory",
-         "Disk", "Files", "Up for"),
+        ("Store", "State", "Leads", "Replicas", "Lag", "Reads/s", "Writes/s", "Log p99", "CPU", "Memory",
+         "Disk", "Open files", "Up for"),
         [_node(row) for row in rows[:NODES_MAX]],
     )  # fmt: skip
 
@@ -58,15 +60,12 @@ def nodes(rows: list[Row]) -> Html:
 def _node(row: Row) -> Row:
     word, level = _STATES.get(str(row["state"]), (name(row["state"]), "critical"))
     badge = element("span", "controller", class_="badge") if row["controller"] else ""
+    zone = joined(" in ", name(row["zone"])) if row["zone"] else ""
+    place = element("small", name(row["rpc"]), zone)
     bad = row["failed"] or 0
     return {
         "class": "gone" if row["gone"] else None,
-        "#": row["id"],
-        "Store": joined(
-            element("b", name(row["name"])),
-            badge,
-            element("small", name(row["rpc"]), joined(", zone ", name(row["zone"])) if row["zone"] else ""),
-        ),
+        "Store": joined(element("i", row["id"]), element("b", name(row["name"])), badge, place),
         "State": joined(mark(level), word, _heard(row)),
         "Leads": words.count(row["leads"]),
         "Replicas": joined(
@@ -87,7 +86,7 @@ def routers(rows: list[Row]) -> Html:
         return element("p", "No router has said who it is yet.", class_="none")
     return _table(
         ("Router", "State", "Stores", "Requests/s", "Errors/s", "p50", "p99", "In flight", "Epoch", "CPU",
-         "Memory", "Files", "Up for"),
+         "Memory", "Open files", "Up for"),
         [_router(row) for row in rows[:NODES_MAX]],
     )  # fmt: skip
 
@@ -113,9 +112,13 @@ def _process(row: Row) -> Row:
     return {
         "CPU": words.share(row["cpu"]),
         "Memory": words.size(row["memory_bytes"]),
-        "Files": _files(row),
-        "Up for": joined(words.duration(row["uptime_s"]), element("small", name(row["version"] or ""))),
+        "Open files": _files(row),
+        "Up for": joined(words.duration(row["uptime_s"]), _version(row["version"])),
     }
+
+
+def _version(version: str | None) -> Html:
+    return element("small", name(version)) if version else Html("")
 
 
 def _heard(row: Row) -> Html:
@@ -129,25 +132,34 @@ def _disk(row: Row) -> Html:
     used, free, whole = row["disk_bytes"], row["disk_free_bytes"], row["disk_size_bytes"]
     if free is None or not whole:
         return joined(words.size(used))
-    return joined(words.size(used), _bar(1 - free / whole), element("small", f"{words.size(free)} free"))
+    return joined(
+        words.size(used),
+        _bar(1 - free / whole, _look(1 - free / whole)),
+        element("small", f"{words.size(free)} free"),
+    )
 
 
 def _files(row: Row) -> Html:
     opened, limit = row["open_fds"], row["max_fds"]
     if opened is None or not limit:
         return joined(words.count(opened))
-    return joined(words.count(opened), _bar(opened / limit), element("small", f"of {words.count(limit)}"))
+    return joined(
+        words.count(opened), element("small", f"of {words.count(limit)}", class_=_look(opened / limit))
+    )
 
 
-def _bar(part: float) -> Html:
-    part = min(max(part, 0.0), 1.0)
-    look = "critical" if part > _FULL else "warning" if part > _HIGH else "main"
+def _bar(part: float, look: str | None = None) -> Html:
+    width = f"{min(max(part, 0.0), 1.0) * 100:.1f}%"
     return element(
         "svg",
-        element("rect", width=f"{part * 100:.1f}%", height="100%", class_=look),
+        element("rect", width=width, height="100%", class_=look),
         class_="bar",
         aria_hidden="true",
     )
+
+
+def _look(part: float) -> str | None:
+    return "critical" if part > _FULL else "warning" if part > _HIGH else None
 
 
 def moves(rows: list[Row], cluster: Row) -> Html:
@@ -213,11 +225,14 @@ def events(rows: list[Row], now_ms: int) -> Html:
 
 
 def _table(columns: tuple[str, ...], rows: list[Row]) -> Html:
-    head = element("tr", *(element("th", column, scope="col") for column in columns))
+    prose = {column: "prose" if column in _PROSE else None for column in columns}
+    head = [element("th", column, scope="col", class_=prose[column]) for column in columns]
     body = [
         element(
-            "tr", *(element("td", row[column], data_label=column) for column in columns), class_=row["class"]
+            "tr",
+            *(element("td", row[column], data_label=column, class_=prose[column]) for column in columns),
+            class_=row["class"],
         )
         for row in rows
     ]
-    return element("table", element("thead", head), element("tbody", *body))
+    return element("table", element("thead", element("tr", *head)), element("tbody", *body))

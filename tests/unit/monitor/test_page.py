@@ -67,8 +67,8 @@ STATES: dict[str, tuple[Callable[[], Row], list[str]]] = {
         samples.healthy,
         [
             "orchard", "16 partitions \N{MULTIPLICATION SIGN} 3 replicas", "epoch 12", "controller store1",
-            "14:42:07 UTC", "All is well", "18,432", "16,500 reads, 1,932 writes", "1.21 ms", "6.40 ms",
-            "3 of 3", "1.20M", "tcp://127.0.0.1:7201, zone b", "5,500", "2.31 ms", "42 %", "router2",
+            "14:42:07 UTC", "All is well", "18,432", "16,500 reads 1,932 writes", "1.21 ms", "6.40 ms",
+            "3 of 3", "1.20M", "tcp://127.0.0.1:7201 in b", "5,500", "2.31 ms", "42 %", "router2",
             "Nothing is being moved.", "0 L1 F2 F3", "2026-11-22 13:42:07", "up for 2 h 30 min",
             "60 min ago",
         ],
@@ -79,7 +79,7 @@ STATES: dict[str, tuple[Callable[[], Row], list[str]]] = {
             "Warning", "store3 is down: 16 partitions lack it, and 1 more",
             "kvcli node remove store3 --force",
             "router2 is gone", "kvcli dev start router2", "heard 37 s ago", "2 of 3",
-            "Partitions 0-15 : led, a replica is missing; store3 is gone", "G3", "16 degraded",
+            "Partitions 0-15 : store3 is gone", "G3", "16 degraded",
         ],
     ),
     "a rebalance runs": (
@@ -93,7 +93,9 @@ STATES: dict[str, tuple[Callable[[], Row], list[str]]] = {
         samples.unknown,
         [
             "Critical", "no store is heard", "kvcli status asks the routers", "never heard", "0 of 3",
-            "Not known: no controller answers.", "no leader that answers", "controller unknown", "G1",
+            "Not known: no controller answers.",
+            "Partitions 0-15 : not served, store1 is gone, store2 is gone, store3 is gone",
+            "controller unknown", "G1",
         ],
     ),
     "the monitor was just started": (
@@ -129,6 +131,13 @@ def test_what_is_not_known_is_never_a_number() -> None:
     assert totals.count("\N{EN DASH}") == 7
     for stale in ("0.42", "180 MiB", "2.31 ms", "5,500"):
         assert stale not in text
+
+
+def test_who_is_gone_has_no_figures() -> None:
+    rows = re.findall(r'<tr class="gone">(.*?)</tr>', render(samples.store_down()))
+    cells = [re.findall(r'<td data-label="([^"]*)"[^>]*>(.*?)</td>', row) for row in rows]
+    known = [{label for label, content in row if content != "\N{EN DASH}"} for row in cells]
+    assert known == [{"Store", "State", "Replicas"}, {"Router", "State"}]
 
 
 def hostile(value: Any) -> Any:
