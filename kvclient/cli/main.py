@@ -61,7 +61,7 @@ COMMANDS = {
     "engine": Lazy(
         _FILES, "kvclient.cli.engine:engine", "Look into, check and repair a stopped store's files."
     ),
-    "shell": Lazy(_SHELL, "kvclient.cli.shell:shell", "Run commands line by line, with history."),
+    "shell": Lazy(_SHELL, "kvclient.cli.shell:shell", "Read commands line by line, with history."),
     "completion": Lazy(_SHELL, "kvclient.cli.shell:completion", "Print completion for bash, zsh or fish."),
 }
 
