@@ -177,9 +177,8 @@ def test_a_client_without_a_key_is_told_what_is_missing(cluster: Cluster) -> Non
 def test_a_key_that_is_not_known_is_refused_and_said_so(cluster: Cluster, tmp_path: Path) -> None:
     """The client's directory is its own: the cluster has never seen this key."""
     keyfiles.init(tmp_path / "keys")
-    for name in ("router1",):
-        theirs = cluster.keys / "certificates" / f"{name}.json"
-        (tmp_path / "keys" / "certificates" / f"{name}.json").write_bytes(theirs.read_bytes())
+    router = "certificates/router1.json"
+    (tmp_path / "keys" / router).write_bytes((cluster.keys / router).read_bytes())
     with pytest.raises(ConnectError, match="does not take the key admin"):
         kvclient.connect(cluster.url, keys=tmp_path / "keys", connect_timeout=1).close()
 
