@@ -378,7 +378,7 @@ def test_mutated_frames_are_refused_or_answered(house: House, backups: Backups) 
             backups.cuts.on_request(ASKER, request._replace(token=backups.token))
             backups.answer(backups.token)
             assert len(backups.cuts) <= CUTS_MAX
-    assert heard > 500
+    assert heard > 100, "most are no request at all"
     house.put(1, b"still", b"there")
     for number in list(backups.cuts._cuts):
         backups.said(CLOSE, cut=number)
