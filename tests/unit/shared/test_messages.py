@@ -237,7 +237,7 @@ def test_malformed_items_are_refused(row: Any) -> None:
         ([True, 4, 0], "begins with version and kind"),
         ([1, "4", 0], "begins with version and kind"),
         ([2, 4, 0], "message version 2 is not understood, this side speaks 1"),
-        ([1, 9, 0], "kind 9"),
+        ([1, 10, 0], "kind 10"),
         ([1, 8, 0, "r1"], "ROUTER is an array of 5, not 4"),
         ([1, 8, 0, "", "tcp://h:1"], "name of a ROUTER"),
         ([1, 8, 0, "r1", "h\n"], "front of a ROUTER"),
