@@ -159,7 +159,7 @@ def _leaders(table: list[Row], names: dict[int, str]) -> list[Problem]:
             CRITICAL,
             f"{_partitions(found)} no leader: nothing is written there, and only what may be stale is read, "
             "until a majority of the replicas is up",
-            "Start the stores that are missing",
+            "Start the stores that are down",
         )
         for leader, found in sorted(unled.items())
     ]

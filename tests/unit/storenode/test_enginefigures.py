@@ -30,7 +30,11 @@ class Engine:
             ("memtable_bytes", "memtables_retired_bytes", "tables", "table_bytes", "table_entries",
              "table_deletions"), 0,
         )  # fmt: skip
-        state = {"pressure": 0, "failures": {}, "damage": None, "cache": {"hits": self.looks}}
+        state = {
+            "pressure": 0, "failures": {}, "damage": None, "cache": {"hits": self.looks},
+            "backlog": {"slow": {"memory": {"times": 1, "seconds": 0.25}}, "stop": {}},
+            "levels": [{"score": 0.5, "bytes": 100}, {"score": 2.0, "bytes": 1000}],
+        }  # fmt: skip
         return {**counts, **levels, **state, "flushes": self.flushes, "memtable_entries": self.entries}
 
 
@@ -52,6 +56,7 @@ def test_counts_do_not_fall_when_a_replica_leaves_or_its_engine_begins_anew() ->
     replicas, figures = hashable(first, second), EngineFigures()
     figures.look(replicas, 10)
     assert (figures.snapshot()["flushes"], figures.snapshot()["keys"]) == (12, 11)
+    assert (figures.snapshot()["stall_ms"], figures.snapshot()["compaction_debt_bytes"]) == (500, 1000)
     second.flushes = 2
     figures.look(replicas, 10)
     assert figures.snapshot()["flushes"] == 14
