@@ -62,6 +62,11 @@ sources with a damaged disk or a defect always.
 GIVE_UP_S: Final = 60.0
 """Without any answer of the source, after which the pull ends: Raft will name another one."""
 
+REFUSED_S: Final = 10.0
+"""Of a source that answers, but that it cannot give the snapshot, after which the pull ends: it may have left
+the group, or its replica may have failed, and who leads now names itself.
+"""
+
 
 class Done(NamedTuple):
     """The snapshot is in `directory`, durably; `state` came with it."""
@@ -96,6 +101,7 @@ class Pull:
         self._next = (0, 0)  # place in `_files`, offset: what is asked for next
         self._again_at = now
         self._heard_at = now
+        self._refused_since: float | None = None
         self._failures = 0
         self._damaged = 0
 
@@ -214,14 +220,18 @@ class Pull:
 
     def _on_refusal(self, refusal: Refusal, now: float) -> None:
         if refusal.status == Status.BUSY:
+            self._refused_since = None
             self._retry(now, max(refusal.retry_after_ms, 1) / 1000)
-        elif refusal.status in (Status.NOT_FOUND, Status.UNAVAILABLE):
+            return
+        since = self._refused_since = now if self._refused_since is None else self._refused_since
+        if refusal.status in (Status.NOT_FOUND, Status.UNAVAILABLE) and now - since < REFUSED_S:
             self._retry(now)
         else:
             self._end(f"the source refused with status {refusal.status}: {refusal.message[:200]}")
 
     def _on_opened(self, opened: Opened, now: float) -> None:
         self._failures = 0
+        self._refused_since = None
         self._incoming.begin(Journal(self._group, opened.snapshot, opened.state, opened.files))
         self._opened = opened
         self._files = deque(self._incoming.missing())

@@ -87,8 +87,8 @@ class Health:
                     self._world.note(f"{move}: {view.moves.get(move.id)}")
 
     def _command(self, what: str, command: ControlCommand, arguments: dict[str, Any]) -> None:
-        """Given until it is carried out: a refusal names what has to be waited for, such as a lost node that
-        a controller that stood still takes to be alive.
+        """Given until it is carried out. A removal is refused as long as a controller that stood still takes
+        the lost node to be alive.
         """
         self._asked.add(what)
 
@@ -98,7 +98,7 @@ class Health:
         def told(status: int, body: dict[str, Any]) -> None:
             if status == Status.OUTCOME_UNKNOWN:
                 ask()
-            elif status == Status.CONDITION_FAILED:
+            elif status == Status.CONDITION_FAILED and arguments.get("node") in self._lost():
                 self._world.after(AGAIN_S, ask)
             else:
                 self._asked.discard(what)

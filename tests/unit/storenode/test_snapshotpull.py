@@ -29,6 +29,7 @@ from storenode.snapshotpull import (
     GIVE_UP_S,
     PAUSE_S,
     PAUSE_S_MAX,
+    REFUSED_S,
     WINDOW,
     Done,
     Failed,
@@ -160,6 +161,28 @@ def test_a_source_that_is_silent_for_too_long_is_given_up(talk: Talk) -> None:
     assert talk.now - begin == GIVE_UP_S
     assert isinstance(talk.pull.outcome, Failed)
     assert talk.asked() == []
+
+
+@pytest.mark.parametrize("status", [Status.UNAVAILABLE, Status.NOT_FOUND])
+def test_a_source_that_has_the_replica_no_more_is_given_up(talk: Talk, status: Status) -> None:
+    """It was asked for ever, since it answered: nobody pulled from who led the group by then."""
+    begin = talk.now
+    while talk.pull.outcome is None:
+        for request in talk.asked():
+            talk.say(Refusal(request.token, status, "no replica here"))
+        talk.wait()
+        assert talk.now - begin <= REFUSED_S + 2 * PAUSE_S_MAX
+    assert talk.now - begin >= REFUSED_S
+    assert isinstance(talk.pull.outcome, Failed)
+    assert "no replica here" in talk.pull.outcome.reason
+
+
+def test_refusals_between_which_it_goes_on_do_not_add_up(talk: Talk) -> None:
+    for _ in range(30):
+        flying = talk.open()
+        talk.say(Refusal(flying[0].token, Status.NOT_FOUND, "gone"))
+        talk.wait()
+    assert talk.pull.outcome is None
 
 
 @pytest.mark.parametrize("status", [Status.WRONG_REPLICA, Status.INVALID_REQUEST, Status.INTERNAL])
