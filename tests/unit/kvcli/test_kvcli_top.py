@@ -103,6 +103,8 @@ def test_once_prints_one_document_or_one_table() -> None:
 
 
 SCREEN = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
 from kvclient.cli.top import _screen
 with _screen() as key_pressed:
     print("ready", flush=True)
