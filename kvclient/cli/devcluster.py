@@ -356,6 +356,15 @@ def is_free(port: int) -> bool:
         return True
 
 
+def is_listening(port: int) -> bool:
+    """Whether a server takes connections there. Unlike `is_free` it is never in the server's way."""
+    try:
+        socket.create_connection((HOST, port), 1.0).close()
+    except OSError:
+        return False
+    return True
+
+
 def _ports(shape: Shape) -> Iterator[int]:
     for member in DevCluster(Path(), shape).members:
         yield from member.ports

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from kvclient.cli import processes
-from kvclient.cli.devcluster import LOCK_FILE, DevCluster, Member, is_free, require_free
+from kvclient.cli.devcluster import LOCK_FILE, DevCluster, Member, is_listening, require_free
 from kvclient.cli.failure import Failure
 from kvclient.errors import Exit, KVError
 
@@ -103,7 +103,7 @@ def wait_ready(cluster: DevCluster, members: list[Member], children: Children) -
 def wait_listening(member: Member, children: Children) -> None:
     """Until its first port takes connections; Failure with the log when it ends instead."""
     deadline = time.monotonic() + READY_SECONDS
-    while is_free(member.ports[0]) and time.monotonic() <= deadline:
+    while not is_listening(member.ports[0]) and time.monotonic() <= deadline:
         if ended(member, children):
             raise Failure(
                 Exit.ERROR,

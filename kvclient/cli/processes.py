@@ -31,13 +31,15 @@ class Identity(NamedTuple):
 
 
 def identify(pid: int) -> Identity | None:
-    """The identity of a running process; None if there is none (a zombie does not run)."""
+    """The identity of a running process; None if there is none. A zombie does not run, unless other threads
+    of it are not at their end yet: its ports are still taken.
+    """
     try:
         # The name in parentheses may hold anything, also spaces and parentheses.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return None if fields[0] in "ZX" else Identity(pid, int(fields[19]), _boot())
+    return None if fields[0] in "ZX" and int(fields[17]) <= 1 else Identity(pid, int(fields[19]), _boot())
 
 
 def _boot() -> str:

@@ -219,6 +219,27 @@ def test_a_zombie_does_not_run() -> None:
     child.wait()
 
 
+HEADLESS = """
+import ctypes, os, sys, threading
+threading.Thread(target=sys.stdin.read).start()
+ctypes.CDLL(None).syscall({"x86_64": 60, "aarch64": 93}[os.uname().machine], 0)  # ends this thread alone
+"""
+
+
+def test_a_process_runs_as_long_as_any_of_its_threads() -> None:
+    """A killed store's ports were taken for a moment after it was said to be gone: it did not start again."""
+    child = subprocess.Popen([sys.executable, "-c", HEADLESS], stdin=subprocess.PIPE)
+    assert child.stdin is not None
+    state = Path(f"/proc/{child.pid}/stat")
+    while state.read_text().rpartition(")")[2].split()[0] != "Z":
+        pass
+    assert processes.identify(child.pid) is not None
+    child.stdin.close()
+    while processes.identify(child.pid) is not None:
+        pass
+    child.wait()
+
+
 @pytest.mark.parametrize("command", [["status"], ["down"], ["kill", "all"], ["start", "all"], ["logs"]])
 def test_no_cluster_is_told_with_the_remedy(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
