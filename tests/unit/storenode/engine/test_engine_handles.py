@@ -194,6 +194,7 @@ def test_out_of_descriptors_closes_tables_that_are_idle(tmp_path: Path) -> None:
         assert [engine.get(key) for key in KEYS] == [value_of(key) for key in KEYS]
         assert 1 <= len(open_tables(tmp_path)) <= 4
         engine.compact()
+        engine.shared.wait_for(lambda: not engine.tree.retired)  # what it replaced is still open till then
         assert engine.scan() == CONTENT
 
 
