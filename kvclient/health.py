@@ -60,15 +60,18 @@ def problems(answer: Row) -> list[str]:
     return [problem.sentence for problem in judge(answer)]
 
 
-def ranges(numbers: Iterable[int]) -> str:
-    """`1-3, 7` for 1, 2, 3, 7."""
+def ranges(numbers: Iterable[int], at_most: int | None = None) -> str:
+    """`1-3, 7` for 1, 2, 3, 7; at most so many ranges, then how many numbers are left out."""
     spans: list[list[int]] = []
     for number in sorted(numbers):
         if spans and spans[-1][1] == number - 1:
             spans[-1][1] = number
         else:
             spans.append([number, number])
-    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in spans)
+    shown = spans[:at_most]
+    left_out = sum(high - low + 1 for low, high in spans[len(shown) :])
+    told = ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in shown)
+    return f"{told} and {left_out:,} more" if left_out else told
 
 
 def is_led(row: Row) -> bool:

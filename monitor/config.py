@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import attrs
 
 from shared.config import LogSection
-from shared.fields import connectable, name_like
+from shared.fields import name_like, stores_to_ask
 from shared.security import SecuritySection
 from shared.units import Endpoint
 
@@ -43,10 +43,4 @@ class MonitorConfig:
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """What is wrong with fields taken together."""
-        if not self.stores:
-            yield "stores", "must name at least one store, such as tcp://127.0.0.1:7200"
-        for index, endpoint in enumerate(self.stores):
-            if endpoint in self.stores[:index]:
-                yield f"stores[{index}]", f"{endpoint} is there twice"
-            if not connectable(endpoint):
-                yield f"stores[{index}]", f"{endpoint} is no address to connect to: name host and port"
+        yield from stores_to_ask(self.stores)

@@ -22,10 +22,11 @@ import attrs
 import msgpack
 
 from kvclient.errors import InvalidRequest, Status, Unsupported
+from kvclient.health import ranges
 from kvclient.protocol import KEY_BYTES_MAX, Kind, encode_error
 from router import backupcommands, controlcommands, groupcommands, health
 from router.errands import NOBODY, Asker, Respond, Then
-from router.topology import Topology, ranges
+from router.topology import Topology
 from shared import groups
 from shared.controlview import NO_VIEW, Figures, View, read_view, state
 from shared.hashing import hashed_part, partition_of

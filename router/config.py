@@ -8,7 +8,7 @@ import attrs
 
 from kvclient.protocol import REQUEST_BYTES_MAX, VALUE_BYTES_MAX, VALUE_BYTES_MAX_CONFIGURABLE
 from shared.config import LogSection
-from shared.fields import address_or_none, between, connectable, name_like, size_between
+from shared.fields import address_or_none, between, name_like, size_between, stores_to_ask
 from shared.security import SecuritySection
 from shared.units import Endpoint, Size
 
@@ -53,10 +53,4 @@ class RouterConfig:
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """What is wrong with fields taken together."""
-        if not self.stores:
-            yield "stores", "must name at least one store, such as tcp://127.0.0.1:7200"
-        for index, endpoint in enumerate(self.stores):
-            if endpoint in self.stores[:index]:
-                yield f"stores[{index}]", f"{endpoint} is there twice"
-            if not connectable(endpoint):
-                yield f"stores[{index}]", f"{endpoint} is no address to connect to: name host and port"
+        yield from stores_to_ask(self.stores)

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
 
-from router.topology import ranges
+from kvclient.health import ranges
 from shared import groups
 from shared.clustermap import ClusterMap
 from shared.controlview import Figures, View, state

@@ -15,6 +15,7 @@ from math import isqrt
 from typing import NamedTuple
 
 from kvclient.errors import Status
+from kvclient.health import ranges
 from kvclient.protocol import (
     SCAN_COUNT,
     SCAN_LIMIT_MAX,
@@ -26,7 +27,6 @@ from kvclient.protocol import (
 )
 from router.figures import OP_BARRIER, OP_SCAN
 from router.flight import Part, Refusal
-from router.topology import ranges
 from shared.opstream import Limits, Split, inspect, merge_scans, repeat_error, scan_fields
 
 # Up to this many entries each partition is asked for the whole limit: a second round trip would cost more

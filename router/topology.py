@@ -17,7 +17,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import inf
 
 from kvclient.errors import ProtocolError
@@ -212,14 +212,3 @@ class Topology:
         names = " and ".join(self.describe(node) for node in replicas)
         verb = "is" if len(replicas) == 1 else "are"
         return f"partition {partition} is not served: {names} {verb} not reachable"
-
-
-def ranges(numbers: Iterable[int]) -> str:
-    """`1-3, 7` for 1, 2, 3, 7: partition lists stay readable at 4096 of them."""
-    spans: list[list[int]] = []
-    for number in sorted(numbers):
-        if spans and spans[-1][1] == number - 1:
-            spans[-1][1] = number
-        else:
-            spans.append([number, number])
-    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in spans)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 import attrs
@@ -66,6 +66,17 @@ def connectable(endpoint: Endpoint) -> bool:
     """Whether an endpoint names a host and a port, rather than "any"."""
     host, port = split_endpoint(endpoint)
     return port != 0 and host not in ("*", "0.0.0.0", "::")
+
+
+def stores_to_ask(stores: Sequence[Endpoint]) -> Iterator[tuple[str, str]]:
+    """What is wrong with the field `stores` of who finds a cluster by them: (path, text)."""
+    if not stores:
+        yield "stores", "must name at least one store, such as tcp://127.0.0.1:7200"
+    for index, endpoint in enumerate(stores):
+        if endpoint in stores[:index]:
+            yield f"stores[{index}]", f"{endpoint} is there twice"
+        if not connectable(endpoint):
+            yield f"stores[{index}]", f"{endpoint} is no address to connect to: name host and port"
 
 
 def address_or_none(_: object, __: attrs.Attribute[str], value: str) -> None:

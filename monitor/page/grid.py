@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
-from monitor.page import words
+from kvclient.health import ranges
 from monitor.page.html import Html, element, joined
 
 Row = dict[str, Any]
@@ -20,6 +20,7 @@ _REPLICAS_MAX: Final = 8
 """A group of five with a learner or two; a group of more is one that no move has made."""
 _FINDINGS_MAX: Final = 20
 """Groups of partitions that are told apart: what one lost store leaves behind is one or two."""
+_RANGES_MAX: Final = 12
 _MEMBERS_MAX: Final = 8
 """Replicas named in one finding."""
 
@@ -111,7 +112,7 @@ def _findings(partitions: list[Row]) -> Html:
 
 
 def _finding(state: str, odd: Iterable[tuple[str, str]], rows: list[Row]) -> Html:
-    which = words.ranges(row["id"] for row in rows)
+    which = ranges((row["id"] for row in rows), _RANGES_MAX)
     lags = [
         one["lag"] for row in rows for one in row["replicas"] if one.get("lag") and one["state"] == "lagging"
     ]

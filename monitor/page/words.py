@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Final
 
@@ -77,19 +76,6 @@ def iso(at_ms: int) -> str:
 def plural(number: int, noun: str) -> str:
     """`1 store`, `2 stores`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def ranges(numbers: Iterable[int], at_most: int = 12) -> str:
-    """`1-3, 7` for 1, 2, 3, 7; at most so many ranges, then how many numbers are left out."""
-    spans: list[list[int]] = []
-    for number in sorted(numbers):
-        if spans and spans[-1][1] == number - 1:
-            spans[-1][1] = number
-        else:
-            spans.append([number, number])
-    left_out = sum(high - low + 1 for low, high in spans[at_most:])
-    told = ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in spans[:at_most])
-    return f"{told} and {left_out:,} more" if left_out else told
 
 
 def _digits(value: float) -> int:

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("kvclient", "shared", "router", "storenode", "monitor")
 PUBLIC_PROTOCOL = {"kvclient.protocol", "kvclient.errors"}
 KEY_FILES = "kvclient.keys"
+JUDGEMENT = "kvclient.health"
 FILE_CALLS = re.compile(r"(?<![\w.])(?:open|os\.(?:open|rename|replace|unlink|remove|link))\(")
 
 
@@ -55,9 +56,9 @@ def outside(path: Path, allowed: tuple[str, ...]) -> set[str]:
 ALLOWED: dict[str, tuple[str, ...]] = {
     "kvclient": ("kvclient",),
     "shared": ("shared", KEY_FILES, *PUBLIC_PROTOCOL),
-    "router": ("router", "shared", *PUBLIC_PROTOCOL),
+    "router": ("router", "shared", JUDGEMENT, *PUBLIC_PROTOCOL),
     "storenode": ("storenode", "shared", *PUBLIC_PROTOCOL),
-    "monitor": ("monitor", "shared", "kvclient.health", *PUBLIC_PROTOCOL),
+    "monitor": ("monitor", "shared", JUDGEMENT, *PUBLIC_PROTOCOL),
 }
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from kvclient import protocol
 from kvclient.errors import Status
+from kvclient.health import ranges
 from kvclient.protocol import FLAG_BARRIER, SCAN_COUNT, SCAN_REVERSE
 from router.scatter import partition_scan
-from router.topology import ranges
 from shared.opstream import scan_fields
 from tests.unit.router.conftest import PARTITIONS, Harness, ok, put
 
