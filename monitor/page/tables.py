@@ -185,11 +185,7 @@ def moves(rows: list[Row], cluster: Row) -> Html:
 
 
 def _move(row: Row) -> Row:
-    done = row["done"]
     partition = "control" if row["partition"] == 65535 else row["partition"]
-    progress = (
-        joined(_bar(done), f"{words.share(done)} of {words.size(row['bytes'])}") if done is not None else None
-    )
     return {
         "class": "waiting" if row["stage"] == "waiting" else None,
         "Partition": partition,
@@ -197,9 +193,16 @@ def _move(row: Row) -> Row:
         "To": name(row["target"] or words.UNKNOWN),
         "Why": name(row["reason"]),
         "Stage": name(row["stage"]),
-        "Progress": progress or words.size(row["bytes"]),
+        "Progress": _progress(row["done"], row["bytes"]),
         "Waits for": row["waits"] or "",
     }
+
+
+def _progress(done: float | None, size: int) -> Html:
+    """Without a size, which nobody knows before the copy has begun, there is no `0 % of 0 B`."""
+    if done is None or not (done or size):
+        return joined(words.size(size) if size else words.UNKNOWN)
+    return joined(_bar(done), words.share(done), f" of {words.size(size)}" if size else "")
 
 
 def events(rows: list[Row], now_ms: int) -> Html:

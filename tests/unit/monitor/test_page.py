@@ -273,3 +273,13 @@ def test_the_points_are_what_the_script_draws() -> None:
         series = json.loads(figure["data-series"] or "")
         assert len(points) == len(series) + 1
         assert len({len(line) for line in points}) == 1
+
+
+def test_a_move_of_unknown_size_is_not_said_to_have_none() -> None:
+    status = samples.rebalancing()
+    for move in status["moves"]:
+        move["bytes"] = 0
+    status["moves"][0]["done"] = 0.0
+    shown = page(status).text
+    assert "0 B" not in shown
+    assert "63 %" in shown
