@@ -39,7 +39,13 @@ class AsyncClient(Generic[V]):
     """A cluster, seen through a key prefix and a codec. Made by `kvclient.aconnect`.
 
     `timeout` is the deadline in seconds of a whole call, retries included; the client's own unless given.
-    `read` is "linearizable", "lease" or "stale:5s".
+    `read` is "linearizable" (all that was acknowledged before is seen), "lease" (the same, as long as no
+    clock runs much faster or slower than the others) or "stale:5s" (any replica answers that has heard its
+    leader within that time). Keys are bytes or str, 1 to 4096 bytes; values are what the codec takes, up to
+    1 MiB unless the cluster is configured for more.
+
+    It belongs to the event loop that opened it. A call that is cancelled is forgotten: a write of it may have
+    been applied.
     """
 
     def __init__(
@@ -84,8 +90,11 @@ class AsyncClient(Generic[V]):
         if_value: V | Unset = UNSET,
         timeout: float | None = None,
     ) -> int:
-        """Set `key`, for `ttl` seconds or for ever; returns its new version. Conflict if the condition does
-        not hold.
+        """Set `key`, for `ttl` seconds or for ever (an older TTL goes); returns its new version. Versions of
+        a key only grow.
+
+        At most one condition: the key is absent, is present, has this version, or has exactly this value.
+        Conflict, with `current_version`, if it does not hold: nothing was changed then.
         """
         return await self._run(
             self._calls.put(key, value, ttl, if_absent, if_present, if_version, if_value), None, timeout
@@ -100,7 +109,9 @@ class AsyncClient(Generic[V]):
         if_value: V | Unset = UNSET,
         timeout: float | None = None,
     ) -> bool:
-        """Remove `key`; False if it was not there. Conflict if the condition does not hold."""
+        """Remove `key`; False if it was not there. Conditions are those of `put`; Conflict if the condition
+        does not hold.
+        """
         return await self._run(self._calls.delete(key, if_present, if_version, if_value), None, timeout)
 
     async def exists(self, key: Key, *, read: str | None = None, timeout: float | None = None) -> bool:

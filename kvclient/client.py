@@ -39,7 +39,12 @@ class Client(Generic[V]):
     """A cluster, seen through a key prefix and a codec. Made by `kvclient.connect`.
 
     `timeout` is the deadline in seconds of a whole call, retries included; the client's own unless given.
-    `read` is "linearizable", "lease" or "stale:5s".
+    `read` is "linearizable" (all that was acknowledged before is seen), "lease" (the same, as long as no
+    clock runs much faster or slower than the others) or "stale:5s" (any replica answers that has heard its
+    leader within that time). Keys are bytes or str, 1 to 4096 bytes; values are what the codec takes, up to
+    1 MiB unless the cluster is configured for more.
+
+    Any thread may use it; a child process after a fork as well.
     """
 
     def __init__(self, connections: Connections, calls: Calls[V], options: Options, *, owner: bool) -> None:
@@ -82,8 +87,11 @@ class Client(Generic[V]):
         if_value: V | Unset = UNSET,
         timeout: float | None = None,
     ) -> int:
-        """Set `key`, for `ttl` seconds or for ever; returns its new version. Conflict if the condition does
-        not hold.
+        """Set `key`, for `ttl` seconds or for ever (an older TTL goes); returns its new version. Versions of
+        a key only grow.
+
+        At most one condition: the key is absent, is present, has this version, or has exactly this value.
+        Conflict, with `current_version`, if it does not hold: nothing was changed then.
         """
         return self._run(
             self._calls.put(key, value, ttl, if_absent, if_present, if_version, if_value), None, timeout
@@ -98,7 +106,9 @@ class Client(Generic[V]):
         if_value: V | Unset = UNSET,
         timeout: float | None = None,
     ) -> bool:
-        """Remove `key`; False if it was not there. Conflict if the condition does not hold."""
+        """Remove `key`; False if it was not there. Conditions are those of `put`; Conflict if the condition
+        does not hold.
+        """
         return self._run(self._calls.delete(key, if_present, if_version, if_value), None, timeout)
 
     def exists(self, key: Key, *, read: str | None = None, timeout: float | None = None) -> bool:

@@ -14,14 +14,22 @@ V = TypeVar("V")
 
 
 class Codec(Protocol[V]):
-    """Anything with a name, `encode` (value -> bytes) and `decode` (bytes -> value)."""
+    """Anything with a name, `encode` (value -> bytes) and `decode` (bytes -> value). There are "bytes" (the
+    default), "str" (UTF-8), "json" and "msgpack"; an object of your own may be given instead of a name.
+    """
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What messages call it."""
+        ...
 
-    def encode(self, value: V, /) -> bytes: ...
+    def encode(self, value: V, /) -> bytes:
+        """The bytes to store; an exception refuses the value before anything is sent."""
+        ...
 
-    def decode(self, data: bytes, /) -> V: ...
+    def decode(self, data: bytes, /) -> V:
+        """The value of stored bytes. An exception is the call's; get_many makes it the key's CodecError."""
+        ...
 
 
 class BytesCodec:

@@ -66,7 +66,8 @@ class KVError(Exception):
 
     `status` is the wire code it came from (or would travel as); `details` are the extra fields of the error
     body (`limit`, `size`, `node`, `index`, `retry_after_ms`), also readable as attributes of the same name,
-    None when absent.
+    None when absent. `retryable`: the same call may succeed later. `maybe_applied`: a write may have
+    happened. `hint`: what to do, in a line, or None. `exit_code`: that of kvcli.
     """
 
     status: ClassVar[Status] = Status.INTERNAL
@@ -86,22 +87,27 @@ class KVError(Exception):
 
     @property
     def limit(self) -> int | None:
+        """What would have been allowed, of a key, value, request or batch over it."""
         return self.details.get("limit")
 
     @property
     def size(self) -> int | None:
+        """How large that key, value, request or batch was."""
         return self.details.get("size")
 
     @property
     def node(self) -> str | None:
+        """Who refused, or could not be reached."""
         return self.details.get("node")
 
     @property
     def index(self) -> int | None:
+        """Which op of the request is meant, from 0."""
         return self.details.get("index")
 
     @property
     def retry_after_ms(self) -> int | None:
+        """How long to wait before the next attempt; the SDK does that by itself until the deadline."""
         return self.details.get("retry_after_ms")
 
 
@@ -120,6 +126,7 @@ class Conflict(KVError):
 
     @property
     def current_version(self) -> int:
+        """The version that the key has, 0 if it is absent."""
         return int(self.details.get("current_version", 0))
 
 
@@ -232,6 +239,7 @@ class ConnectError(KVError, ConnectionError):
 
     @property
     def attempts(self) -> list[tuple[str, str]]:
+        """Each address that was tried, and why it failed."""
         return list(self.details.get("attempts", []))
 
 
@@ -296,6 +304,7 @@ class BatchError(KVError):
 
     @property
     def errors(self) -> list[tuple[int, KVError]]:
+        """The index of each op or item that failed, and its exception."""
         return list(self.details.get("errors", []))
 
 

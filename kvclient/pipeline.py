@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class Handle(Generic[T]):
-    """The result of one op of a pipeline, now or later."""
+    """The result of one op of a Pipeline, now or later."""
 
     __slots__ = ("_batch", "_call", "_index", "_pipeline")
 
@@ -44,7 +44,13 @@ class Handle(Generic[T]):
 
 
 class Pipeline(Generic[V]):
-    """Made by `Client.pipeline()`; for one thread at a time."""
+    """Ops that travel together; made by `Client.pipeline()`, for one thread at a time.
+
+    A method adds an op and returns its handle at once; it waits, and takes answers in, while the pipeline is
+    full. Leaving the `with` block sends the rest, waits for everything, and raises BatchError if an op failed
+    for another reason than the data it met: Conflict and NotAnInteger wait in the handle. An exception in the
+    block discards what was not sent.
+    """
 
     def __init__(
         self,
@@ -157,7 +163,7 @@ class Pipeline(Generic[V]):
 
 
 class AsyncHandle(Generic[T]):
-    """The result of one op of a pipeline, now or later."""
+    """The result of one op of an AsyncPipeline, now or later."""
 
     __slots__ = ("_batch", "_call", "_index", "_pipeline")
 
@@ -175,8 +181,10 @@ class AsyncHandle(Generic[T]):
 
 
 class AsyncPipeline(Generic[V]):
-    """Made by `AsyncClient.pipeline()`; for one task at a time. Awaiting a method waits for room, not for the
-    answer.
+    """Ops that travel together; made by `AsyncClient.pipeline()`, for one task at a time.
+
+    Awaiting a method waits for room, not for the answer, and gives the op's handle. Leaving the `async with`
+    block is what it is for Pipeline.
     """
 
     def __init__(

@@ -168,7 +168,10 @@ class _Pages(Generic[V]):
 
 
 class Scan(_Pages[V], Iterator[Entry[V]]):
-    """The entries of a range. Iterate it, or take whole pages with `pages()`."""
+    """The entries of a range, in key order. Iterate it, or take whole pages with `pages()`.
+
+    A page is a consistent cut of each partition; the pages of one scan are not taken at one moment.
+    """
 
     def __init__(self, cursor: Cursor[V], fetch: Callable[[bytes], list[Any]]) -> None:
         super().__init__(cursor)
@@ -196,7 +199,10 @@ class Scan(_Pages[V], Iterator[Entry[V]]):
 
 
 class AsyncScan(_Pages[V], AsyncIterator[Entry[V]]):
-    """The entries of a range. Iterate it, or take whole pages with `pages()`."""
+    """The entries of a range, in key order. Iterate it with `async for`, or take whole pages with `pages()`.
+
+    A page is a consistent cut of each partition; the pages of one scan are not taken at one moment.
+    """
 
     def __init__(self, cursor: Cursor[V], fetch: Callable[[bytes], Awaitable[list[Any]]]) -> None:
         super().__init__(cursor)

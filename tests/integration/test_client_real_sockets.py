@@ -9,9 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import pathlib
 import random
-import re
 import signal
 import socket
 import subprocess
@@ -724,18 +722,6 @@ def test_results_of_the_wrong_shape_are_protocol_errors(router, db, result):
         db.get("k")
     with pytest.raises(errors.ProtocolError):
         list(db.scan())
-
-
-def test_the_documentation_works(router, monkeypatch):
-    page = pathlib.Path(__file__).parents[2] / "docs" / "api.md"
-    blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 5
-    monkeypatch.setenv("RINGKV_URL", router.url)
-    names: dict[str, object] = {}
-    for block in blocks:
-        exec(block, names)
-    assert router.store[b"visits"][0] == b"100"
-    assert b"task:99" in router.store
 
 
 # Threads, forks, closing

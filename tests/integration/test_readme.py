@@ -3,7 +3,8 @@
 They run as they stand, but for what would make two test runs meet on the machine: `scripts/up --detach` is
 left out (the fixture has started the same cluster, on free ports), the address in the Python block is
 replaced by that cluster's, and its directory is the default one of a state directory of the test's own. The
-block on the engine needs no cluster, and runs in a directory of the test's own.
+block on the engine needs no cluster, and runs in a directory of the test's own. The block on containers is
+played by tests/compose, where a Docker engine is.
 """
 
 from __future__ import annotations
@@ -19,15 +20,14 @@ from pathlib import Path
 import pytest
 
 from kvclient.errors import Exit
+from tests import documents
+from tests.documents import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-README = (ROOT / "README.md").read_text()
 URL = "kv://127.0.0.1:7100,127.0.0.1:7101"
-LINK = re.compile(r"\]\(([^)#]+)")
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def blocks(kind: str) -> list[str]:
+    return [block.text for block in documents.blocks(kind, documents.README)]
 
 
 @pytest.fixture(scope="module")
@@ -70,12 +70,6 @@ def shell(script: str, environment: dict[str, str]) -> str:
     return run(["bash", "-euo", "pipefail", "-c", script], environment)
 
 
-def test_the_readme_has_the_blocks_that_are_tested_here() -> None:
-    assert len(blocks("sh")) == 3
-    assert len(blocks("python")) == 2
-    assert README.count("```") == 12, "and the one of containers, which tests/compose plays"
-
-
 def test_python_block(environment: dict[str, str]) -> None:
     block, _ = blocks("python")
     assert URL in block
@@ -93,7 +87,9 @@ def test_the_block_on_the_engine(tmp_path: Path) -> None:
 
 
 def test_the_asyncio_twin(environment: dict[str, str]) -> None:
-    match = re.search(r"`(async with await kvclient\.aconnect\(url\) as db: .*?)`", README)
+    match = re.search(
+        r"`(async with await kvclient\.aconnect\(url\) as db: .*?)`", documents.README.read_text()
+    )
     assert match is not None
     script = f"import asyncio, kvclient\nurl = None\nasync def main():\n    {match[1]}\nasyncio.run(main())\n"
     run([sys.executable, "-"], environment, script)
@@ -119,9 +115,3 @@ def test_shell_blocks(environment: dict[str, str]) -> None:
     assert all(node["replicas"] for node in left)
     shell(last, environment)
     run(["kvcli", "dev", "status"], environment, code=Exit.DEGRADED)
-
-
-def test_links_lead_somewhere() -> None:
-    links = LINK.findall(README)
-    assert links
-    assert [link for link in links if not (ROOT / link).exists()] == []
