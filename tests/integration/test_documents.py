@@ -95,6 +95,20 @@ def test_keys(tmp_path: Path) -> None:
     assert "app1" not in load_keys(tmp_path / "keys").certificates
 
 
+@pytest.mark.parametrize(
+    ("number", "names"),
+    [
+        (1, {"admin", "store1", "router1"}),
+        (4, {"admin", "store-1", "store-2", "store-3", "router", "monitor"}),
+    ],
+)
+def test_keys_of_machines_and_pods(number: int, names: set[str], tmp_path: Path) -> None:
+    """Of these blocks what needs no other machine: the keys."""
+    lines = texts("deployment.md", "sh elsewhere")[number].splitlines()
+    shell("\n".join(line for line in lines if "kvcli keys " in line), tmp_path)
+    assert load_keys(tmp_path / "keys").certificates.keys() == names
+
+
 def test_the_sdk(cluster: Cluster, tmp_path: Path) -> None:
     """The blocks of the page are one program, too."""
     said = run([sys.executable, "-"], "".join(texts("api.md", "python")), tmp_path, cluster)
