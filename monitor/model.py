@@ -37,6 +37,10 @@ FORGET_S: Final = 600.0
 EVENTS_MAX: Final = 100
 VIEW_S: Final = 7.0
 """Three questions to the controller without an answer."""
+SETTLE_S: Final = 3.0
+"""Stores speak every second, or every three, each when it is its turn: one that hands a leadership over may
+be heard before the one that took it. For so long a partition that nobody is known to lead is shown as it was.
+"""
 
 _VERSION: Final = version("ringkv")
 
@@ -57,6 +61,7 @@ class Model:
         self._router_names: dict[str, str] = {}
         self._view: tuple[float, View] = (self._began, NO_VIEW)
         self._leaders: list[tuple[int, int]] = []
+        self._led: dict[int, tuple[float, Row]] = {}
         self._leader_changes: list[int] = []
         self._events: deque[Said] = deque(maxlen=EVENTS_MAX)
         self._heard = Counter[str]()
@@ -78,6 +83,7 @@ class Model:
         if len(self._leaders) != newest.partition_count:
             self._leaders = [(0, 0)] * newest.partition_count
             self._leader_changes = [0] * newest.partition_count
+            self._led.clear()
         return True
 
     def on_store(self, heard: StoreFigures) -> None:
@@ -165,6 +171,7 @@ class Model:
         heard = {node: one.figures(now) for node, one in self._stores.items() if one.figures(now)}
         views = {node: self._groups[node] for node in heard}
         table = groups.table(known, views) if known is not None and any(views.values()) else []
+        table = [self._settled(row, now) for row in table]
         self._count_leaders(table)
         shares = drawing.shares(table)
         stores = [
@@ -177,6 +184,12 @@ class Model:
             view.said if view.controller else None, self._judge(stores, routers, table, view, now),
             tuple(self._leader_changes), tuple(self._events), self._own(lag_s),
         )  # fmt: skip
+
+    def _settled(self, row: Row, now: float) -> Row:
+        if row["leader"]:
+            self._led[row["partition"]] = now, row
+        led_at, before = self._led.get(row["partition"], (now, row))
+        return before if now - led_at < SETTLE_S else row
 
     def _count_leaders(self, table: Iterable[Row]) -> None:
         for row in table:

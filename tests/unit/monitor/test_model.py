@@ -7,7 +7,7 @@ import pytest
 from kvclient.errors import ProtocolError
 from kvclient.health import CRITICAL, WARNING
 from monitor.history import POINTS, SERIES, History
-from monitor.model import EVENTS_MAX, FORGET_S, ROUTERS_MAX
+from monitor.model import EVENTS_MAX, FORGET_S, ROUTERS_MAX, SETTLE_S
 from monitor.watched import GONE_S
 from shared.figuresmessage import StoreFigures
 from shared.hashing import xxh64
@@ -97,6 +97,29 @@ def test_leaders_that_change_are_counted_and_told_together() -> None:
         "partitions 0, 3 are led by store2, before by store1",
         "partition 2 is led by store2, before by store3",
     }
+
+
+def test_a_leadership_that_is_handed_over_is_no_outage() -> None:
+    """The one that had it is heard before the one that has it."""
+    world = World()
+    world.second(3)
+    world.leaders[0], world.term = 0, 2
+    world.second()
+    assert world.model.picture.problems == []
+    assert world.model.picture.table[0]["leader"] == 1
+    world.leaders[0] = 2
+    world.second()
+    assert said(world) == ["partition 0 is led by store2, before by store1"]
+
+
+def test_a_partition_that_nobody_leads_for_longer_is_told() -> None:
+    world = World()
+    world.second(3)
+    world.leaders[0], world.term = 0, 2
+    world.second(int(SETTLE_S) + 1)
+    first = world.model.picture.problems[0]
+    assert (first.level, "partition 0 has no leader" in first.text) == (CRITICAL, True)
+    assert said(world) == ["partition 0 has no leader"]
 
 
 def test_a_restart_is_told_and_is_no_rate() -> None:
