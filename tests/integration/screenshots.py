@@ -30,6 +30,9 @@ SIZES: Final = {"wide": (1280, 1420), "narrow": (390, 1800)}
 DEADLINE_S: Final = 240
 WARM_S: Final = 60
 """Of load before the first picture, so that the charts have something to show."""
+BENCH: Final = ("bench", "--keep", "--keys", "24000", "--value", "4000", "--mix", "80/20")
+BANDWIDTH: Final = "1MiB"
+"""Of a move: 6 s for a partition of BENCH, and as much again where two have the same source."""
 
 
 class Story:
@@ -42,18 +45,24 @@ class Story:
         self._page = ""
 
     def play(self) -> None:
-        self._cluster.up("--stores", "3", "--routers", "2", "--partitions", "32")
+        self._cluster.up("--stores", "3", "--routers", "2", "--partitions", "16")
         try:
             shape = json.loads((self._cluster.directory / "cluster.json").read_text())
             self._page = f"http://127.0.0.1:{shape['port_base'] + MONITOR_OFFSET}/"
+            self._fill()
             with self._load():
                 self._healthy()
                 self._killed()
-            self._grown()
-            with self._load():
+                self._grown()
                 self._rebalancing()
         finally:
             self._cluster.dev("down", "--purge", "--yes")
+
+    def _fill(self) -> None:
+        """So much that a move takes a while. The monitor begins anew: the filling is no part of the story."""
+        self._cluster.kvcli(*BENCH, "--fill", "--ops", "1")
+        self._cluster.dev("stop", "monitor")
+        self._start("start", "monitor")
 
     def _healthy(self) -> None:
         self._wait(
@@ -72,7 +81,6 @@ class Story:
         self._picture("store-killed")
 
     def _grown(self) -> None:
-        """Without load, and patiently: a busy machine may need longer than `kvcli dev` waits for a start."""
         self._start("start", "store3")
         self._wait("store3 to have caught up", is_well)
         self._start("add-store", "store4")
@@ -81,34 +89,24 @@ class Story:
         )
 
     def _rebalancing(self) -> None:
-        self._cluster.kvcli("rebalance", "set", "--bandwidth", "256KiB")
+        self._cluster.kvcli("rebalance", "set", "--bandwidth", BANDWIDTH)
         self._cluster.kvcli("rebalance", "start")
-        self._wait("a copy under way", lambda status: any(move["done"] for move in status["moves"]))
-        self._picture("rebalance")
+        for scheme in SCHEMES:
+            self._wait("store4 to have got some partitions, and to be getting another", is_filling)
+            self._picture("rebalance", schemes=(scheme,))
 
-    def _start(self, verb: str, store: str) -> None:
-        directory = str(self._cluster.directory)
-        self._cluster.kvcli("dev", verb, store, "--dir", directory, check=False)
+    def _start(self, verb: str, name: str) -> None:
+        """Patiently: a busy machine may need longer than `kvcli dev` waits for a start."""
+        self._cluster.kvcli("dev", verb, name, "--dir", str(self._cluster.directory), check=False)
 
     @contextmanager
     def _load(self) -> Iterator[None]:
-        command = [
-            KVCLI,
-            "bench",
-            "--seconds",
-            "600",
-            "--in-flight",
-            "8",
-            "--keep",
-            "--value",
-            "1000",
-            "--keys",
-            "50000",
-        ]
+        command = [KVCLI, *BENCH, "--no-fill", "--seconds", "1h", "--in-flight", "4"]
         quiet = subprocess.DEVNULL
         with subprocess.Popen(command, env=self._cluster.environment(), stdout=quiet, stderr=quiet) as bench:
             try:
                 yield
+                assert bench.poll() is None, "the load ended by itself"
             finally:
                 bench.kill()
 
@@ -146,6 +144,13 @@ def photograph(page: str, path: Path, scheme: int, size: tuple[int, int], profil
     said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
     if done.returncode or said or not path.is_file():
         raise SystemExit(f"chromium ended with {done.returncode}: {said or done.stderr[-2000:]}")
+
+
+def is_filling(status: Row) -> bool:
+    replicas = (one for row in status["partitions"] for one in row["replicas"])
+    roles = {one["role"] for one in replicas if one["node"] == "store4"}
+    copied = any(move["stage"] == "learner" and move["bytes"] for move in status["moves"])
+    return copied and roles > {"learner"}
 
 
 def is_well(status: Row) -> bool:
