@@ -212,3 +212,19 @@ def test_sections_that_are_named_are_there(page: Path) -> None:
 def test_the_readme_lists_every_page() -> None:
     listed = {link.partition("#")[0] for link in documents.links(README)}
     assert {str(path.relative_to(ROOT)) for path in PAGES} - {README.name} <= listed
+
+
+def test_the_tree_of_the_architecture_names_every_module() -> None:
+    """And no other."""
+    trees = [block.text for block in blocks("text") if block.text.startswith("kvclient/")]
+    (lines,) = (tree.splitlines() for tree in trees)
+    room = ""
+    named: dict[str, set[str]] = {}
+    for line in lines:
+        room = line.partition("/")[0] if line[0] != " " else room
+        named.setdefault(room, set()).update(re.findall(r"\b\w+\.pyx?\b", line))
+    assert named.keys() == set(_ROOMS.split("|")[:6])
+    for room, names in named.items():
+        modules = {path.name for path in (ROOT / room).glob("*.py*")} - {"__init__.py", "py.typed"}
+        everywhere = {path.name for path in (ROOT / room).rglob("*.py*")}
+        assert {name for name in modules if name.endswith((".py", ".pyx"))} <= names <= everywhere, room
