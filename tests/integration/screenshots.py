@@ -26,7 +26,7 @@ MONITOR_OFFSET: Final = 200
 """Of the monitor's port from the first one of a cluster by `kvcli dev`."""
 SCHEMES: Final = {"light": 1, "dark": 0}
 """As Blink numbers them."""
-SIZES: Final = {"wide": (1280, 1420), "narrow": (390, 1800)}
+SIZES: Final = {"wide": (1280, 1330), "narrow": (390, 1800)}
 DEADLINE_S: Final = 240
 WARM_S: Final = 60
 """Of load before the first picture, so that the charts have something to show."""
