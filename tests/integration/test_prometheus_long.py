@@ -121,7 +121,7 @@ def test_minutes_under_load(partitions: int, tmp_path: Path) -> None:
         ]
         with load(cluster):
             time.sleep(SECONDS)
-            assert prometheus.is_up()
+            wait_until_scraped(prometheus)
             told[0] += f" to {os.getloadavg()[0]:.1f}"
             told += what_rules_and_dashboard_tell(prometheus)
             told += what_moved(prometheus)
@@ -206,8 +206,7 @@ def raw(prometheus: Prometheus, selector: str) -> list[float]:
 
 
 def over_time(prometheus: Prometheus) -> list[float]:
-    """What each scrape took, in Prometheus' eyes. None failed."""
-    assert set(raw(prometheus, 'up{job="ringkv"}')) == {1.0}
+    """What each scrape took, in Prometheus' eyes; one that was given up took as long as it waited."""
     return raw(prometheus, 'scrape_duration_seconds{job="ringkv"}')
 
 
