@@ -6,12 +6,15 @@ Containers are looked at, killed, paused and cut off by the Docker SDK; Compose 
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ import kvclient
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE_FILE = ROOT / "compose" / "docker-compose.yml"
+PAGE = (ROOT / "docs" / "deployment.md").read_text()
+AS_WRITTEN = "docker compose -f compose/docker-compose.yml"
 IMAGE = "ringkv:test"
 PATIENCE_S = 120
 
@@ -41,6 +46,13 @@ def compose_command() -> list[str]:
     return ["docker", "compose"]
 
 
+def block_of_page(words: str, language: str = "") -> str:
+    """The only block of docs/deployment.md that has these words."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    (found,) = (text for kind, text in blocks if kind == language and words in text)
+    return str(found)
+
+
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
@@ -53,6 +65,7 @@ class Project:
         self.engine = engine
         self.name = name
         self._command = [*compose_command(), "-p", name, "-f", str(COMPOSE_FILE)]
+        self._added: list[str] = []
         self._environment = {
             **os.environ,
             "RINGKV_IMAGE": IMAGE,
@@ -60,6 +73,7 @@ class Project:
             "RINGKV_PORT1": str(_free_port()),
             "RINGKV_PORT2": str(_free_port()),
             "RINGKV_MONITOR_PORT": "",
+            "RINGKV_NETWORK": f"10.213.{os.getpid() % 250}",
         }
         self.keys = directory
         """The operator's keys, once they are copied."""
@@ -75,6 +89,25 @@ class Project:
             check=False,
         )
         assert done.returncode == 0, f"{arguments}: {done.stdout[-4000:]}{done.stderr[-4000:]}"
+        return done.stdout
+
+    def play(self, commands: str, directory: Path) -> str:
+        """Commands as a page has them, by a shell in `directory`; files that the page has beside the Compose
+        file are there as well.
+        """
+        commands = commands.replace(AS_WRITTEN, "compose").replace("compose/", f"{directory}/")
+        commands = f'compose() {{ {shlex.join(self._command)} "$@"; }}\n{commands}'
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", commands],
+            cwd=directory,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        assert done.returncode == 0, f"{commands}: {done.stdout[-4000:]}{done.stderr[-4000:]}"
         return done.stdout
 
     def copy_keys(self) -> None:
@@ -99,9 +132,17 @@ class Project:
         (found,) = self.engine.containers.list(all=True, filters={"label": label})
         return found
 
-    def network(self) -> Any:
-        (found,) = self.engine.networks.list(names=[f"{self.name}_internal"])
-        return found
+    @contextmanager
+    def cut_off(self, service: str) -> Iterator[None]:
+        """Away from the network, and back under its address."""
+        (network,) = self.engine.networks.list(names=[f"{self.name}_internal"])
+        container = self.container(service)
+        address = container.attrs["NetworkSettings"]["Networks"][network.name]["IPAddress"]
+        network.disconnect(container)
+        try:
+            yield
+        finally:
+            network.connect(container, aliases=[service], ipv4_address=address)
 
     def wait_until_healthy(self, *services: str) -> None:
         def all_are() -> bool:
@@ -122,8 +163,22 @@ class Project:
         """Where on this machine a port of a service is."""
         return int(self.container(service).ports[f"{inside}/tcp"][0]["HostPort"])
 
+    def listening(self, service: str) -> set[int]:
+        """The ports on which others reach a container. Docker's resolver is on its loopback, and is none."""
+        said = self.container(service).exec_run(["cat", "/proc/net/tcp", "/proc/net/tcp6"]).output.decode()
+        rows = [line.split() for line in said.splitlines() if ":" in line.split()[1]]
+        listening = [row[1].split(":") for row in rows if row[3] == "0A"]
+        return {int(port, 16) for address, port in listening if not address.endswith("7F")}
+
+    def add_file(self, name: str, content: str, directory: Path) -> None:
+        """Another Compose file of the operator's, for `play` in `directory`."""
+        path = directory / name
+        path.write_text(content.replace("./config/", f"{directory}/config/"))
+        (directory / "config").mkdir()
+        self._added += ["-f", str(path)]
+
     def down(self) -> None:
-        self.compose("down", "-v", "--remove-orphans")
+        self.compose(*self._added, "down", "-v", "--remove-orphans")
 
 
 class Writer:

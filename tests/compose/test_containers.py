@@ -7,17 +7,16 @@ from __future__ import annotations
 import json
 import re
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 import kvclient
-from tests.compose.project import IMAGE, PATIENCE_S, ROOT, Project, Writer, wait_for
+from tests.compose import strangers
+from tests.compose.project import PATIENCE_S, ROOT, Project, Writer, block_of_page, wait_for
+from tests.compose.strangers import Place
 
-pytestmark = pytest.mark.timeout(1500)
+pytestmark = [pytest.mark.engine, pytest.mark.timeout(1500)]
 
 
 def whole(project: Project) -> None:
@@ -45,29 +44,87 @@ def test_processes_have_no_rights_that_they_do_not_need(project: Project) -> Non
         assert container.attrs["HostConfig"]["CapDrop"] == ["ALL"]
 
 
-def test_nobody_without_a_key_gets_an_answer(project: Project) -> None:
-    """From this machine, and from a container in the stores' own network."""
-    project.kvcli("put", "secret", "1")
-    with (
-        pytest.raises(kvclient.KVError),
-        kvclient.connect(project.url, timeout=5) as stranger,
-    ):
-        stranger.get("secret")
-    ask = "import zmq; s = zmq.Context().socket(zmq.DEALER); s.linger = 0; s.connect('tcp://{}'); "
-    ask += "s.send(bytes([0x93, 1, 4, 7])); print(s.poll(3000))"  # PING of docs/architecture.md section 3
-    for address in ("store1:7200", "store2:7200", "store3:7200"):
-        said = project.compose(
-            "run",
-            "--rm",
-            "-T",
-            "--entrypoint",
-            "python",
-            "cli",
-            "-c",
-            ask.format(address),
-            seconds=PATIENCE_S,
-        )
-        assert said.strip() == "0", address
+def test_a_client_of_this_machine_gets_a_key_as_the_page_has_it(project: Project, tmp_path: Path) -> None:
+    commands = block_of_page("keys add /keys/operator app1")
+    project.play(commands.replace("kv://127.0.0.1:7100,127.0.0.1:7101", project.url), tmp_path)
+    assert project.kvcli("get", "app:1") == "hello\n"
+
+
+LISTENING = {
+    **{store: {7200: "rpc", 7201: "bus", 7202: "events"} for store in ("store1", "store2", "store3")},
+    **{router: {7100: "front"} for router in ("router1", "router2")},
+    "monitor": {7300: "http"},
+}
+WELCOME = {
+    "front": ["client", "admin", "monitor"],
+    "rpc": ["monitor", "router", "node"],
+    "bus": ["node"],
+    "events": ["monitor", "router", "node"],
+    "http": [],
+}
+"""As the table in docs/security.md has it."""
+
+
+def test_nothing_else_listens(project: Project) -> None:
+    for service, ports in LISTENING.items():
+        assert project.listening(service) == set(ports), service
+
+
+@pytest.fixture(scope="module")
+def app(project: Project) -> None:
+    """A client's key, which the routers know."""
+    project.compose(
+        "run", "--rm", "-T", "keys", "kvcli", "keys", "add", "/keys/operator", "app", "--read", ""
+    )
+    project.compose("run", "--rm", "-T", "keys")
+    project.copy_keys()
+
+    def known() -> bool:
+        try:
+            for router in project.url.removeprefix("kv://").split(","):
+                key = project.keys / "private" / "app.key"
+                kvclient.connect(f"kv://{router}", keys=str(key), connect_timeout=1).close()
+        except kvclient.KVError:
+            return False
+        return True
+
+    wait_for("the routers know the client", known)
+
+
+@pytest.mark.usefixtures("app")
+@pytest.mark.parametrize("outside", [True, False], ids=["from this machine", "from the stores' network"])
+def test_every_port_answers_its_roles_and_says_nothing_to_anybody_else(
+    project: Project, outside: bool
+) -> None:
+    places = [
+        Place(service, domain, "127.0.0.1", project.port(service, port))
+        if outside
+        else Place(service, domain, service, port)
+        for service, ports in LISTENING.items()
+        for port, domain in ports.items()
+        if not outside or domain in ("front", "http")
+    ]
+    assert len(places) == (3 if outside else 12)
+    if outside:
+        heard = strangers.knock(project.keys, places, WELCOME)
+    else:
+        arguments = ["/keys/operator", json.dumps(WELCOME), *map(json.dumps, places)]
+        program = f"{strangers.__file__}:/strangers.py:ro"
+        run = ("run", "--rm", "-T", "-v", program, "--entrypoint", "python", "cli", "/strangers.py")
+        heard = json.loads(project.compose(*run, *arguments, seconds=PATIENCE_S))
+    welcome = sorted([role, str(place)] for place in places for role in WELCOME[place.domain])
+    assert [list(who) for who in heard["answered"]] == welcome
+    assert [list(who) for who in heard["let_in"]] == welcome
+    assert len(heard["told"]) == len(places) * len(strangers.RAW)
+    for who, told in heard["told"].items():
+        if who.endswith(" http"):
+            assert bytes.fromhex(told).startswith(b"HTTP/1.") == who.startswith("HTTP")
+        else:
+            assert GREETING.match(bytes.fromhex(told)), who
+
+
+GREETING = re.compile(rb"\xff.{8}\x7f(\x03\x01CURVE\0{15}.{32})?|", re.DOTALL)
+"""All that a ZeroMQ port says before it knows who is there, the longer one to who begins as ZeroMQ does."""
 
 
 def test_stores_are_not_reached_from_outside(project: Project) -> None:
@@ -109,12 +166,8 @@ def test_a_paused_store(project: Project, writer: Writer) -> None:
 
 
 def test_a_store_that_is_cut_off(project: Project, writer: Writer) -> None:
-    network, store = project.network(), project.container("store3")
-    network.disconnect(store)
-    try:
+    with project.cut_off("store3"):
         writer.go_on()
-    finally:
-        network.connect(store, aliases=["store3"])
     whole(project)
     writer.go_on()
 
@@ -136,50 +189,24 @@ def test_containers_that_are_made_anew_keep_the_data(project: Project, writer: W
     writer.go_on()
 
 
-@pytest.fixture
-def newcomer(project: Project, tmp_path: Path) -> Iterator[Any]:
-    """A fourth store, with the configuration that kvcli prints for it, and keys of its own."""
-    arguments = ("--rpc", "tcp://store4:7200", "--data-dir", "/var/lib/ringkv/data")
-    config = yaml.safe_load(project.kvcli("node", "add", "store4", *arguments))
-    config["listen"] = {"rpc": "tcp://0.0.0.0:7200"}
-    config["node"]["rpc"] = "tcp://store4:7200"
-    config["security"] = {"keys": "/etc/ringkv/keys"}
-    path = tmp_path / "store4.yaml"
-    path.write_text(yaml.safe_dump(config))
-    path.chmod(0o644)
-    add = ("kvcli", "keys", "add", "/keys/operator", "store4", "--role", "node", "--address", "store4")
-    project.compose("run", "--rm", "-T", "keys", *add)
-    volume = project.engine.volumes.create(f"{project.name}_keys-store4")
-    project.compose("run", "--rm", "-T", "-v", f"{volume.name}:/keys/store4", "keys")
-    network = project.network().name
-    container = project.engine.containers.create(
-        IMAGE,
-        ["kv-store", "--config", "/etc/ringkv/store.yaml"],
-        name=f"{project.name}_store4",
-        volumes={
-            str(path): {"bind": "/etc/ringkv/store.yaml", "mode": "ro"},
-            volume.name: {"bind": "/etc/ringkv/keys", "mode": "ro"},
-        },
-        network=network,
-        networking_config={network: project.engine.api.create_endpoint_config(aliases=["store4"])},
-    )
-    yield container
-    container.remove(force=True, v=True)
-    volume.remove()
-
-
-def test_a_store_whose_disk_is_lost_is_replaced_by_a_new_one(
-    project: Project, writer: Writer, newcomer: Any
+def test_a_store_whose_volume_is_lost_is_replaced_as_the_page_has_it(
+    project: Project, writer: Writer, tmp_path: Path
 ) -> None:
     """The last test of the module: the cluster has other stores afterwards."""
-    newcomer.start()
-    wait_for("store4 joins", lambda: "store4" in project.kvcli("-o", "json", "node", "ls"))
     lost = project.container("store3")
     lost.kill("SIGKILL")
-    lost.remove(v=True)
+    lost.remove()
+    project.engine.volumes.get(f"{project.name}_store3").remove()
     writer.go_on()
-    wait_for("store3 is missed", lambda: '"down"' in project.kvcli("-o", "json", "node", "ls"))
-    project.kvcli("node", "remove", "store3", "--force", "--yes", "--wait", "--within", "100s")
-    whole(project)
-    assert "store3" not in project.kvcli("-o", "json", "node", "ls")
+    project.compose("up", "-d", "--no-deps", "store3")
+    wait_for("store3 refuses", lambda: project.container("store3").attrs["State"]["ExitCode"] == 78)
+    assert b"kvcli node remove store3 --force" in project.container("store3").logs()
+
+    project.add_file("store4.yml", block_of_page("# compose/store4.yml", "yaml"), tmp_path)
+    project.play("".join(block_of_page("up -d store4").splitlines(keepends=True)[:3]), tmp_path)
+    project.play(block_of_page("node remove store3"), tmp_path)
+    project.wait_until_healthy("store4")
+    nodes = json.loads(project.kvcli("-o", "json", "node", "ls"))
+    assert "store3" not in str(nodes)
+    assert "store4" in str(nodes)
     writer.go_on()

@@ -113,7 +113,19 @@ def test_ports_are_published_on_the_loopback_only_and_stores_have_none() -> None
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ())), name
         if service.get("command", [""])[0] == "kv-store":
             assert "ports" not in service
-            assert service["networks"] == ["internal"]
+            assert list(service["networks"]) == ["internal"]
+
+
+def test_no_name_is_asked_for_at_a_resolver() -> None:
+    """ZeroMQ waits for it with all that it does, and nobody may know the name of a container that is dead."""
+    fixed = {
+        f"{name}:{service['networks']['internal']['ipv4_address']}"
+        for name, service in SERVICES.items()
+        if service.get("command", [""])[0] in ("kv-store", "kv-router")
+    }
+    assert len(fixed) == 5
+    for name in (*servers(), "cli"):
+        assert fixed <= set(SERVICES[name]["extra_hosts"])
 
 
 def test_no_container_may_more_than_it_needs() -> None:
