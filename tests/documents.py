@@ -23,6 +23,7 @@ KINDS = {
     "synopsis": "which commands and options there are: they are compared with kvcli",
     "inventory": "kvcli deploy reads it",
     "yaml": "a configuration that its process accepts",
+    "yaml compose": "another Compose file beside the shipped one: tests/compose starts what is in it",
     "python signature": "how something is called, for readers",
     "hex": "bytes, with what they are beside them: they are decoded",
     "text": "a grammar, or a list of files: for readers only",

@@ -6,7 +6,6 @@ Containers are looked at, killed, paused and cut off by the Docker SDK; Compose 
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import shutil
 import socket
@@ -21,10 +20,9 @@ from typing import Any
 import docker
 
 import kvclient
+from tests.documents import ROOT, blocks
 
-ROOT = Path(__file__).resolve().parents[2]
 COMPOSE_FILE = ROOT / "compose" / "docker-compose.yml"
-PAGE = (ROOT / "docs" / "deployment.md").read_text()
 AS_WRITTEN = "docker compose -f compose/docker-compose.yml"
 IMAGE = "ringkv:test"
 PATIENCE_S = 120
@@ -46,11 +44,10 @@ def compose_command() -> list[str]:
     return ["docker", "compose"]
 
 
-def block_of_page(words: str, language: str = "") -> str:
+def block_of_page(words: str) -> str:
     """The only block of docs/deployment.md that has these words."""
-    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-    (found,) = (text for kind, text in blocks if kind == language and words in text)
-    return str(found)
+    (found,) = (block.text for block in blocks(page=ROOT / "docs" / "deployment.md") if words in block.text)
+    return found
 
 
 def _free_port() -> int:
@@ -92,13 +89,10 @@ class Project:
         return done.stdout
 
     def play(self, commands: str, directory: Path) -> str:
-        """Commands as a page has them, by a shell in `directory`; files that the page has beside the Compose
-        file are there as well.
-        """
-        commands = commands.replace(AS_WRITTEN, "compose").replace("compose/", f"{directory}/")
-        commands = f'compose() {{ {shlex.join(self._command)} "$@"; }}\n{commands}'
+        """Commands as a page has them, by a shell in `directory`."""
+        shadow = f'compose() {{ {shlex.join(self._command)} "$@"; }}\n'
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", commands],
+            ["bash", "-euo", "pipefail", "-c", shadow + commands.replace(AS_WRITTEN, "compose")],
             cwd=directory,
             env=self._environment,
             stdin=subprocess.DEVNULL,
@@ -173,8 +167,7 @@ class Project:
     def add_file(self, name: str, content: str, directory: Path) -> None:
         """Another Compose file of the operator's, for `play` in `directory`."""
         path = directory / name
-        path.write_text(content.replace("./config/", f"{directory}/config/"))
-        (directory / "config").mkdir()
+        path.write_text(content.replace("../", f"{directory}/"))
         self._added += ["-f", str(path)]
 
     def down(self) -> None:
@@ -221,4 +214,5 @@ class Writer:
     def lost(self) -> list[str]:
         """Acknowledged writes that are not there any more."""
         with self._connect() as db:
-            return [key for key in self.acknowledged if db.get(key) != key]
+            found = db.get_many(self.acknowledged)
+        return [key for key in self.acknowledged if found.get(key) != key]

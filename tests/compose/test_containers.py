@@ -13,8 +13,9 @@ import pytest
 
 import kvclient
 from tests.compose import strangers
-from tests.compose.project import PATIENCE_S, ROOT, Project, Writer, block_of_page, wait_for
+from tests.compose.project import PATIENCE_S, Project, Writer, block_of_page, wait_for
 from tests.compose.strangers import Place
+from tests.documents import ROOT
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(1500)]
 
@@ -202,7 +203,7 @@ def test_a_store_whose_volume_is_lost_is_replaced_as_the_page_has_it(
     wait_for("store3 refuses", lambda: project.container("store3").attrs["State"]["ExitCode"] == 78)
     assert b"kvcli node remove store3 --force" in project.container("store3").logs()
 
-    project.add_file("store4.yml", block_of_page("# compose/store4.yml", "yaml"), tmp_path)
+    project.add_file("more.yml", block_of_page("# more.yml"), tmp_path)
     project.play("".join(block_of_page("up -d store4").splitlines(keepends=True)[:3]), tmp_path)
     project.play(block_of_page("node remove store3"), tmp_path)
     project.wait_until_healthy("store4")
