@@ -28,6 +28,8 @@ HAND_BACK_TICKS: Final = 20
 """For which leadership stays before it goes to whom the map prefers: twice as long as a store that stops may
 take. It was given back to one that had just given it away, and that then was gone.
 """
+HEARD_S: Final = 3 * TICK_S
+"""Leadership goes back only to who was heard so lately: handed to a dead node, it is nowhere for a second."""
 MAINTAIN_S: Final = 1.0
 SHORTEN_S: Final = 0.2
 """While the log is too long: flush, cut and the batch that frees segments are a step each, and a store that
@@ -454,5 +456,7 @@ class Groups:
         preferred = self.preferred(replica.partition)
         if preferred != raft.node and preferred in configuration.voters:
             progress = raft.progress[preferred]
-            if progress.recent_active and progress.match == raft.last_index:
+            heard_at = progress.heard_at
+            lately = heard_at is not None and self._clock.monotonic() - heard_at <= HEARD_S
+            if lately and progress.match == raft.last_index:
                 self._transfer(replica, preferred)

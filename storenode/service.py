@@ -145,6 +145,7 @@ class Service:
         self._figures: Callable[[], dict[str, Any]] = dict
         self._socket: zmq.Socket[bytes] | None = None
         self._leaving = False
+        self._patient = True
         self._stopping = False
         self._refused = False
         self._defect_logged_at = float("-inf")
@@ -177,7 +178,11 @@ class Service:
         if self._socket is not None and not self._leaving:
             self._leaving = True
             self.driver.hand_over()
-            self._reactor.call_later(HAND_OVER_S, self._stop_reading)
+            self._reactor.call_later(HAND_OVER_S, self._lose_patience)
+
+    def _lose_patience(self) -> None:
+        self._patient = False
+        self._stop_reading()
 
     def _stop_reading(self) -> None:
         if self._socket is not None and not self._stopping:
@@ -187,11 +192,14 @@ class Service:
 
     def end_turn(self) -> None:
         """Sends what was answered; call at the end of each turn, after what answers."""
-        if self._leaving and not self.driver.leading:
+        needed = self._leaving and self._patient and self.driver.leading
+        if self._leaving and not needed:
             self._stop_reading()
         self.outbox.flush()
         if self._stopping and self.driver.idle:
-            if self._refused:
+            if needed:  # leadership came here while what had arrived was refused
+                self._refused = False
+            elif self._refused:
                 self._reactor.stop()
             else:
                 self._refused = True

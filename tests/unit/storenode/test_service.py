@@ -331,6 +331,38 @@ def test_a_store_that_stops_gives_leadership_away_while_it_still_reads(shell: Sh
     assert shell.world.stores[2].leads or shell.world.stores[3].leads
 
 
+def test_a_store_that_is_told_to_lead_while_it_refuses_what_arrived_does_not_take_it_along(
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stood, was elected and was gone: writes waited 1.4 s for the next election."""
+    refuse = shell.service._refuse_unread
+    told: list[int] = []
+
+    def refuse_and_hear() -> None:
+        refuse()
+        if not told:
+            assert not shell.store.groups.leading
+            (leader,) = (store for store in shell.world.stores.values() if store.leads)
+            told.append(leader.node)
+            leader.replica.raft.transfer(shell.store.node)
+            leader.groups.dirty(leader.replica)
+            while not shell.store.groups.leading:
+                shell.world.turn()
+
+    def tick() -> None:
+        shell.world.tick()
+        shell.reactor.call_later(0.01, tick)
+
+    monkeypatch.setattr(shell.service, "_refuse_unread", refuse_and_hear)
+    shell.service.stop()
+    tick()
+    run(shell)
+    assert told
+    assert not shell.store.groups.leading
+    shell.world.settle()
+    assert shell.world.stores[2].leads or shell.world.stores[3].leads
+
+
 def test_what_was_taken_is_answered_before_the_loop_ends(
     shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:

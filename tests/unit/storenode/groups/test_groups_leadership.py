@@ -111,6 +111,25 @@ def test_a_node_that_stops_while_leadership_is_on_its_way_to_it_stays_until_anot
     assert leaders(world)[group] in (2, 3)
 
 
+def test_leadership_does_not_go_back_to_who_has_just_died(world: World) -> None:
+    """It counted as active until the next check of the quorum, and writes waited for it."""
+    world.stores[1].groups.hand_over()
+    world.settle()
+    world.tick(HAND_BACK_TICKS)
+    assert 1 not in leaders(world).values()
+    world.cut.add(1)
+    world.tick(4)
+    given = []
+    for store in (world.stores[2], world.stores[3]):
+        store.groups.maintain()
+        for replica in store.groups.replicas.values():
+            if (leadership := replica.raft.leadership) is not None:
+                assert leadership.replication.progress[1].recent_active
+                given.append(leadership.transferee)
+    assert given
+    assert not any(given)
+
+
 def test_a_node_that_hands_over_does_not_hand_back(world: World) -> None:
     first, second = world.stores[1], world.stores[2]
     first.groups.hand_over()
