@@ -34,15 +34,20 @@ def monitor_of(cluster: Cluster) -> str:
 
 
 class Prometheus:
-    """A Prometheus of its own, on a free port, with the shipped rules; scrapes and evaluates every second."""
+    """A Prometheus of its own, on a free port, with the shipped rules. `every`: how often it scrapes and
+    evaluates, if not as shipped.
+    """
 
-    def __init__(self, directory: Path, target: str) -> None:
+    def __init__(self, directory: Path, target: str, every: str | None = None) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.address = f"127.0.0.1:{probe.getsockname()[1]}"
         shipped = yaml.safe_load((metricspage.ALERTS.parent / "prometheus.yml").read_text())
         (job,) = shipped["scrape_configs"]
         job["static_configs"][0]["targets"] = [target]
-        shipped["global"] = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
+        if every is not None:
+            shipped["global"] = dict.fromkeys(
+                ("scrape_interval", "scrape_timeout", "evaluation_interval"), every
+            )
         shipped["rule_files"] = [str(metricspage.ALERTS)]
         (directory / "prometheus.yml").write_text(yaml.safe_dump(shipped))
         self.log = directory / "prometheus.log"

@@ -38,7 +38,7 @@ def wait_for(what: str, condition: Callable[[], bool]) -> None:
 
 @pytest.fixture(scope="module")
 def prometheus(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    running = Prometheus(tmp_path_factory.mktemp("prometheus"), monitor_of(cluster))
+    running = Prometheus(tmp_path_factory.mktemp("prometheus"), monitor_of(cluster), "1s")
     try:
         wait_for("the monitor is scraped", running.is_up)
         yield running
