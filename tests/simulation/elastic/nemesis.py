@@ -2,7 +2,7 @@
 those who carry it out.
 
 Owns which nodes are lost for good. Never more of one group than it can bear: whatever its replicas take for
-its members, the lost are one of them at most.
+its members, the lost are one of them at most, and fewer than half.
 """
 
 from __future__ import annotations
@@ -97,7 +97,9 @@ class ElasticNemesis(Nemesis):
         lost = {one.node for one in self.cluster.stores.values() if one.lost} | {store.node}  # type: ignore[attr-defined]
         for one in self._stores:
             for replica in one.groups.replicas.values():
-                if len(replica.raft.configuration.members & lost) > 1:
+                members = replica.raft.configuration.members
+                gone = len(members & lost)
+                if gone > 1 or (gone and 2 * gone >= len(members)):
                     return False
         return True
 
