@@ -8,7 +8,6 @@ While the unwatched side has its turn, the monitor of the other one is held.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import sys
@@ -25,7 +24,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.benchmark.cost_bench import turns
 from tests.integration.localcluster import Cluster
 
-MONITOR_PORT = 200  # above the cluster's first
 SCRAPE_EVERY_S = 1.0
 UNHEARD = Path(__file__).parent / "cost_bench" / "unheard"
 
@@ -54,8 +52,7 @@ class Watched(turns.Side):
 
     @contextmanager
     def _scraped(self) -> Iterator[None]:
-        base = json.loads((self.cluster.directory / "cluster.json").read_text())["port_base"]
-        address = f"http://127.0.0.1:{base + MONITOR_PORT}/metrics"
+        address = f"http://{self.cluster.monitor}/metrics"
         done = threading.Event()
 
         def scrape() -> None:

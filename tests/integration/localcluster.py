@@ -21,6 +21,7 @@ class Cluster:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.url = ""
+        self.monitor = ""
         self.secure = False
 
     @property
@@ -58,6 +59,7 @@ class Cluster:
         self.url = "kv://" + ",".join(
             f"127.0.0.1:{shape['port_base'] + number}" for number in range(shape["routers"])
         )
+        self.monitor = f"127.0.0.1:{shape['port_base'] + 200}"
         self.secure = shape["secure"]
 
     def connect(self, **options: Any) -> kvclient.Client[bytes]:

@@ -11,26 +11,16 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 import yaml
 
 from tests import metricspage
-from tests.integration.localcluster import Cluster
-
-MONITOR_PORT: Final = 200
-"""Above the cluster's first."""
 
 needs_prometheus = pytest.mark.skipif(
     shutil.which("prometheus") is None, reason="prometheus is missing: apt-get install prometheus"
 )
-
-
-def monitor_of(cluster: Cluster) -> str:
-    """The address that is scraped."""
-    base = json.loads((cluster.directory / "cluster.json").read_text())["port_base"]
-    return f"127.0.0.1:{base + MONITOR_PORT}"
 
 
 class Prometheus:

@@ -17,7 +17,6 @@ from tests.integration.localcluster import Cluster
 from tests.integration.realprometheus import (
     Prometheus,
     expressions_of_panels,
-    monitor_of,
     needs_prometheus,
     selectors_of_rules,
 )
@@ -38,7 +37,7 @@ def wait_for(what: str, condition: Callable[[], bool]) -> None:
 
 @pytest.fixture(scope="module")
 def prometheus(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    running = Prometheus(tmp_path_factory.mktemp("prometheus"), monitor_of(cluster), "1s")
+    running = Prometheus(tmp_path_factory.mktemp("prometheus"), cluster.monitor, "1s")
     try:
         wait_for("the monitor is scraped", running.is_up)
         yield running

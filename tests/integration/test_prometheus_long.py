@@ -28,7 +28,6 @@ from tests.integration.localcluster import Cluster, resident_bytes
 from tests.integration.realprometheus import (
     Prometheus,
     expressions_of_panels,
-    monitor_of,
     needs_prometheus,
     selectors_of_rules,
 )
@@ -114,7 +113,7 @@ def test_minutes_under_load(partitions: int, tmp_path: Path) -> None:
     prometheus = None
     try:
         cluster.up("--stores", "3", "--routers", "2", "--partitions", str(partitions))
-        prometheus = Prometheus(tmp_path, monitor_of(cluster))
+        prometheus = Prometheus(tmp_path, cluster.monitor)
         wait_until_scraped(prometheus)
         told = [
             f"{partitions} partitions, {SECONDS:.0f} s, scraped as shipped; load {os.getloadavg()[0]:.1f}"
