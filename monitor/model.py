@@ -11,7 +11,7 @@ Invariants:
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from importlib.metadata import version
 from typing import Final
 
@@ -39,7 +39,8 @@ VIEW_S: Final = 7.0
 """Three questions to the controller without an answer."""
 SETTLE_S: Final = 3.0
 """Stores speak every second, or every three, each when it is its turn: one that hands a leadership over may
-be heard before the one that took it. For so long a partition that nobody is known to lead is shown as it was.
+be heard before the one that took it. For so long a partition that nobody is known to lead is shown as it
+was, if who led it is still heard.
 """
 
 _VERSION: Final = version("ringkv")
@@ -171,7 +172,7 @@ class Model:
         heard = {node: one.figures(now) for node, one in self._stores.items() if one.figures(now)}
         views = {node: self._groups[node] for node in heard}
         table = groups.table(known, views) if known is not None and any(views.values()) else []
-        table = [self._settled(row, now) for row in table]
+        table = [self._settled(row, heard, now) for row in table]
         self._count_leaders(table)
         shares = drawing.shares(table)
         stores = [
@@ -185,11 +186,11 @@ class Model:
             tuple(self._leader_changes), tuple(self._events), self._own(lag_s),
         )  # fmt: skip
 
-    def _settled(self, row: Row, now: float) -> Row:
+    def _settled(self, row: Row, heard: Container[int], now: float) -> Row:
         if row["leader"]:
             self._led[row["partition"]] = now, row
         led_at, before = self._led.get(row["partition"], (now, row))
-        return before if now - led_at < SETTLE_S else row
+        return before if now - led_at < SETTLE_S and before["leader"] in heard else row
 
     def _count_leaders(self, table: Iterable[Row]) -> None:
         for row in table:

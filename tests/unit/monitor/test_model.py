@@ -122,6 +122,17 @@ def test_a_partition_that_nobody_leads_for_longer_is_told() -> None:
     assert said(world) == ["partition 0 has no leader"]
 
 
+def test_a_leader_that_is_gone_is_not_shown_for_longer() -> None:
+    world = World()
+    world.second(3)
+    world.leaders[0] = 0
+    world.silent.add("store1")
+    world.second(int(GONE_S))
+    assert world.model.picture.table[0]["leader"] == 1
+    world.second()
+    assert world.model.picture.table[0]["leader"] == 0
+
+
 def test_a_restart_is_told_and_is_no_rate() -> None:
     world = World()
     world.second(3)
