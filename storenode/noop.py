@@ -32,6 +32,8 @@ _RESULTS: Final[dict[int, bytes]] = {
 class NoopReplica:
     """Answers, and remembers nothing."""
 
+    takes_writes = True
+
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
 

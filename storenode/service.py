@@ -73,8 +73,12 @@ _log = logs.get("service")
 
 
 class Partition(Protocol):
-    """What serves one partition: a `Replica`, or its no-op twin. `propose` answers when it can."""
+    """What serves one partition: a `Replica`, or its no-op twin. `propose` answers when it can, and at once
+    if the partition takes no writes.
+    """
 
+    @property
+    def takes_writes(self) -> bool: ...
     def read(self, route: tuple[bytes, int], ops: bytes, mode: int, deadline: float, now: float) -> None: ...
     def propose(
         self,
@@ -319,7 +323,7 @@ class Service:
         shape = inspect(ops, self._limits)
         deadline = arrived + timeout_ms / 1000
         if shape.writes or (not ops and flags & FLAG_BARRIER):
-            if self._stopping:
+            if self._stopping and partition.takes_writes:
                 self.outbox.add(router, token, Status.UNAVAILABLE, _STOPPING)
                 return
             self.counters.values[WRITES] += 1

@@ -101,6 +101,11 @@ class Replica:
         """Nobody waits for a write or a read."""
         return not self._pending and not self._logged and not self._reading
 
+    @property
+    def takes_writes(self) -> bool:
+        """Whether a new write would wait here for its outcome; if not, `propose` says at once who leads."""
+        return self.failure is None and (self.raft.role is Role.LEADER or self._seeks_leader)
+
     # -- from routers
 
     def read(self, route: tuple[bytes, int], ops: bytes, mode: int, deadline: float, now: float) -> None:
@@ -145,7 +150,7 @@ class Replica:
         elif flags & FLAG_RETRY:
             self._answer(*route, Status.OUTCOME_UNKNOWN, refusals.NO_SESSION)
             return
-        if self.failure is not None or not (self.raft.role is Role.LEADER or self._seeks_leader):
+        if not self.takes_writes:
             self._refuse(route)
         elif now >= deadline:
             self._answer(*route, Status.TIMEOUT, refusals.TIMEOUT)
