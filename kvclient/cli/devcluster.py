@@ -49,8 +49,8 @@ _PORTS = _STORE_PORTS + 10 * (STORES_MAX + 1)
 PORT_BASE_MAX = 65_000 - 10 * STORES_MAX
 
 # Below the kernel's usual range for outgoing connections (from 32768), so that no reconnecting client sits on
-# a port of ours.
-_FREE_PORTS = range(10_000, 32_768)
+# a port of ours, and above those that the tests of this project give to single servers.
+_FREE_PORTS = range(20_000, 32_768)
 _FREE_TRIES = 200
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import socket
 import subprocess
 import threading
 import time
@@ -21,6 +20,7 @@ import docker
 
 import kvclient
 from tests.documents import ROOT, blocks
+from tests.ports import free_ports
 
 COMPOSE_FILE = ROOT / "compose" / "docker-compose.yml"
 AS_WRITTEN = "docker compose -f compose/docker-compose.yml"
@@ -50,11 +50,6 @@ def block_of_page(words: str) -> str:
     return found
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
 class Project:
     """One composed cluster, from nothing to `down`."""
 
@@ -63,12 +58,13 @@ class Project:
         self.name = name
         self._command = [*compose_command(), "-p", name, "-f", str(COMPOSE_FILE)]
         self._added: list[str] = []
+        ports = free_ports(2)
         self._environment = {
             **os.environ,
             "RINGKV_IMAGE": IMAGE,
             "RINGKV_BUILD_NETWORK": "host",
-            "RINGKV_PORT1": str(_free_port()),
-            "RINGKV_PORT2": str(_free_port()),
+            "RINGKV_PORT1": str(ports[0]),
+            "RINGKV_PORT2": str(ports[1]),
             "RINGKV_MONITOR_PORT": "",
             "RINGKV_NETWORK": f"10.213.{os.getpid() % 250}",
         }

@@ -22,7 +22,7 @@ from kvclient.protocol import encode_error
 from shared import messages
 from shared.clustermap import ClusterMap, Node
 from shared.controlmessages import ControlRequest, encode_control_reply
-from tests.benchmark.cluster_bench.processes import free_ports
+from tests.ports import free_ports
 
 SECONDS = 60.0
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import socket
 import subprocess
 import urllib.parse
 import urllib.request
@@ -17,6 +16,7 @@ import pytest
 import yaml
 
 from tests import metricspage
+from tests.ports import free_ports
 
 needs_prometheus = pytest.mark.skipif(
     shutil.which("prometheus") is None, reason="prometheus is missing: apt-get install prometheus"
@@ -29,8 +29,7 @@ class Prometheus:
     """
 
     def __init__(self, directory: Path, target: str, every: str | None = None) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            self.address = f"127.0.0.1:{probe.getsockname()[1]}"
+        self.address = f"127.0.0.1:{free_ports(1)[0]}"
         shipped = yaml.safe_load((metricspage.ALERTS.parent / "prometheus.yml").read_text())
         (job,) = shipped["scrape_configs"]
         job["static_configs"][0]["targets"] = [target]

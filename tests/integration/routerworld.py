@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
-import socket
 import subprocess
 import sys
 import threading
@@ -25,25 +23,12 @@ from shared import messages
 from shared.clustermap import ClusterMap, Node
 from shared.controlmessages import ControlRequest, encode_control_reply
 from shared.messages import Item
+from tests.ports import free_ports
 
 SECONDS = 10  # how long anything may take before a test fails; nothing waits that long when all is well
 PARTITIONS = 8
 
 Answer = tuple[int, bytes] | None
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that are free now, below those the kernel gives to outgoing connections."""
-    found: list[int] = []
-    with ExitStack() as stack:
-        while len(found) < count:
-            probe = stack.enter_context(socket.socket())
-            try:
-                probe.bind(("127.0.0.1", random.randrange(10_000, 32_000)))
-            except OSError:
-                continue
-            found.append(probe.getsockname()[1])
-    return found
 
 
 def echo(item: Item) -> Answer:

@@ -24,6 +24,7 @@ import zmq
 import kvclient
 from kvclient import errors, protocol
 from kvclient.errors import Status
+from tests.ports import free_ports
 
 DROP = object()  # no answer, not executed
 DROP_AFTER = object()  # executed, but no answer
@@ -597,17 +598,11 @@ def test_ping_admin_and_map(db):
 # Trouble
 
 
-def unused_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def test_connect_tells_why_nobody_answers():
     silent = socket.socket()
     silent.bind(("127.0.0.1", 0))
     silent.listen()
-    refused, mute = unused_port(), silent.getsockname()[1]
+    refused, mute = free_ports(1)[0], silent.getsockname()[1]
     with silent, pytest.raises(kvclient.ConnectError) as caught:
         kvclient.connect(
             f"kv://127.0.0.1:{refused},127.0.0.1:{mute},no-such-host.invalid", connect_timeout=0.3
@@ -1027,7 +1022,7 @@ def test_async_deadlines_end_without_traffic(router):
 def test_async_connect_error():
     async def main():
         with pytest.raises(kvclient.ConnectError) as caught:
-            await kvclient.aconnect(f"kv://127.0.0.1:{unused_port()}", connect_timeout=0.2)
+            await kvclient.aconnect(f"kv://127.0.0.1:{free_ports(1)[0]}", connect_timeout=0.2)
         assert "refused" in str(caught.value)
 
     asyncio.run(main())

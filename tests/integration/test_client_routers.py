@@ -8,7 +8,8 @@ import socket
 import pytest
 
 import kvclient
-from tests.integration.test_client_real_sockets import ScriptedRouter, unused_port
+from tests.integration.test_client_real_sockets import ScriptedRouter
+from tests.ports import free_ports
 
 # The order is the client's to choose: in as many runs each of three has been first.
 RUNS = 8
@@ -31,7 +32,7 @@ def mute():
 
 
 def test_routers_that_are_dead_mute_or_unknown_do_not_hide_one_that_works(router, mute):
-    others = f"127.0.0.1:{unused_port()},127.0.0.1:{mute},no-such-host.invalid:7100"
+    others = f"127.0.0.1:{free_ports(1)[0]},127.0.0.1:{mute},no-such-host.invalid:7100"
     for _ in range(RUNS):
         with kvclient.connect(f"kv://{others},127.0.0.1:{router.port}") as client:
             client.put("k", b"1")
@@ -40,7 +41,7 @@ def test_routers_that_are_dead_mute_or_unknown_do_not_hide_one_that_works(router
 
 def test_a_router_that_comes_later_is_found(router):
     """It is not there when the client is opened, and the only one when the first has gone."""
-    late = unused_port()
+    late = free_ports(1)[0]
     with kvclient.connect(f"kv://127.0.0.1:{late},127.0.0.1:{router.port}") as client:
         client.put("k", b"1")
         newcomer = ScriptedRouter(store=router.store, port=late)

@@ -18,8 +18,8 @@ from kvclient.protocol import encode_error
 from shared.clustermap import Node
 from shared.commandline import REFUSED
 from storenode import mapfile
-from tests.benchmark.cluster_bench.processes import free_ports
 from tests.integration.newcomers import FakeCluster, Process, endpoint, wait
+from tests.ports import free_ports
 
 
 @pytest.fixture
@@ -40,10 +40,10 @@ class House:
         section = {"name": cluster, "join": [endpoint(port) for port in seeds]}
         place = self.directory / "newcomers"
         place.mkdir(exist_ok=True)
-        return self._made(Process(place, name, _port(), cluster=section))
+        return self._made(Process(place, name, free_ports(3)[0], cluster=section))
 
     def founders(self, count: int) -> list[Process]:
-        ports = [_port() for _ in range(count)]
+        ports = [free_ports(3)[0] for _ in range(count)]
         nodes = [
             {"id": number, "name": f"store{number}", "rpc": endpoint(port)}
             for number, port in enumerate(ports, 1)
@@ -59,11 +59,6 @@ class House:
     def _made(self, process: Process) -> Process:
         self.processes.append(process)
         return process
-
-
-def _port() -> int:
-    """With room for the two behind it."""
-    return free_ports(1)[0] // 10 * 10
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from kvclient.protocol import Kind
 from shared import messages
 from shared.clustermap import ClusterMap, Node
 from shared.messages import MAP_TOPIC
-from tests.integration.routerworld import PARTITIONS, Client, Store, World, eventually, free_ports, put
+from tests.integration.routerworld import PARTITIONS, Client, Store, World, eventually, put
+from tests.ports import free_ports
 
 
 @pytest.fixture

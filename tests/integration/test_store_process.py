@@ -7,7 +7,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from shared.clustermap import ClusterMap
 from shared.commandline import REFUSED
 from shared.hashing import partition_of
 from shared.messages import Answer, BatchReply, Fault, Item, MapReply, Pong, StatusReply
+from tests.ports import free_ports
 from tests.smalldisk import small_disk_at
 
 DEADLINE_S = 60.0
@@ -173,12 +173,6 @@ def kernel_bytes(port: int) -> int:
     return total
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 Start = Callable[..., Store]
 
 
@@ -276,7 +270,8 @@ def test_each_item_has_its_own_error(start: Start) -> None:
 
 def test_only_the_partitions_of_the_map_are_served(start: Start, tmp_path: Path) -> None:
     nodes = [
-        {"id": number, "name": f"store{number}", "rpc": f"tcp://127.0.0.1:{free_port()}"} for number in (1, 2)
+        {"id": number, "name": f"store{number}", "rpc": f"tcp://127.0.0.1:{port}"}
+        for number, port in enumerate(free_ports(6)[::3], 1)
     ]
     store, other = (
         start(
@@ -433,7 +428,7 @@ def test_a_stop_refuses_the_writes_that_it_has_not_read_and_serves_the_reads(sta
 def test_a_log_that_cannot_be_written_stops_no_store(tmp_path: Path) -> None:
     """Its own log on the disk that is full: saying so ended the process."""
     path = tmp_path / "store.yaml"
-    port = free_port()
+    port = free_ports(3)[0]
     path.write_text(yaml.safe_dump(configuration(tmp_path, listen={"rpc": f"tcp://127.0.0.1:{port}"})))
     command = [sys.executable, "-m", "storenode", "--config", str(path)]
     with open("/dev/full", "wb") as full:

@@ -28,8 +28,9 @@ from typing import Any
 
 from tests.benchmark.cluster_bench.paced import Paced
 from tests.benchmark.cluster_bench.points import PIPELINE_OPS, Point, Sample, sample
-from tests.benchmark.cluster_bench.processes import Server, free_ports, wait_until
+from tests.benchmark.cluster_bench.processes import Server, wait_until
 from tests.benchmark.engine_bench.data import VALUE_BYTES, value
+from tests.ports import free_ports
 
 PROGRAMS = ("etcd", "h2load")
 NODES = 3

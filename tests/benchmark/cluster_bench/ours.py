@@ -13,7 +13,8 @@ from kvclient.errors import KVError
 from tests.benchmark.cluster_bench import data
 from tests.benchmark.cluster_bench.load import RawLoad, one_by_one, pipelined
 from tests.benchmark.cluster_bench.points import Point, Sample
-from tests.benchmark.cluster_bench.processes import Server, free_ports, wait_until
+from tests.benchmark.cluster_bench.processes import Server, wait_until
+from tests.ports import free_ports
 
 ROOT = Path(__file__).resolve().parents[3]
 STORES = 3

@@ -5,7 +5,6 @@ them.
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import time
@@ -13,14 +12,10 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from kvclient.cli.devcluster import is_free
-
 STOP_SECONDS = 20.0
 """For a clean end; then it is killed."""
 LOG_TAIL_BYTES = 2000
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
-_PORTS = range(10_000, 32_000)
-"""Below those that the kernel gives to outgoing connections."""
 
 
 class Server:
@@ -80,16 +75,6 @@ def wait_until(condition: Callable[[], bool], seconds: float, what: str, servers
         if time.monotonic() > deadline:
             raise TimeoutError(f"{what}: not within {seconds:.0f} s")
         time.sleep(0.05)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on now."""
-    found: set[int] = set()
-    while len(found) < count:
-        port = random.choice(_PORTS)
-        if is_free(port):
-            found.add(port)
-    return list(found)
 
 
 def cpu_seconds(process_id: int) -> float:

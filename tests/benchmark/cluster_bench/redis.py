@@ -21,8 +21,9 @@ from pathlib import Path
 from tests.benchmark.cluster_bench.data import KEYS
 from tests.benchmark.cluster_bench.paced import Paced
 from tests.benchmark.cluster_bench.points import PIPELINE_OPS, Point, Sample
-from tests.benchmark.cluster_bench.processes import Server, free_ports, wait_until
+from tests.benchmark.cluster_bench.processes import Server, wait_until
 from tests.benchmark.engine_bench.data import VALUE_BYTES, value
+from tests.ports import free_ports
 
 PROGRAMS = ("redis-server", "redis-benchmark", "redis-cli")
 START_SECONDS = 30.0

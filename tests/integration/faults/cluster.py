@@ -19,9 +19,10 @@ import msgpack
 
 import kvclient
 from kvclient.errors import KVError
-from tests.benchmark.cluster_bench.processes import Server, free_ports
+from tests.benchmark.cluster_bench.processes import Server
 from tests.integration.faults.replicas import SEGMENT_BYTES
 from tests.integration.faults.space import MORTAL, ROOT
+from tests.ports import free_ports
 
 STORES = (1, 2, 3)
 ROUTERS = ("router1", "router2")

@@ -21,7 +21,7 @@ from shared.config import ConfigError
 from shared.curve import Curve
 from shared.reactor import Reactor
 from shared.security import DOMAINS, EVENTS, Guard, SecuritySection, open_guard
-from tests.unit.shared.test_sockets import free_port
+from tests.ports import free_ports
 
 DEADLINE_S = 20.0
 
@@ -98,7 +98,7 @@ def asks(dealer: sockets.Socket, text: bytes, server: Side, *others: Side) -> No
 
 
 def test_routers_and_stores_find_each_other(side: Callable[..., Side]) -> None:
-    port = free_port()
+    port = free_ports(1)[0]
     store = side("store1", "node", f"127.0.0.1:{port}")
     router = side("router1", "router")
     store.read(sockets.store_router(store.context, f"tcp://127.0.0.1:{port}", batch_bytes_max=1 << 20))
@@ -107,7 +107,7 @@ def test_routers_and_stores_find_each_other(side: Callable[..., Side]) -> None:
 
 
 def test_one_subscriber_expects_another_key_at_each_publisher(side: Callable[..., Side]) -> None:
-    ports = [free_port(), free_port()]
+    ports = free_ports(2)
     publishers = [side(f"store{n}", "node", f"127.0.0.1:{port}") for n, port in enumerate(ports)]
     subscriber = side("store3", "node", "h")
     bound = [
@@ -154,7 +154,7 @@ WELCOME = {"front": ("client", "admin", "monitor"), "rpc": ("router", "node", "m
 def test_only_the_roles_of_a_socket_get_in(
     side: Callable[..., Side], keys: Path, domain: str, peer: str
 ) -> None:
-    port = free_port()
+    port = free_ports(1)[0]
     roles: dict[str, Role] = {"client": "client", "admin": "admin", "monitor": "monitor"}
     roles |= {"router": "router", "node": "node"}
     pair: Pair | None = None
@@ -185,7 +185,7 @@ def test_only_the_roles_of_a_socket_get_in(
 
 
 def test_who_is_revoked_is_thrown_out_and_the_others_come_back(side: Callable[..., Side], keys: Path) -> None:
-    port = free_port()
+    port = free_ports(1)[0]
     router = side("router1", "router", f"127.0.0.1:{port}")
     for name in ("good", "bad"):
         keyfiles.add(keys, Certificate(name, "client", ""))
@@ -211,7 +211,7 @@ def test_who_is_revoked_is_thrown_out_and_the_others_come_back(side: Callable[..
 
 def test_a_link_follows_the_certificate_of_its_other_side(side: Callable[..., Side], keys: Path) -> None:
     """No certificate: no link, until there is one; a replaced one: another link."""
-    port = free_port()
+    port = free_ports(1)[0]
     router = side("router1", "router")
     dealer = router.keep(sockets.bulk_dealer(router.context, f"tcp://127.0.0.1:{port}", eager=True))
     store = side("store1", "node", f"127.0.0.1:{port}")

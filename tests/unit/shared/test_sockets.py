@@ -32,6 +32,7 @@ from shared.sockets import (
     send_or_drop,
     store_router,
 )
+from tests.ports import free_ports
 
 DEADLINE_S = 10.0
 ANY_PORT = "tcp://127.0.0.1:0"
@@ -67,18 +68,6 @@ def wait_for(condition: Callable[[], Any], what: str) -> Any:
             return result
         time.sleep(0.005)
     raise AssertionError(f"no {what} within {DEADLINE_S} s")
-
-
-def free_port() -> int:
-    """A port outside the range that the kernel gives out: a peer that reconnects to it cannot meet itself."""
-    for port in range(20_000 + time.time_ns() % 10_000, 32_000):
-        with sockets.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("no free port")
 
 
 def next_event(monitor: Any) -> LinkEvent:
@@ -330,7 +319,7 @@ def test_other_errors_are_raised(made: Any) -> None:
 
 
 def test_nothing_is_queued_for_a_store_that_is_down_and_nothing_stale_arrives(made: Any, keep: Keep) -> None:
-    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    endpoint = f"tcp://127.0.0.1:{free_ports(1)[0]}"
     dealer, monitor = linked(keep, made, endpoint)
     assert [send_or_drop(dealer, [b"stale"]) for _ in range(10)] == ["full"] * 10
     router = keep(store_router(made, endpoint, batch_bytes_max=1000))
@@ -340,7 +329,7 @@ def test_nothing_is_queued_for_a_store_that_is_down_and_nothing_stale_arrives(ma
 
 
 def test_a_link_that_breaks_and_heals_is_reported_through_the_reactor(made: Any, keep: Keep) -> None:
-    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    endpoint = f"tcp://127.0.0.1:{free_ports(1)[0]}"
     first = store_router(made, endpoint, batch_bytes_max=1000)
     routers = [first]
     _dealer, monitor = linked(keep, made, endpoint)
@@ -374,7 +363,7 @@ READY = b"\x04\x1c\x05READY\x0bSocket-Type\x00\x00\x00\x06ROUTER"
 
 def test_reconnect_revives_a_link_that_libzmq_has_given_up(made: Any, keep: Keep) -> None:
     """Trap: after a protocol error libzmq never tries again, and another connect() alone does nothing."""
-    port = free_port()
+    port = free_ports(1)[0]
     endpoint = f"tcp://127.0.0.1:{port}"
     with sockets.create_server(("127.0.0.1", port)) as impostor:
         dealer, monitor = linked(keep, made, endpoint)
@@ -468,7 +457,7 @@ def test_heartbeats_stay_under_the_value_that_wraps(made: Any, keep: Keep) -> No
 
 
 def test_reconnect_pauses_differ_between_sockets(made: Any, keep: Keep) -> None:
-    dealers = [linked(keep, made, f"tcp://127.0.0.1:{free_port()}")[0] for _ in range(20)]
+    dealers = [linked(keep, made, f"tcp://127.0.0.1:{free_ports(1)[0]}")[0] for _ in range(20)]
     assert len({(one.get(zmq.RECONNECT_IVL), one.get(zmq.RECONNECT_IVL_MAX)) for one in dealers}) > 1
     assert all(50 <= one.get(zmq.RECONNECT_IVL) <= one.get(zmq.RECONNECT_IVL_MAX) <= 1000 for one in dealers)
 
