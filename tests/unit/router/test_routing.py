@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import random
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from kvclient.protocol import FLAG_BARRIER, FLAG_RETRY, Kind, Request
 from router.requests import MARGIN_MS, TIMEOUT_MS_MAX, Budget
 from router.routing import STALE_SECONDS
 from router.topology import MAP_RETRY_SECONDS
+from shared import logs
 from shared.clustermap import ClusterMap, Node
 from shared.hashing import partition_of
 from shared.messages import Item
@@ -702,8 +704,10 @@ class TestRefusedRequests:
 
 
 def test_a_defect_is_answered_counted_and_stops_nothing(
-    harness: Harness, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    out = io.StringIO()
+    logs.configure("info", "json", stream=out)
     place: Callable[..., None] = harness.router._dispatch.place
 
     def fail_once(*arguments: Any) -> None:
@@ -715,7 +719,7 @@ def test_a_defect_is_answered_counted_and_stops_nothing(
     response = harness.response()
     assert response.status == Status.INTERNAL
     assert harness.count("defects") == 1
-    assert "broken on purpose" in capsys.readouterr().out
+    assert "broken on purpose" in out.getvalue()
     harness.send(put(b"k"))
     assert len(harness.items()) == 1
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 
 from kvclient.errors import Status
+from shared import logs
 from shared.controlmessages import ControlCommand, ControlRequest
 from storenode.control.state import ControlState
 from storenode.office import AGAIN_S, BROKEN_S, WAITING_MAX
@@ -85,13 +88,13 @@ def test_a_read_that_fails_is_tried_again(house: House) -> None:
 
 
 @pytest.mark.parametrize("value", [b"\xc1", ControlState.first(MAP).encode()[:-1], b"\x98" + b"\x63" * 8])
-def test_a_state_that_is_none_is_told_loudly_and_no_controller_begins(
-    house: House, value: bytes, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_state_that_is_none_is_told_loudly_and_no_controller_begins(house: House, value: bytes) -> None:
+    out = io.StringIO()
+    logs.configure("info", "json", stream=out)
     house.group.value, house.group.version = value, 9
     house.turn()
     assert not house.office.sits
-    assert "control_state_not_read" in capsys.readouterr().out
+    assert "control_state_not_read" in out.getvalue()
     house.ask("show")
     ((_, status, body),) = house.told()
     assert status == Status.UNAVAILABLE

@@ -3,6 +3,7 @@ a store that stops leaves nobody without an answer."""
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import zmq
 
 from kvclient import protocol
 from kvclient.errors import ProtocolError, Status
-from shared import messages, sockets
+from shared import logs, messages, sockets
 from shared.clustermap import ClusterMap, Node
 from shared.controlmessages import ControlCommand, ControlReply, ControlRequest, encode_control_request
 from shared.messages import Answer, BatchReply, Fault, Item, MapReply, Pong, StatusReply
@@ -228,8 +229,10 @@ def test_a_fault_is_counted_and_not_answered(shell: Shell) -> None:
 
 
 def test_a_defect_costs_one_item_and_is_named_by_a_reference(
-    shell: Shell, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    shell: Shell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    out = io.StringIO()
+    logs.configure("info", "json", stream=out)
     inspect = service_module.inspect
 
     def defective(ops: bytes, limits: Limits) -> object:
@@ -251,7 +254,7 @@ def test_a_defect_costs_one_item_and_is_named_by_a_reference(
     assert answers[1].body == answers[3].body, "within a second, one line of the log"
     reference = shell.service._defect_reference
     assert reference in str(protocol.decode_error(answers[1].body)["message"])
-    assert capsys.readouterr().out.count(reference) == 1
+    assert out.getvalue().count(reference) == 1
     assert shell.service.counters.values[DEFECTS] == 2
 
 
