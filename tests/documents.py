@@ -7,7 +7,8 @@ A block says in its first line what it is, and that decides who plays or reads i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +46,31 @@ class Block(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.page}:{self.line}"
+
+
+def run(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    stdin: str = "",
+    code: int = 0,
+    directory: Path = ROOT,
+    seconds: float = 400,
+) -> str:
+    """What a command of a page says on its standard output; it must end with `code`."""
+    done = subprocess.run(
+        command,
+        cwd=directory,
+        env=environment,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+    assert done.returncode == code, (
+        f"{command}: {done.returncode}\n{done.stdout[-4000:]}{done.stderr[-4000:]}"
+    )
+    return done.stdout
 
 
 def blocks(kind: str | None = None, page: Path | None = None) -> list[Block]:

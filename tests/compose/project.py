@@ -19,7 +19,7 @@ from typing import Any
 import docker
 
 import kvclient
-from tests.documents import ROOT, blocks
+from tests.documents import ROOT, blocks, run
 from tests.ports import free_ports
 
 COMPOSE_FILE = ROOT / "compose" / "docker-compose.yml"
@@ -72,33 +72,14 @@ class Project:
         """The operator's keys, once they are copied."""
 
     def compose(self, *arguments: str, seconds: float = 1200) -> str:
-        done = subprocess.run(
-            [*self._command, *arguments],
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            check=False,
-        )
-        assert done.returncode == 0, f"{arguments}: {done.stdout[-4000:]}{done.stderr[-4000:]}"
-        return done.stdout
+        return run([*self._command, *arguments], self._environment, seconds=seconds)
 
     def play(self, commands: str, directory: Path) -> str:
         """Commands as a page has them, by a shell in `directory`."""
         shadow = f'compose() {{ {shlex.join(self._command)} "$@"; }}\n'
-        done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", shadow + commands.replace(AS_WRITTEN, "compose")],
-            cwd=directory,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
-        assert done.returncode == 0, f"{commands}: {done.stdout[-4000:]}{done.stderr[-4000:]}"
-        return done.stdout
+        script = shadow + commands.replace(AS_WRITTEN, "compose")
+        command = ["bash", "-euo", "pipefail", "-c", script]
+        return run(command, self._environment, directory=directory, seconds=PATIENCE_S)
 
     def copy_keys(self) -> None:
         """The operator's directory out of its volume, as who runs this test."""

@@ -8,7 +8,6 @@ is played by test_readme.py.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -57,18 +56,7 @@ def run(
 ) -> str:
     environment = {**(cluster.environment() if cluster else os.environ), "PYTHONPATH": str(ROOT), **changed}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
-    done = subprocess.run(
-        command,
-        cwd=directory,
-        env=environment,
-        input=script,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, (script, done)
-    return done.stdout
+    return documents.run(command, environment, script, directory=directory)
 
 
 def shell(script: str, directory: Path, cluster: Cluster | None = None, **changed: str) -> str:

@@ -21,7 +21,7 @@ import pytest
 
 from kvclient.errors import Exit
 from tests import documents
-from tests.documents import ROOT
+from tests.documents import run
 
 URL = "kv://127.0.0.1:7100,127.0.0.1:7101"
 
@@ -47,23 +47,6 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, 
     yield variables
     dev("down", "--purge", "--yes")
     assert list((state / "ringkv").iterdir()) == []
-
-
-def run(
-    command: list[str], environment: dict[str, str], stdin: str = "", code: int = 0, directory: Path = ROOT
-) -> str:
-    done = subprocess.run(
-        command,
-        cwd=directory,
-        env=environment,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=400,
-        check=False,
-    )
-    assert done.returncode == code, done
-    return done.stdout
 
 
 def shell(script: str, environment: dict[str, str]) -> str:
