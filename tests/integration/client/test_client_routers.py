@@ -8,18 +8,11 @@ import socket
 import pytest
 
 import kvclient
-from tests.integration.test_client_real_sockets import ScriptedRouter
+from tests.integration.client.scriptedrouter import ScriptedRouter
 from tests.ports import free_ports
 
 # The order is the client's to choose: in as many runs each of three has been first.
 RUNS = 8
-
-
-@pytest.fixture
-def router():
-    scripted = ScriptedRouter()
-    yield scripted
-    scripted.stop()
 
 
 @pytest.fixture
