@@ -1,18 +1,13 @@
-"""The real kv-store process, spoken to over real sockets the way a router speaks to it."""
+"""What a store answers to routers, across stops and kills."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
 import random
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -22,183 +17,21 @@ from kvclient import protocol
 from kvclient.errors import Status
 from shared import messages, reactor
 from shared.clustermap import ClusterMap
-from shared.commandline import REFUSED
 from shared.hashing import partition_of
-from shared.messages import Answer, BatchReply, Fault, Item, MapReply, Pong, StatusReply
+from shared.messages import BatchReply, Fault, MapReply, Pong
+from tests.integration.store.storeprocess import (
+    BITS,
+    CLIENT,
+    DEADLINE_S,
+    Start,
+    configuration,
+    first_result,
+    get,
+    item,
+    kernel_bytes,
+    put,
+)
 from tests.ports import free_ports
-from tests.smalldisk import small_disk_at
-
-DEADLINE_S = 60.0
-BITS = 4
-CLIENT = 0xC11E
-
-
-def configuration(directory: Path, **sections: Any) -> dict[str, Any]:
-    node = {"id": 1, "name": "store1", "rpc": "tcp://127.0.0.1:7200"}
-    return {
-        "node": {"id": 1, "name": "store1"},
-        "listen": dict.fromkeys(("rpc", "bus", "events"), "tcp://127.0.0.1:*"),
-        "data": {"dir": str(directory / "data")},
-        "cluster": {"name": "test", "partitions": 1 << BITS, "replicas": 1, "nodes": [node]},
-        **sections,
-    }
-
-
-class Store:
-    """One kv-store process and a socket to it."""
-
-    def __init__(self, directory: Path, config: dict[str, Any], *arguments: str) -> None:
-        path = directory / f"{config['node']['name']}.yaml"
-        path.write_text(yaml.safe_dump(config))
-        self.log = directory / f"store-{random.getrandbits(32):08x}.log"
-        command = [sys.executable, "-m", "storenode", "--config", str(path), *arguments]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL)
-        self.endpoint = ""
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self.socket = self._context.socket(zmq.DEALER)
-
-    def events(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
-
-    def said(self, name: str) -> dict[str, Any]:
-        """The first event of this name, which is waited for."""
-        deadline = time.monotonic() + DEADLINE_S
-        while not (found := [event for event in self.events() if event["event"] == name]):
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, f"no event {name}: {self.log.read_text()}"
-            time.sleep(0.02)
-        return found[0]
-
-    def connect(self) -> None:
-        """Waits for the `listening` event and connects."""
-        self.endpoint = self.said("listening")["rpc"]
-        self.socket.connect(self.endpoint)
-        deadline = time.monotonic() + DEADLINE_S
-        while not self._leads(self.status()):
-            assert time.monotonic() < deadline, "a group of one does not elect itself"
-            time.sleep(0.02)
-
-    @staticmethod
-    def _leads(figures: dict[str, Any]) -> bool:
-        """Whether it leads all its groups of one: the control partition is one only in a cluster of one."""
-        groups = figures["groups"].values()
-        return all(group["role"] == "leader" for group in groups if len(group["voters"]) == 1)
-
-    @property
-    def port(self) -> int:
-        return int(self.endpoint.rpartition(":")[2])
-
-    def receive(self) -> messages.ToRouter:
-        assert self.socket.poll(int(DEADLINE_S * 1000)), f"no answer; {self.log.read_text()[-2000:]}"
-        return messages.decode_to_router(self.socket.recv())
-
-    def batch(self, items: list[Item]) -> dict[int, Answer]:
-        """The answers to one batch by token; they may come in several replies."""
-        self.socket.send(messages.encode_batch(1, items))
-        return self.answers(len(items))
-
-    def answers(self, count: int) -> dict[int, Answer]:
-        found: dict[int, Answer] = {}
-        while len(found) < count:
-            reply = self.receive()
-            assert isinstance(reply, BatchReply)
-            assert reply.epoch == 1
-            found |= {answer.token: answer for answer in reply.answers}
-        return found
-
-    def one(self, ops: bytes, key: bytes, **fields: int) -> Answer:
-        return self.batch([item(1, ops, key, **fields)])[1]
-
-    def status(self) -> dict[str, Any]:
-        self.socket.send(messages.encode_status_request(9))
-        reply = self.receive()
-        assert isinstance(reply, StatusReply)
-        return reply.figures
-
-    def freeze(self) -> None:
-        """Stops all threads; the signal alone may leave one of them a few more milliseconds."""
-        self.process.send_signal(signal.SIGSTOP)
-        threads = list(Path(f"/proc/{self.process.pid}/task").iterdir())
-        deadline = time.monotonic() + DEADLINE_S
-        while {(thread / "stat").read_text().rpartition(")")[2].split()[0] for thread in threads} != {"T"}:
-            assert time.monotonic() < deadline, "the store does not stop"
-            time.sleep(0.01)
-
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(DEADLINE_S)
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        self._context.destroy(linger=0)
-
-
-def item(token: int, ops: bytes, key: bytes, **fields: int) -> Item:
-    partition = fields.pop("partition", partition_of(key, BITS))
-    values = {
-        "timeout_ms": 10_000,
-        "read_mode": 0,
-        "flags": 0,
-        "client_id": 0,
-        "sequence": 0,
-        "acked_below": 0,
-    }
-    return Item(token, partition, ops=ops, **(values | fields))
-
-
-def put(token: int, key: bytes, value: bytes, **fields: int) -> Item:
-    return item(token, protocol.encode_put(key, value), key, **fields)
-
-
-def get(token: int, key: bytes) -> Item:
-    return item(token, protocol.encode_get(key), key)
-
-
-def first_result(answer: Answer) -> list[Any]:
-    assert answer.status == Status.OK, answer
-    return protocol.decode_results(answer.body)[0]
-
-
-def kernel_bytes(port: int) -> int:
-    """Bytes on their way to 127.0.0.1:`port`: sent and not yet read. IPv4 only."""
-    local = f"0100007F:{port:04X}"
-    total = 0
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        source, target, _, queues = line.split()[1:5]
-        unsent, unread = (int(size, 16) for size in queues.split(":"))
-        total += (target == local) * unsent + (source == local) * unread
-    return total
-
-
-Start = Callable[..., Store]
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
-    started: list[Store] = []
-
-    def make(*arguments: str, connect: bool = True, **sections: Any) -> Store:
-        store = Store(tmp_path, configuration(tmp_path, **sections), *arguments)
-        started.append(store)
-        if connect:
-            store.connect()
-        return store
-
-    yield make
-    for store in started:
-        store.close()
-
-
-def refused(store: Store) -> tuple[int, str]:
-    """Exit code and the one line on standard error of a store that must not start."""
-    code = store.process.wait(DEADLINE_S)
-    lines = store.log.read_text().splitlines()
-    assert len(lines) == 1, lines
-    assert lines[0].startswith("kv-store: ")
-    return code, lines[0]
 
 
 def test_writes_and_reads_of_many_partitions_in_one_batch(start: Start) -> None:
@@ -507,120 +340,3 @@ def test_mutated_frames_leave_the_store_correct_and_small(start: Start) -> None:
     assert store.status()["memory_bytes"] - before < 8 << 20
     assert store.status()["requests"]["defects"] == 0
     assert first_result(store.one(protocol.encode_get(b"untouched"), b"untouched"))[1] == b"value"
-
-
-def test_a_second_process_on_the_same_directory_is_refused(start: Start) -> None:
-    store = start()
-    code, line = refused(start(connect=False))
-    assert code == 1
-    assert f"in use by process {store.process.pid}" in line
-
-
-def test_a_port_in_use_is_named(start: Start, tmp_path: Path) -> None:
-    store = start()
-    other = {"listen": {"rpc": store.endpoint}, "data": {"dir": str(tmp_path / "other")}}
-    code, line = refused(start(connect=False, **other))
-    assert code == 1
-    assert f"cannot listen on {store.endpoint}: another process listens there" in line
-
-
-def test_a_directory_of_another_cluster_is_refused(start: Start) -> None:
-    assert start().stop() == 0
-    code, line = refused(start("--set", "cluster.name=other", connect=False))
-    assert code == REFUSED
-    assert "belongs to cluster test" in line
-    code, line = refused(start("--set", "cluster.partitions=32", connect=False))
-    assert code == REFUSED
-    assert "set cluster.partitions back to 16" in line
-
-
-def test_a_directory_that_cannot_be_made_is_refused(start: Start) -> None:
-    code, line = refused(start("--set", "data.dir=/proc/ringkv", connect=False))
-    assert code == 1
-    assert "cannot use data directory /proc/ringkv" in line
-
-
-def test_a_configuration_with_typos_exits_2_and_names_all_of_them(start: Start) -> None:
-    store = start("--set", "limits.in_flight_byte=64MiB", "--set", "engine.workers=many", connect=False)
-    assert store.process.wait(DEADLINE_S) == 2
-    text = store.log.read_text()
-    assert "limits.in_flight_byte" in text
-    assert "in_flight_bytes" in text
-    assert "engine.workers" in text
-    assert "Traceback" not in text
-
-
-def test_a_bind_to_the_world_without_keys_exits_2(start: Start) -> None:
-    store = start("--set", "listen.rpc=tcp://0.0.0.0:*", connect=False)
-    assert store.process.wait(DEADLINE_S) == 2
-    assert "insecure" in store.log.read_text()
-
-
-def test_the_configuration_in_force_is_printed(tmp_path: Path) -> None:
-    path = tmp_path / "store.yaml"
-    path.write_text(yaml.safe_dump(configuration(tmp_path)))
-    command = [
-        sys.executable,
-        "-m",
-        "storenode",
-        "--config",
-        str(path),
-        "--print-config",
-        "--set",
-        "engine.cache=48MiB",
-    ]
-    environment = {**os.environ, "RINGKV_LOG__LEVEL": "warning"}
-    printed = subprocess.run(command, env=environment, capture_output=True, check=True, timeout=DEADLINE_S)
-    effective = yaml.safe_load(printed.stdout)
-    assert effective["engine"]["cache"] == "48MiB"
-    assert effective["log"]["level"] == "warning"
-    assert effective["cluster"]["name"] == "test"
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    mount = tmp_path / "small"
-    mount.mkdir()
-    with small_disk_at(mount, 64):
-        yield mount
-
-
-def fill(path: Path) -> None:
-    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
-        while file.write(bytes(1 << 16)):
-            pass
-
-
-def test_a_store_whose_log_cannot_be_written_says_so_and_ends(small_disk: Path, start: Start) -> None:
-    """Nobody can say what is on such a disk: nothing more is answered, and a start with room goes on."""
-    sections = {"data": {"dir": str(small_disk / "data")}, "raft": {"segment": "1MiB"}}
-    store = start(**sections)
-    assert store.one(protocol.encode_put(b"kept", b"v"), b"kept").status == Status.OK
-    fill(small_disk / "ballast")
-    acknowledged = set()
-    for number in range(32):  # a segment's room is reserved: it is the next one that cannot be made
-        store.socket.send(messages.encode_batch(1, [put(number, b"new%d" % number, bytes(100_000))]))
-        while not store.socket.poll(20) and store.process.poll() is None:
-            pass
-        if not store.socket.poll(0):
-            break
-        reply = store.receive()
-        assert isinstance(reply, BatchReply)
-        assert [answer.status for answer in reply.answers] == [Status.OK]
-        acknowledged.add(number)
-    assert store.process.wait(DEADLINE_S) == 1
-    (said,) = [event for event in store.events() if event["event"] == "log_failed"]
-    assert "No space left on device" in said["error"]
-    assert said["directory"] == str(small_disk / "data" / "raft")
-    assert "Traceback" not in store.log.read_text()
-
-    code, line = refused(start(connect=False, data={"dir": str(small_disk / "other")}))
-    assert code == 1
-    assert f"{small_disk / 'other'}" in line
-    assert "No space left on device" in line
-
-    (small_disk / "ballast").unlink()
-    again = start(**sections)
-    read = again.batch([get(1000, b"kept"), *(get(number, b"new%d" % number) for number in acknowledged)])
-    assert {first_result(answer)[0] for answer in read.values()} == {Status.OK}
-    assert again.one(protocol.encode_put(b"after", b"v"), b"after").status == Status.OK
