@@ -9,6 +9,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -61,6 +62,7 @@ class Project:
         ports = free_ports(2)
         self._environment = {
             **os.environ,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "RINGKV_IMAGE": IMAGE,
             "RINGKV_BUILD_NETWORK": "host",
             "RINGKV_PORT1": str(ports[0]),
