@@ -163,7 +163,7 @@ def test_a_store_that_is_down_is_named_and_costs_nothing(broken: Cluster) -> Non
     assert b"missing" not in status.stderr
 
     broken.dev("start", "stores")
-    broken.ready()
+    broken.kvcli("wait", "--healthy", "--timeout", "60s")
     broken.kvcli("put", "key0", "x")
     assert broken.kvcli("status").stderr == b""
 
