@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import kvclient
 from kvclient import protocol
 from tests.benchmark.bare_echo import drive
+from tests.ports import free_ports
 
 IN_FLIGHT = (1, 64, 256)
 KEY = b"path:%013d"
@@ -49,10 +49,10 @@ def start_bare(stack: ExitStack, response_bytes: int) -> str:
     return endpoint("router", endpoint("store", str(response_bytes)))
 
 
-def start_ours(stack: ExitStack, port_base: int) -> str:
+def start_ours(stack: ExitStack) -> str:
     """Starts one real router and one no-op store; returns the client URL."""
     directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-    router, rpc, bus, events = (f"tcp://127.0.0.1:{port_base + offset}" for offset in range(4))
+    router, rpc, bus, events = (f"tcp://127.0.0.1:{port}" for port in free_ports(4))
     node = {"id": 1, "name": "store1", "rpc": rpc, "bus": bus, "events": events, "zone": "z1", "weight": 1}
     configs = {
         "store": {
@@ -67,7 +67,7 @@ def start_ours(stack: ExitStack, port_base: int) -> str:
         (directory / f"{name}.yaml").write_text(json.dumps(config))
     start(stack, sys.executable, "-m", "storenode", "--noop", "--config", str(directory / "store.yaml"))
     start(stack, sys.executable, "-m", "router", "--config", str(directory / "router.yaml"))
-    return f"kv://127.0.0.1:{port_base}"
+    return "kv://" + router.removeprefix("tcp://")
 
 
 def drive_ours(client: kvclient.Client[bytes], in_flight: int, seconds: float) -> float:
@@ -92,7 +92,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=2.0, help="per measurement")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--port-base", type=int, default=20000 + os.getpid() % 5000)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
 
@@ -104,9 +103,7 @@ def main() -> None:
     rows = []
     with ExitStack() as stack:
         bare = start_bare(stack, len(response))
-        client = stack.enter_context(
-            kvclient.connect(start_ours(stack, options.port_base), connect_timeout=15)
-        )
+        client = stack.enter_context(kvclient.connect(start_ours(stack), connect_timeout=15))
         client.put(b"ready", b"")
         print(
             f"{'in flight':>9} {'ours op/s':>10} {'bare op/s':>10} {'ratio':>6}  median of {options.rounds}"

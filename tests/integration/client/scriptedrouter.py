@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 import threading
 
 import zmq
 
 from kvclient import protocol
+from tests.ports import free_ports
 
 DROP = object()  # no answer, not executed
 DROP_AFTER = object()  # executed, but no answer
@@ -33,25 +33,14 @@ class ScriptedRouter:
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 0)
-        self.port = self._bind(host, port)
+        self.port = port or free_ports(1)[0]
+        self._socket.bind(f"tcp://{host}:{self.port}")
         self._control = self._context.socket(zmq.PAIR)
         self._control.bind("inproc://control")
         self._wake = self._context.socket(zmq.PAIR)
         self._wake.connect("inproc://control")
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
-
-    def _bind(self, host, port):
-        # Below the kernel's ephemeral range: a client that reconnects to a dead port above could meet itself.
-        candidates = [port] if port else random.sample(range(20_000, 32_000), 50)
-        for candidate in candidates:
-            try:
-                self._socket.bind(f"tcp://{host}:{candidate}")
-                return candidate
-            except zmq.ZMQError as error:
-                if error.errno != zmq.EADDRINUSE:
-                    raise
-        raise RuntimeError("no free port")
 
     @property
     def url(self):

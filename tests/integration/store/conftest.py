@@ -8,11 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.store.storeprocess import (
-    Start,
-    Store,
-    configuration,
-)
+from tests.integration.store.storeprocess import Start, Store, configuration
 
 
 @pytest.fixture
